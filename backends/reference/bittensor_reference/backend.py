@@ -1,0 +1,59 @@
+"""The reference backend. Read it beside docs/numerics.md; speed is not its purpose."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from bittensor.backend import PROTOCOL_VERSION, Backend, Capabilities
+from bittensor.codes import codes_per_word, max_code, words_per_row
+
+
+class ReferenceBackend(Backend):
+    """Every operation as its definition reads."""
+
+    name = "reference"
+    protocol_version = PROTOCOL_VERSION
+    capabilities = Capabilities()
+
+    def pack(self, codes: torch.Tensor, bits: int) -> torch.Tensor:
+        words, per_word = words_per_row(codes.shape[-1], bits), codes_per_word(bits)
+        codes = F.pad(codes, (0, words * per_word - codes.shape[-1]))
+        lanes = codes.unflatten(-1, (words, per_word)).to(torch.int64)
+        # The lanes do not overlap, so their sum is their union; the top lane wraps into the sign bit, as it should.
+        return (lanes << _shifts(bits)).sum(dim=-1)
+
+    def unpack(self, words: torch.Tensor, columns: int, bits: int) -> torch.Tensor:
+        lanes = (words.unsqueeze(-1) >> _shifts(bits)) & max_code(bits)
+        return lanes.flatten(-2)[..., :columns].to(torch.uint8)
+
+    def packed_matmul(
+        self,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        bits: int,
+        in_features: int | None,
+        x_zero: int,
+        weight_zero: int,
+        scale: torch.Tensor | None,
+        out_zero: int,
+        out_dtype: torch.dtype | None,
+    ) -> torch.Tensor:
+        if x.dtype == torch.int64:
+            assert in_features is not None
+            x = self.unpack(x, in_features, bits)
+        codes = self.unpack(weight, x.shape[-1], bits)
+        # float64 holds every int32 exactly, so this sum is exact in any order, and fast.
+        acc = F.linear(x.to(torch.float64) - x_zero, codes.to(torch.float64) - weight_zero)
+        if bias is not None:
+            acc = acc + bias
+        if out_dtype is torch.int32:
+            return acc.to(torch.int32)
+        if scale is not None:
+            acc = torch.round(acc.to(torch.float32) * scale) + out_zero
+        return self.pack(acc.clamp(0, max_code(bits)).to(torch.uint8), bits)
+
+
+def _shifts(bits: int) -> torch.Tensor:
+    return torch.arange(codes_per_word(bits)) * bits

@@ -1,0 +1,33 @@
+"""BitTensor: packed low-bit tensors for PyTorch on CPUs, and the harness that proves its kernels right and fast."""
+
+from . import nn
+from ._distribution import __version__, warn_of_name_clash
+from .backend import PROTOCOL_VERSION, Backend, Capabilities
+from .errors import BackendError, BackendLoadError, UnknownBackendError, UnsupportedOperationError
+from .nn import PackedLinear
+from .ops import pack_weights, packed_matmul, unpack_tensor, unpack_weights
+from .registry import available_backends, current_backend, get_backend, set_backend, use_backend
+
+__all__ = [
+    "PROTOCOL_VERSION",
+    "Backend",
+    "BackendError",
+    "BackendLoadError",
+    "Capabilities",
+    "PackedLinear",
+    "UnknownBackendError",
+    "UnsupportedOperationError",
+    "__version__",
+    "available_backends",
+    "current_backend",
+    "get_backend",
+    "nn",
+    "pack_weights",
+    "packed_matmul",
+    "set_backend",
+    "unpack_tensor",
+    "unpack_weights",
+    "use_backend",
+]
+
+warn_of_name_clash()

@@ -1,0 +1,101 @@
+"""The backend protocol: what a package implements to compute BitTensor's operations.
+
+A backend is one class and one entry point in the group ``bittensor.backends``. It declares what it can do as data
+(`Capabilities`); the conformance suite tests what is declared and checks that the rest is refused. The meaning of
+every operation is docs/numerics.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+
+from .codes import SUPPORTED_BITS
+
+PROTOCOL_VERSION = 1
+"""Version of `Backend`. A backend written for another version is refused when it is loaded."""
+
+OPERATIONS = ("pack", "unpack", "packed_matmul")
+"""Names of the operations a backend may declare: the methods of `Backend` of the same name."""
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a backend declares. Undeclared operations and bit widths raise `UnsupportedOperationError`.
+
+    Attributes:
+        operations: names out of `OPERATIONS`.
+        bits: code widths, out of 1, 2, 4, 8.
+        devices: torch device types on which tensors may lie.
+        numerics: "exact" promises the bits of docs/numerics.md; "bounded" only its error bounds.
+        variants: names of alternative kernel paths, reachable as ``backend:variant`` (``cpp:avx2``). Each is held
+            to the same contract.
+        checks_arguments: the backend itself refuses every argument that `bittensor.checks` refuses, with the same
+            error. When False (the default) BitTensor checks before it calls.
+    """
+
+    operations: frozenset[str] = frozenset(OPERATIONS)
+    bits: frozenset[int] = frozenset(SUPPORTED_BITS)
+    devices: frozenset[str] = frozenset({"cpu"})
+    numerics: Literal["exact", "bounded"] = "exact"
+    variants: tuple[str, ...] = ()
+    checks_arguments: bool = False
+
+
+class Backend(Protocol):
+    """The operations behind `bittensor.pack_weights` and its siblings.
+
+    Subclass it, or match it. Tensors arrive in any strides, with any leading dimensions (written ``...``), possibly
+    empty; results are new contiguous tensors. E = 64 / bits codes share a word.
+    """
+
+    name: str
+    protocol_version: int
+    capabilities: Capabilities
+
+    def pack(self, codes: torch.Tensor, bits: int) -> torch.Tensor:
+        """uint8 codes ``[..., K]`` to int64 words ``[..., ceil(K/E)]``; unused high bits are 0."""
+        ...
+
+    def unpack(self, words: torch.Tensor, columns: int, bits: int) -> torch.Tensor:
+        """int64 words ``[..., ceil(columns/E)]`` to uint8 codes ``[..., columns]``; unused bits are ignored."""
+        ...
+
+    def packed_matmul(
+        self,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        bits: int,
+        in_features: int | None,
+        x_zero: int,
+        weight_zero: int,
+        scale: torch.Tensor | None,
+        out_zero: int,
+        out_dtype: torch.dtype | None,
+    ) -> torch.Tensor:
+        """Integer matrix product of codes; `bittensor.packed_matmul` has the meaning of each argument.
+
+        `in_features` is always given when `x` is packed (int64); `scale` is float32 of shape ``[]``, ``[1]`` or
+        ``[N]``; `out_dtype` is None (packed int64 result) or torch.int32.
+        """
+        ...
+
+    def variant(self, name: str) -> Backend:
+        """The same backend with its kernel path fixed to `name`, one of ``capabilities.variants``."""
+        raise NotImplementedError(f"backend {self.name!r} declares no variants, so there is no {name!r}")
+
+    def describe(self) -> Mapping[str, str]:
+        """Facts for ``bittensor info``: which kernels a call would use, and why. May be empty."""
+        return {}
+
+    def kernel_calls(self) -> Mapping[str, int]:
+        """How often each kernel ran in this process, by name. Empty if the backend does not count.
+
+        The conformance suite uses it to prove that a variant's own kernels ran, and no other's. A kernel of variant
+        ``v`` has a name that ends in ``_v``.
+        """
+        return {}

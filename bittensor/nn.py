@@ -1,0 +1,84 @@
+"""Modules on packed weights."""
+
+from __future__ import annotations
+
+import torch
+
+from .ops import pack_weights, packed_matmul
+
+
+class PackedLinear(torch.nn.Module):
+    """A linear layer on codes: packed weights in, packed codes out (`bittensor.packed_matmul`).
+
+    The packed weight, the bias and the scale are buffers: they move, save and load with the module. The zero points
+    are part of the module's configuration, as `bits` is.
+
+    Args:
+        weight: uint8 codes ``[out_features, in_features]``.
+        bias: uint8 or int32 ``[out_features]``, or None.
+        bits: 1, 2, 4 or 8.
+        x_zero, weight_zero, scale, out_zero, out_dtype: as in `bittensor.packed_matmul`.
+
+    Raises:
+        TypeError, ValueError: as `bittensor.pack_weights` and, at the first call, `bittensor.packed_matmul`.
+
+    >>> import torch, bittensor
+    >>> weight = torch.tensor([[1, 0], [0, 1], [1, 1]], dtype=torch.uint8)
+    >>> layer = bittensor.PackedLinear(weight, bias=torch.tensor([1, 1, 1], dtype=torch.uint8))
+    >>> layer
+    PackedLinear(in_features=2, out_features=3, bits=4, bias=True)
+    >>> bittensor.unpack_tensor(layer(torch.tensor([[3, 4]], dtype=torch.uint8)), 1, 3)
+    tensor([[4, 5, 8]], dtype=torch.uint8)
+    """
+
+    packed_weight: torch.Tensor
+    bias: torch.Tensor | None
+    scale: torch.Tensor | None
+
+    def __init__(
+        self,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None = None,
+        *,
+        bits: int = 4,
+        x_zero: int = 0,
+        weight_zero: int = 0,
+        scale: torch.Tensor | float | None = None,
+        out_zero: int = 0,
+        out_dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if isinstance(weight, torch.Tensor) and weight.dim() != 2:
+            raise ValueError(f"weight: expected uint8 [out_features, in_features], got shape {list(weight.shape)}")
+        self.register_buffer("packed_weight", pack_weights(weight, bits))
+        self.register_buffer("bias", bias)
+        if isinstance(scale, (float, int)):
+            scale = torch.tensor(scale, dtype=torch.float32)
+        self.register_buffer("scale", scale)
+        self.out_features, self.in_features = weight.shape
+        self.bits = bits
+        self.x_zero = x_zero
+        self.weight_zero = weight_zero
+        self.out_zero = out_zero
+        self.out_dtype = out_dtype
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Codes uint8 ``[..., in_features]`` or packed int64 to packed int64 codes of `out_features`."""
+        return packed_matmul(
+            x,
+            self.packed_weight,
+            self.bias,
+            bits=self.bits,
+            in_features=self.in_features,
+            x_zero=self.x_zero,
+            weight_zero=self.weight_zero,
+            scale=self.scale,
+            out_zero=self.out_zero,
+            out_dtype=self.out_dtype,
+        )
+
+    def extra_repr(self) -> str:
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, bits={self.bits}, "
+            f"bias={self.bias is not None}"
+        )

@@ -1,0 +1,141 @@
+"""Public operations on packed codes. Each checks its arguments and calls the current backend."""
+
+from __future__ import annotations
+
+import torch
+
+from .checks import check_pack, check_packed_matmul, check_unpack, check_unpack_rows
+from .registry import current_backend
+
+
+def pack_weights(weight: torch.Tensor, bits: int = 4) -> torch.Tensor:
+    """Pack codes along the last dimension into int64 words, 64 / bits codes to a word, lowest bits first.
+
+    Args:
+        weight: uint8 codes ``[..., K]``, each below ``2**bits``; any strides.
+        bits: 1, 2, 4 or 8.
+
+    Returns:
+        int64 ``[..., ceil(K / (64 / bits))]``. Every row starts a new word; unused high bits are 0.
+
+    Raises:
+        TypeError: `weight` is not a uint8 tensor.
+        ValueError: a code does not fit (the message names the first index and its value), `bits` is not supported, or
+            the tensor is on a device the backend does not serve.
+
+    >>> import torch, bittensor
+    >>> bittensor.pack_weights(torch.tensor([[1, 2, 15]], dtype=torch.uint8)).tolist() == [[0xF21]]
+    True
+    """
+    backend = current_backend()
+    if not backend.capabilities.checks_arguments:
+        check_pack(backend, weight, bits)
+    return backend.pack(weight, bits)
+
+
+def unpack_weights(packed: torch.Tensor, in_features: int, bits: int = 4) -> torch.Tensor:
+    """Undo `pack_weights`: int64 ``[..., ceil(in_features / (64 / bits))]`` to uint8 ``[..., in_features]``.
+
+    Raises:
+        TypeError: `packed` is not an int64 tensor.
+        ValueError: its last dimension is not the number of words that `in_features` codes take.
+
+    >>> import torch, bittensor
+    >>> weight = torch.tensor([[1, 2, 15]], dtype=torch.uint8)
+    >>> bittensor.unpack_weights(bittensor.pack_weights(weight), in_features=3)
+    tensor([[ 1,  2, 15]], dtype=torch.uint8)
+    """
+    backend = current_backend()
+    if not backend.capabilities.checks_arguments:
+        check_unpack(backend, packed, in_features, bits)
+    return backend.unpack(packed, in_features, bits)
+
+
+def unpack_tensor(packed: torch.Tensor, rows: int, cols: int, bits: int = 4) -> torch.Tensor:
+    """Unpack a result of `packed_matmul` to a matrix of codes.
+
+    Args:
+        packed: int64 ``[..., ceil(cols / (64 / bits))]``, whose leading dimensions hold `rows` rows in all.
+        rows: number of rows.
+        cols: number of codes in a row.
+        bits: 1, 2, 4 or 8.
+
+    Returns:
+        uint8 ``[rows, cols]``.
+
+    Raises:
+        TypeError: `packed` is not an int64 tensor.
+        ValueError: its shape does not hold `rows` rows of `cols` codes.
+
+    >>> import torch, bittensor
+    >>> packed = bittensor.pack_weights(torch.tensor([[7, 8], [9, 10]], dtype=torch.uint8))
+    >>> bittensor.unpack_tensor(packed, 2, 2)
+    tensor([[ 7,  8],
+            [ 9, 10]], dtype=torch.uint8)
+    """
+    backend = current_backend()
+    if not backend.capabilities.checks_arguments:
+        check_unpack(backend, packed, cols, bits)
+    check_unpack_rows(packed, rows, cols)
+    return backend.unpack(packed, cols, bits).reshape(rows, cols)
+
+
+def packed_matmul(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    *,
+    bits: int = 4,
+    in_features: int | None = None,
+    x_zero: int = 0,
+    weight_zero: int = 0,
+    scale: torch.Tensor | float | None = None,
+    out_zero: int = 0,
+    out_dtype: torch.dtype | None = None,
+) -> torch.Tensor:
+    """Integer matrix product of codes, ``x @ weight.T + bias``, returned as packed codes.
+
+    The accumulator is exact in int32 (docs/numerics.md, section 2)::
+
+        acc[m, n] = sum_k (x[m, k] - x_zero) * (weight[n, k] - weight_zero) + bias[n]
+
+    Without `scale` the result is ``clamp(acc, 0, 2**bits - 1)``: it saturates, it does not wrap. With `scale` it is
+    ``clamp(round_half_even(float32(acc) * scale) + out_zero, 0, 2**bits - 1)``.
+
+    Args:
+        x: uint8 codes ``[..., K]``, or a packed int64 result ``[..., ceil(K/E)]`` with E = 64 / bits, which chains
+            layers without unpacking.
+        weight: packed int64 ``[N, ceil(K/E)]`` from `pack_weights`.
+        bias: uint8 or int32 ``[N]``, added to the accumulator.
+        bits: width of every code: 1, 2, 4 or 8.
+        in_features: K. Needed when `x` is packed.
+        x_zero: code that stands for 0 in `x`.
+        weight_zero: code that stands for 0 in `weight`.
+        scale: float, or float32 ``[]``, ``[1]`` or ``[N]``; finite.
+        out_zero: code that stands for 0 in the result; needs `scale`.
+        out_dtype: None for packed int64 ``[..., ceil(N/E)]``, torch.int32 for the accumulator ``[..., N]``.
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: shapes that do not fit, codes or zero points out of range, a scale that is not finite, a device
+            the backend does not serve, or sizes at which int32 could overflow.
+        UnsupportedOperationError: the backend does not declare the operation or the bit width.
+
+    >>> import torch, bittensor
+    >>> x = torch.tensor([[1, 2, 3]], dtype=torch.uint8)
+    >>> weight = bittensor.pack_weights(torch.tensor([[1, 1, 1], [9, 9, 9]], dtype=torch.uint8))
+    >>> bittensor.packed_matmul(x, weight, out_dtype=torch.int32)
+    tensor([[ 6, 54]], dtype=torch.int32)
+    >>> bittensor.unpack_tensor(bittensor.packed_matmul(x, weight), 1, 2)
+    tensor([[ 6, 15]], dtype=torch.uint8)
+    """
+    backend = current_backend()
+    if isinstance(scale, (float, int)):
+        scale = torch.tensor(scale, dtype=torch.float32)
+    if not backend.capabilities.checks_arguments:
+        check_packed_matmul(
+            backend, x, weight, bias, bits, in_features, x_zero, weight_zero, scale, out_zero, out_dtype
+        )
+    return backend.packed_matmul(
+        x, weight, bias, bits, in_features, x_zero, weight_zero, scale, out_zero, out_dtype
+    )

@@ -1,0 +1,166 @@
+"""Which backend computes: discovery by entry point, loading on first use, selection.
+
+In rising order of precedence: the default, the environment variable ``BITTENSOR_BACKEND``, `set_backend`,
+`use_backend`. There is no silent fallback: a backend that is asked for and cannot be had is an error.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+
+from .backend import OPERATIONS, PROTOCOL_VERSION, Backend
+from .errors import BackendLoadError, UnknownBackendError
+
+ENTRY_POINT_GROUP = "bittensor.backends"
+ENVIRONMENT_VARIABLE = "BITTENSOR_BACKEND"
+DEFAULT_BACKEND = "cpp"
+
+_loaded: dict[str, Backend] = {}
+_loading = threading.RLock()
+_process_wide: Backend | None = None
+_from_environment: Backend | None = None
+_from_environment_reason = ""
+_in_context: ContextVar[Backend | None] = ContextVar("bittensor_backend", default=None)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The backend a call would use now, and what selected it."""
+
+    backend: Backend
+    reason: str
+
+
+def available_backends() -> tuple[str, ...]:
+    """Names of the installed backends, sorted. None is loaded by asking.
+
+    >>> import bittensor
+    >>> "reference" in bittensor.available_backends()
+    True
+    """
+    return tuple(sorted(_entry_points()))
+
+
+def get_backend(name: str) -> Backend:
+    """The backend called `name`, loaded on first use. ``"cpp:avx2"`` fixes a variant of a backend.
+
+    Raises:
+        UnknownBackendError: nothing of that name is installed; the message lists what is.
+        BackendLoadError: it is installed, but could not be imported or does not follow the protocol.
+    """
+    backend = _loaded.get(name)
+    if backend is None:
+        with _loading:
+            backend = _loaded.get(name)
+            if backend is None:
+                backend = _loaded[name] = _load(name)
+    return backend
+
+
+def set_backend(name: str | None) -> None:
+    """Select the backend for the whole process, in every thread; None returns to the environment's choice.
+
+    >>> import bittensor
+    >>> bittensor.set_backend("reference")
+    >>> bittensor.current_backend().name
+    'reference'
+    >>> bittensor.set_backend(None)
+    """
+    global _process_wide
+    _process_wide = None if name is None else get_backend(name)
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[Backend]:
+    """Select a backend inside a ``with`` block, for this thread or asynchronous task only.
+
+    >>> import bittensor
+    >>> with bittensor.use_backend("reference") as backend:
+    ...     bittensor.current_backend() is backend
+    True
+    """
+    backend = get_backend(name)
+    token = _in_context.set(backend)
+    try:
+        yield backend
+    finally:
+        _in_context.reset(token)
+
+
+def current_backend() -> Backend:
+    """The backend that a call made here and now would use."""
+    return _in_context.get() or _process_wide or _from_environment or _select_from_environment()
+
+
+def selection() -> Selection:
+    """The current backend with the reason for it, as ``bittensor info`` prints it."""
+    if backend := _in_context.get():
+        return Selection(backend, "use_backend()")
+    if _process_wide is not None:
+        return Selection(_process_wide, "set_backend()")
+    return Selection(_from_environment or _select_from_environment(), _from_environment_reason)
+
+
+def _select_from_environment() -> Backend:
+    # Read once, on the first call: a changed variable would otherwise switch backends under a running program.
+    global _from_environment, _from_environment_reason
+    name = os.environ.get(ENVIRONMENT_VARIABLE)
+    reason = "the default" if name is None else f"{ENVIRONMENT_VARIABLE}={name}"
+    try:
+        backend = get_backend(DEFAULT_BACKEND if name is None else name)
+    except UnknownBackendError as error:
+        raise UnknownBackendError(f"{error} (selected by {reason})") from None
+    _from_environment, _from_environment_reason = backend, reason
+    return backend
+
+
+def _entry_points() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+
+
+def _load(name: str) -> Backend:
+    if not isinstance(name, str):
+        raise TypeError(f"backend name: expected str, got {type(name).__name__}")
+    base, separator, variant = name.partition(":")
+    if separator:
+        backend = get_backend(base)
+        variants = backend.capabilities.variants
+        if variant not in variants:
+            listed = ", ".join(f"{base}:{each}" for each in variants) or "it has none"
+            raise UnknownBackendError(f"backend {base!r} has no variant {variant!r}; its variants: {listed}")
+        return backend.variant(variant)
+    point = _entry_points().get(base)
+    if point is None:
+        listed = ", ".join(available_backends()) or "none"
+        raise UnknownBackendError(
+            f"unknown backend {name!r}; installed backends: {listed}. A backend is installed by a package that has an "
+            f"entry point in the group {ENTRY_POINT_GROUP!r}"
+        )
+    try:
+        backend = point.load()()
+    except Exception as error:
+        raise BackendLoadError(f"backend {base!r} ({point.value}) could not be loaded: {error}") from error
+    _check_protocol(base, backend)
+    loaded: Backend = backend
+    return loaded
+
+
+def _check_protocol(name: str, backend: object) -> None:
+    version = getattr(backend, "protocol_version", None)
+    if version != PROTOCOL_VERSION:
+        raise BackendLoadError(
+            f"backend {name!r} follows protocol version {version}, this BitTensor speaks version {PROTOCOL_VERSION}; "
+            "install matching versions of both"
+        )
+    required = ("name", "capabilities", *OPERATIONS)
+    if missing := [attribute for attribute in required if not hasattr(backend, attribute)]:
+        raise BackendLoadError(f"backend {name!r} lacks {', '.join(missing)}; see bittensor.Backend")
+    declared = backend.capabilities.operations  # type: ignore[attr-defined]
+    if unknown := sorted(set(declared) - set(OPERATIONS)):
+        raise BackendLoadError(f"backend {name!r} declares unknown operations {unknown}; known: {list(OPERATIONS)}")
