@@ -1,0 +1,181 @@
+// The Python module bittensor_cpp._native: CPU features, the kernel table, and every kernel by name on plain buffers.
+// Nothing here knows torch.
+
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <stdexcept>
+#include <string>
+
+#include "bittensor/codes.hpp"
+#include "bittensor/isa.hpp"
+#include "bittensor/kernel_table.hpp"
+
+namespace py = pybind11;
+
+namespace {
+
+using bittensor::KernelEntry;
+using bittensor::KernelKind;
+
+/// A kernel of the table that this machine can run.
+KernelEntry find_kernel(const std::string& name, KernelKind kind) {
+  for (const KernelEntry& entry : bittensor::kernel_table()) {
+    if (entry.name != name) continue;
+    if (entry.kind != kind) throw std::invalid_argument("kernel '" + name + "' is of another kind");
+    if (!entry.supported) throw std::invalid_argument("kernel '" + name + "' cannot run on this machine");
+    return entry;
+  }
+  throw std::invalid_argument("unknown kernel '" + name + "'; kernel_table() lists them");
+}
+
+const bittensor::CodeKernels& code_kernels(const KernelEntry& entry) {
+  return bittensor::kernels_for(entry.isa).for_bits(entry.bits);
+}
+
+/// A flat view of a buffer that holds at least `count` values of T.
+template <class T>
+T* view(const char* name, const py::buffer& buffer, std::int64_t count) {
+  const py::buffer_info info = buffer.request(!std::is_const_v<T>);
+  const auto bytes = static_cast<std::int64_t>(info.size * info.itemsize);
+  if (count < 0 || bytes < count * static_cast<std::int64_t>(sizeof(T))) {
+    throw std::invalid_argument(
+        std::string(name) + ": expected at least " + std::to_string(count) + " values of " +
+        std::to_string(sizeof(T)) + " bytes, got " + std::to_string(bytes) + " bytes");
+  }
+  if (PyBuffer_IsContiguous(info.view(), 'C') == 0) throw std::invalid_argument(std::string(name) + ": expected a contiguous buffer");
+  return static_cast<T*>(info.ptr);
+}
+
+std::int64_t plane_bytes(std::int64_t columns, int bits) {
+  const std::int64_t words = bittensor::words_per_row(columns, bits);
+  return (words * 8 + bittensor::block_bytes - 1) / bittensor::block_bytes * bittensor::block_bytes * (8 / bits);
+}
+
+int pack_row(const std::string& kernel, const py::buffer& codes, std::int64_t columns, const py::buffer& words) {
+  const KernelEntry entry = find_kernel(kernel, KernelKind::pack_row);
+  return code_kernels(entry).pack_row(
+      view<const std::uint8_t>("codes", codes, columns), columns,
+      view<std::uint64_t>("words", words, bittensor::words_per_row(columns, entry.bits)));
+}
+
+void unpack_row(const std::string& kernel, const py::buffer& words, std::int64_t columns, const py::buffer& codes) {
+  const KernelEntry entry = find_kernel(kernel, KernelKind::unpack_row);
+  code_kernels(entry).unpack_row(
+      view<const std::uint64_t>("words", words, bittensor::words_per_row(columns, entry.bits)), columns,
+      view<std::uint8_t>("codes", codes, columns));
+}
+
+int expand_planes(
+    const std::string& kernel, const py::buffer& words, std::int64_t columns, int shift, const py::buffer& planes) {
+  const KernelEntry entry = find_kernel(kernel, KernelKind::expand_planes);
+  return code_kernels(entry).expand_planes(
+      view<const std::uint64_t>("words", words, bittensor::words_per_row(columns, entry.bits)), columns, shift,
+      view<std::int8_t>("planes", planes, plane_bytes(columns, entry.bits)));
+}
+
+void integer_dot(
+    const std::string& kernel, const py::buffer& planes, std::int64_t plane_stride, std::int64_t rows,
+    const py::buffer& words, std::int64_t columns, std::int64_t in_features, const py::buffer& acc) {
+  const KernelEntry entry = find_kernel(kernel, KernelKind::integer_dot);
+  if (rows < 1 || columns < 1 || columns > bittensor::block_columns) {
+    throw std::invalid_argument("rows: expected at least 1; columns: expected 1..64");
+  }
+  if (plane_stride < plane_bytes(in_features, entry.bits)) {
+    throw std::invalid_argument("plane_stride: shorter than the planes of a row");
+  }
+  bittensor::IntegerDotBlock block{};
+  block.row_words = bittensor::words_per_row(in_features, entry.bits);
+  block.word_stride = block.row_words;
+  block.plane_stride = plane_stride;
+  block.rows = rows;
+  block.columns = columns;
+  block.planes = view<const std::int8_t>(
+      "planes", planes, (rows - 1) * plane_stride + plane_bytes(in_features, entry.bits));
+  block.words = view<const std::uint64_t>("words", words, columns * block.row_words);
+  block.acc = view<std::int32_t>("acc", acc, rows * bittensor::block_columns);
+  code_kernels(entry).integer_dot(block);
+}
+
+void store_codes(
+    const std::string& kernel, const py::buffer& acc, const py::buffer& column_add, int row_add,
+    const std::optional<py::buffer>& scale, int out_zero, std::int64_t columns, const py::buffer& words) {
+  const KernelEntry entry = find_kernel(kernel, KernelKind::store_codes);
+  if (columns < 0 || columns > bittensor::block_columns) throw std::invalid_argument("columns: expected 0..64");
+  const bittensor::CodeEpilogue row = {
+      view<const std::int32_t>("acc", acc, bittensor::block_columns),
+      view<const std::int32_t>("column_add", column_add, bittensor::block_columns), row_add,
+      scale ? view<const float>("scale", *scale, bittensor::block_columns) : nullptr, out_zero};
+  code_kernels(entry).store_codes(
+      row, columns, view<std::uint64_t>("words", words, bittensor::words_per_row(columns, entry.bits)));
+}
+
+void store_sums(
+    const std::string& kernel, const py::buffer& acc, const py::buffer& column_add, int row_add,
+    std::int64_t columns, const py::buffer& out) {
+  const KernelEntry entry = find_kernel(kernel, KernelKind::store_sums);
+  bittensor::kernels_for(entry.isa).store_sums(
+      view<const std::int32_t>("acc", acc, columns), view<const std::int32_t>("column_add", column_add, columns),
+      row_add, columns, view<std::int32_t>("out", out, columns));
+}
+
+py::list kernel_table() {
+  constexpr const char* kinds[] = {"pack_row", "unpack_row", "expand_planes", "integer_dot", "store_codes", "store_sums"};
+  py::list rows;
+  for (const KernelEntry& entry : bittensor::kernel_table()) {
+    py::dict row;
+    row["name"] = entry.name;
+    row["kind"] = kinds[static_cast<int>(entry.kind)];
+    row["bits"] = entry.bits;
+    row["isa"] = bittensor::isa_name(entry.isa);
+    row["supported"] = entry.supported;
+    row["calls"] = entry.calls;
+    rows.append(row);
+  }
+  return rows;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_native, module) {
+  module.doc() = "CPU features, the kernel table and every kernel of libbittensor by name.";
+  module.attr("__version__") = BITTENSOR_VERSION;
+
+  module.def("known_isas", [] {
+    py::list names;
+    for (const bittensor::Isa isa : bittensor::known_isas()) names.append(bittensor::isa_name(isa));
+    return names;
+  }, "Names of all instruction sets there are kernels for, weakest first.");
+  module.def("supported_isas", [] {
+    py::list names;
+    for (const bittensor::Isa isa : bittensor::known_isas()) {
+      if (bittensor::is_supported(isa)) names.append(bittensor::isa_name(isa));
+    }
+    return names;
+  }, "Names of the instruction sets this machine can run, weakest first.");
+  module.def("choose_isa", [] {
+    const bittensor::IsaChoice choice = bittensor::choose_isa();
+    return std::pair<std::string, std::string>(bittensor::isa_name(choice.isa), choice.reason);
+  }, "The instruction set in use and the reason; ValueError if BITTENSOR_ISA is unknown or unsupported.");
+  module.def("cpu_features", [] {
+    py::dict features;
+    for (const auto& [name, present] : bittensor::cpu_features()) features[py::str(name)] = present;
+    return features;
+  }, "Processor features by name.");
+  module.def("kernel_table", &kernel_table, "Every kernel: name, kind, bits, isa, supported, calls.");
+
+  module.def("pack_row", &pack_row, py::arg("kernel"), py::arg("codes"), py::arg("columns"), py::arg("words"));
+  module.def("unpack_row", &unpack_row, py::arg("kernel"), py::arg("words"), py::arg("columns"), py::arg("codes"));
+  module.def(
+      "expand_planes", &expand_planes, py::arg("kernel"), py::arg("words"), py::arg("columns"), py::arg("shift"),
+      py::arg("planes"));
+  module.def(
+      "integer_dot", &integer_dot, py::arg("kernel"), py::arg("planes"), py::arg("plane_stride"), py::arg("rows"),
+      py::arg("words"), py::arg("columns"), py::arg("in_features"), py::arg("acc"));
+  module.def(
+      "store_codes", &store_codes, py::arg("kernel"), py::arg("acc"), py::arg("column_add"), py::arg("row_add"),
+      py::arg("scale"), py::arg("out_zero"), py::arg("columns"), py::arg("words"));
+  module.def(
+      "store_sums", &store_sums, py::arg("kernel"), py::arg("acc"), py::arg("column_add"), py::arg("row_add"),
+      py::arg("columns"), py::arg("out"));
+}

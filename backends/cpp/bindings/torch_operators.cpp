@@ -1,0 +1,321 @@
+// The torch operators, registered through torch's stable ABI: one build serves every torch from 2.10 on.
+//
+// The operators refuse every argument that docs/numerics.md refuses, so that they are safe to call from anywhere; the
+// Python adapter replaces their messages by those of bittensor.checks, which say more.
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <limits>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "bittensor/codes.hpp"
+#include "bittensor/isa.hpp"
+#include "bittensor/pack.hpp"
+#include "bittensor/packed_matmul.hpp"
+
+namespace {
+
+using bittensor::KernelSet;
+using torch::stable::Tensor;
+
+[[noreturn]] void refuse(const std::string& message) {
+  throw std::invalid_argument(message);
+}
+
+/// The kernels of the `isa` argument: an index into known_isas(), or -1 for this process's choice.
+const KernelSet& kernels(std::int64_t isa) {
+  static const KernelSet& chosen = bittensor::kernels_for(bittensor::choose_isa().isa);
+  if (isa == -1) return chosen;
+  const std::vector<bittensor::Isa> known = bittensor::known_isas();
+  if (isa < 0 || isa >= static_cast<std::int64_t>(known.size())) refuse("isa: unknown index " + std::to_string(isa));
+  return bittensor::kernels_for(known[static_cast<std::size_t>(isa)]);
+}
+
+/// torch's own threads.
+bittensor::ParallelFor torch_threads() {
+  std::uint32_t count = 1;
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_get_num_threads(&count));
+  const auto run = [](void*, std::int64_t total, bittensor::ParallelFor::Body body, void* context) {
+    STABLE_TORCH_ERROR_CODE_CHECK(torch_parallel_for(0, total, 1, body, context));
+  };
+  return {run, nullptr, static_cast<int>(count)};
+}
+
+enum class Dtype : std::uint8_t { u8, i32, i64, f32, other };
+
+Dtype dtype_of(const Tensor& tensor) {
+  std::int32_t dtype = 0;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(tensor.get(), &dtype));
+  static const std::int32_t u8 = aoti_torch_dtype_uint8();
+  static const std::int32_t i32 = aoti_torch_dtype_int32();
+  static const std::int32_t i64 = aoti_torch_dtype_int64();
+  static const std::int32_t f32 = aoti_torch_dtype_float32();
+  if (dtype == u8) return Dtype::u8;
+  if (dtype == i32) return Dtype::i32;
+  if (dtype == i64) return Dtype::i64;
+  return dtype == f32 ? Dtype::f32 : Dtype::other;
+}
+
+/// A matrix operand: its leading dimensions count as rows.
+struct Matrix {
+  Tensor tensor;  // contiguous
+  Dtype dtype;
+  std::int64_t dimensions;
+  const std::int64_t* sizes;
+  std::int64_t rows;
+  std::int64_t columns;
+
+  Matrix(const char* name, const Tensor& given) : tensor(given), dtype(dtype_of(given)), dimensions(given.dim()) {
+    if (dimensions == 0) refuse(std::string(name) + ": expected at least one dimension, got a scalar tensor");
+    if (!given.is_cpu()) refuse(std::string(name) + ": expected a tensor on the CPU");
+    if (!given.is_contiguous()) tensor = torch::stable::contiguous(given);
+    sizes = tensor.sizes().data();
+    columns = sizes[dimensions - 1];
+    rows = 1;
+    for (std::int64_t i = 0; i + 1 < dimensions; ++i) rows *= sizes[i];
+  }
+
+  template <class T>
+  const T* data() const {
+    return static_cast<const T*>(tensor.data_ptr());
+  }
+};
+
+/// A new contiguous tensor with the leading dimensions of `like` and `columns` in the last.
+Tensor new_matrix(const Matrix& like, std::int64_t columns, std::int32_t dtype) {
+  constexpr std::int64_t few = 8;
+  std::int64_t fixed[2 * few];
+  std::vector<std::int64_t> many;
+  std::int64_t* sizes = fixed;
+  if (like.dimensions > few) {
+    many.resize(static_cast<std::size_t>(2 * like.dimensions));
+    sizes = many.data();
+  }
+  std::int64_t* strides = sizes + like.dimensions;
+  std::copy_n(like.sizes, like.dimensions, sizes);
+  sizes[like.dimensions - 1] = columns;
+  std::int64_t stride = 1;
+  for (std::int64_t i = like.dimensions; i-- > 0;) {
+    strides[i] = stride;
+    stride *= std::max<std::int64_t>(sizes[i], 1);
+  }
+  static const std::int32_t cpu = aoti_torch_device_type_cpu();
+  AtenTensorHandle handle = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      aoti_torch_empty_strided(like.dimensions, sizes, strides, dtype, cpu, 0, &handle));
+  return Tensor(handle);
+}
+
+void check_bits(std::int64_t bits) {
+  if (bits < 1 || bits > 8 || !bittensor::is_code_width(static_cast<int>(bits))) {
+    refuse("bits: expected one of 1, 2, 4, 8, got " + std::to_string(bits));
+  }
+}
+
+void check_words(const char* name, const Matrix& words, std::int64_t columns, int bits) {
+  if (words.dtype != Dtype::i64) refuse(std::string(name) + ": expected int64 words");
+  if (columns < 0) refuse(std::string(name) + ": expected a count of codes of at least 0, got " + std::to_string(columns));
+  // Compared by division: words_per_row could overflow on a hostile count.
+  const std::int64_t per_word = bittensor::codes_per_word(bits);
+  const std::int64_t expected = columns / per_word + (columns % per_word != 0 ? 1 : 0);
+  if (words.columns != expected) {
+    refuse(
+        std::string(name) + ": expected " + std::to_string(expected) + " words a row for " + std::to_string(columns) +
+        " codes, got " + std::to_string(words.columns));
+  }
+}
+
+int checked_code(const char* name, std::int64_t code, int bits) {
+  if (code < 0 || code > bittensor::max_code(bits)) {
+    refuse(
+        std::string(name) + ": expected a code of " + std::to_string(bits) + " bits, got " + std::to_string(code));
+  }
+  return static_cast<int>(code);
+}
+
+void check_codes(const char* name, const std::optional<bittensor::CodeOutOfRange>& wrong, int bits) {
+  if (!wrong) return;
+  refuse(
+      std::string(name) + ": expected codes of " + std::to_string(bits) + " bits, got " + std::to_string(wrong->code) +
+      " in row " + std::to_string(wrong->row) + ", column " + std::to_string(wrong->column));
+}
+
+Tensor pack(const Tensor& codes, std::int64_t bits, std::int64_t isa) {
+  check_bits(bits);
+  const int width = static_cast<int>(bits);
+  const Matrix matrix("codes", codes);
+  if (matrix.dtype != Dtype::u8) refuse("codes: expected uint8");
+  const Tensor words = new_matrix(matrix, bittensor::words_per_row(matrix.columns, width), aoti_torch_dtype_int64());
+  check_codes(
+      "codes",
+      bittensor::pack(
+          matrix.data<std::uint8_t>(), matrix.rows, matrix.columns, width,
+          static_cast<std::uint64_t*>(words.data_ptr()), kernels(isa), torch_threads()),
+      width);
+  return words;
+}
+
+Tensor unpack(const Tensor& words, std::int64_t columns, std::int64_t bits, std::int64_t isa) {
+  check_bits(bits);
+  const int width = static_cast<int>(bits);
+  const Matrix matrix("words", words);
+  check_words("words", matrix, columns, width);
+  const Tensor codes = new_matrix(matrix, columns, aoti_torch_dtype_uint8());
+  bittensor::unpack(
+      matrix.data<std::uint64_t>(), matrix.rows, columns, width, static_cast<std::uint8_t*>(codes.data_ptr()),
+      kernels(isa), torch_threads());
+  return codes;
+}
+
+/// The bias as int32 and its largest magnitude.
+class Bias {
+ public:
+  Bias(const std::optional<Tensor>& given, std::int64_t out_features) {
+    if (!given) return;
+    const Matrix bias("bias", *given);
+    if (bias.dimensions != 1 || bias.columns != out_features) {
+      refuse("bias: expected [" + std::to_string(out_features) + "]");
+    }
+    if (bias.dtype != Dtype::u8 && bias.dtype != Dtype::i32) refuse("bias: expected uint8 or int32");
+    const auto count = static_cast<std::size_t>(out_features);
+    if (count > few) many_.resize(count);
+    values_ = count > few ? many_.data() : fixed_;
+    if (bias.dtype == Dtype::u8) {
+      std::copy_n(bias.data<std::uint8_t>(), count, values_);
+    } else {
+      std::copy_n(bias.data<std::int32_t>(), count, values_);
+    }
+    std::int32_t low = 0;
+    std::int32_t high = 0;
+    for (std::size_t n = 0; n < count; ++n) {
+      low = std::min(low, values_[n]);
+      high = std::max(high, values_[n]);
+    }
+    largest_ = std::max(-std::int64_t{low}, std::int64_t{high});
+  }
+  Bias(const Bias&) = delete;
+  Bias& operator=(const Bias&) = delete;
+
+  const std::int32_t* values() const { return values_; }
+  std::int64_t largest() const { return largest_; }
+
+ private:
+  static constexpr std::size_t few = 64;
+  std::int32_t fixed_[few];
+  std::vector<std::int32_t> many_;
+  std::int32_t* values_ = nullptr;
+  std::int64_t largest_ = 0;
+};
+
+/// The scale, kept alive and contiguous.
+class Scale {
+ public:
+  Scale(const std::optional<Tensor>& given, std::int64_t out_features) {
+    if (!given) return;
+    if (dtype_of(*given) != Dtype::f32) refuse("scale: expected float32");
+    if (!given->is_cpu()) refuse("scale: expected a tensor on the CPU");
+    const std::int64_t dimensions = given->dim();
+    count_ = given->numel();
+    if (dimensions > 1 || (count_ != 1 && count_ != out_features)) {
+      refuse("scale: expected [], [1] or [" + std::to_string(out_features) + "]");
+    }
+    tensor_ = given->is_contiguous() ? *given : torch::stable::contiguous(*given);
+    const float* data = values();
+    if (!std::all_of(data, data + count_, [](float value) { return std::isfinite(value); })) {
+      refuse("scale: expected finite values, got NaN or infinity");
+    }
+  }
+  const float* values() const { return tensor_ ? static_cast<const float*>(tensor_->data_ptr()) : nullptr; }
+  std::int64_t count() const { return count_; }
+
+ private:
+  std::optional<Tensor> tensor_;
+  std::int64_t count_ = 0;
+};
+
+Tensor packed_matmul(
+    const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, std::int64_t bits,
+    std::int64_t in_features, std::int64_t x_zero, std::int64_t weight_zero, const std::optional<Tensor>& scale,
+    std::int64_t out_zero, bool sums, std::int64_t isa) {
+  check_bits(bits);
+  const int width = static_cast<int>(bits);
+  const Matrix input("x", x);
+  const Matrix packed("weight", weight);
+  if (packed.dimensions != 2) refuse("weight: expected packed int64 [N, ceil(K/E)]");
+
+  bittensor::PackedMatmul product;
+  product.bits = width;
+  product.rows = input.rows;
+  product.out_features = packed.rows;
+  if (input.dtype == Dtype::u8) {
+    if (in_features != -1 && in_features != input.columns) {
+      refuse("x: expected " + std::to_string(in_features) + " codes a row, got " + std::to_string(input.columns));
+    }
+    product.in_features = input.columns;
+    product.x_codes = input.data<std::uint8_t>();
+  } else if (input.dtype == Dtype::i64) {
+    if (in_features < 0) refuse("in_features: needed because x is packed (int64)");
+    check_words("x", input, in_features, width);
+    product.in_features = in_features;
+    product.x_words = input.data<std::uint64_t>();
+  } else {
+    refuse("x: expected uint8 codes or packed int64 words");
+  }
+  check_words("weight", packed, product.in_features, width);
+  product.weight = packed.data<std::uint64_t>();
+  product.x_zero = checked_code("x_zero", x_zero, width);
+  product.weight_zero = checked_code("weight_zero", weight_zero, width);
+  product.out_zero = checked_code("out_zero", out_zero, width);
+
+  const Bias bias_values(bias, product.out_features);
+  const Scale scale_values(scale, product.out_features);
+  product.bias = bias_values.values();
+  product.scale = scale_values.values();
+  product.scale_count = scale_values.count();
+  if (scale && sums) refuse("scale: has no meaning with the accumulator as the result");
+  if (!scale && product.out_zero != 0) refuse("out_zero: has no meaning without scale");
+  // The first condition keeps the product below from overflowing itself.
+  if (product.in_features > std::numeric_limits<std::int32_t>::max() ||
+      bittensor::largest_sum(
+          product.in_features, width, product.x_zero, product.weight_zero, bias_values.largest()) >
+          std::numeric_limits<std::int32_t>::max()) {
+    refuse("accumulator: the sums may reach beyond int32; split in_features or use smaller codes");
+  }
+
+  static const std::int32_t i32 = aoti_torch_dtype_int32();
+  static const std::int32_t i64 = aoti_torch_dtype_int64();
+  const std::int64_t columns =
+      sums ? product.out_features : bittensor::words_per_row(product.out_features, width);
+  const Tensor out = new_matrix(input, columns, sums ? i32 : i64);
+  if (sums) {
+    product.out_sums = static_cast<std::int32_t*>(out.data_ptr());
+  } else {
+    product.out_words = static_cast<std::uint64_t*>(out.data_ptr());
+  }
+  check_codes("x", bittensor::packed_matmul(product, kernels(isa), torch_threads()), width);
+  return out;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY(bittensor_cpp, library) {
+  library.def("pack(Tensor codes, int bits=4, int isa=-1) -> Tensor");
+  library.def("unpack(Tensor words, int columns, int bits=4, int isa=-1) -> Tensor");
+  library.def(
+      "packed_matmul(Tensor x, Tensor weight, Tensor? bias=None, int bits=4, int in_features=-1, int x_zero=0, "
+      "int weight_zero=0, Tensor? scale=None, int out_zero=0, bool sums=False, int isa=-1) -> Tensor");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(bittensor_cpp, CPU, library) {
+  library.impl("pack", TORCH_BOX(&pack));
+  library.impl("unpack", TORCH_BOX(&unpack));
+  library.impl("packed_matmul", TORCH_BOX(&packed_matmul));
+}

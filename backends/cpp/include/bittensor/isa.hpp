@@ -1,0 +1,44 @@
+#pragma once
+
+/// Instruction sets: what the processor and the operating system support, and the names used to cap the choice.
+
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "bittensor/export.hpp"
+#include "bittensor/kernel_set.hpp"
+
+namespace bittensor {
+
+/// Name of an instruction set as `BITTENSOR_ISA` and the kernel table spell it.
+BITTENSOR_API const char* isa_name(Isa isa);
+
+/// Every instruction set there are kernels for, weakest first.
+BITTENSOR_API std::vector<Isa> known_isas();
+
+/// True if this processor has the instructions and the operating system saves their registers.
+BITTENSOR_API bool is_supported(Isa isa);
+
+/// The kernels of one instruction set. Throws std::invalid_argument if this machine cannot run them.
+BITTENSOR_API const KernelSet& kernels_for(Isa isa);
+
+/// Parses a name. Throws std::invalid_argument, listing the known names, if it is unknown or cannot run here.
+BITTENSOR_API Isa parse_isa(std::string_view name);
+
+struct IsaChoice {
+  Isa isa;
+  std::string reason;
+};
+
+/// The best supported instruction set, capped by the environment variable BITTENSOR_ISA.
+/// Throws std::invalid_argument if the variable names one that is unknown or cannot run here.
+BITTENSOR_API IsaChoice choose_isa();
+
+/// Processor features by name with their presence; "os_avx" and "os_avx512" say whether the operating system
+/// saves the wide registers.
+BITTENSOR_API std::vector<std::pair<std::string, bool>> cpu_features();
+
+}  // namespace bittensor

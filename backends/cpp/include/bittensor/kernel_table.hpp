@@ -1,0 +1,32 @@
+#pragma once
+
+/// The kernels by name, with a count of how often each was used: what tests and `bittensor info` look at.
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "bittensor/export.hpp"
+#include "bittensor/kernel_set.hpp"
+
+namespace bittensor {
+
+enum class KernelKind : std::uint8_t { pack_row, unpack_row, expand_planes, integer_dot, store_codes, store_sums };
+
+/// One row of the table. `name` is kind, width and instruction set: "integer_dot_b4_avx2", "store_sums_avx2".
+struct KernelEntry {
+  std::string name;
+  KernelKind kind;
+  int bits;  // 0 for kernels that do not depend on it
+  Isa isa;
+  bool supported;  // this machine can run it
+  std::uint64_t calls;  // operations of this process that used it
+};
+
+/// Every kernel of the library, on every instruction set.
+BITTENSOR_API std::vector<KernelEntry> kernel_table();
+
+/// Notes that an operation uses a kernel. Called once per operation, not per row.
+void count_call(KernelKind kind, int bits, Isa isa);
+
+}  // namespace bittensor

@@ -1,0 +1,47 @@
+#pragma once
+
+/// How the library runs in parallel: through a function that its caller brings.
+
+#include <cstdint>
+#include <memory>
+#include <type_traits>
+
+namespace bittensor {
+
+/// A parallel loop over [0, count), split into consecutive ranges, each run once on some thread. The library never
+/// starts threads of its own: inside torch it runs on torch's threads, in other programs on a `ThreadPool`.
+class ParallelFor {
+ public:
+  using Body = void (*)(std::int64_t begin, std::int64_t end, void* context);
+  using Run = void (*)(void* threads, std::int64_t count, Body body, void* context);
+
+  /// Runs everything on the calling thread.
+  ParallelFor() = default;
+
+  /// `run` calls `body(begin, end, context)` for ranges that cover [0, count) and returns when all are done.
+  ParallelFor(Run run, void* threads, int thread_count) : run_(run), threads_(threads), thread_count_(thread_count) {}
+
+  int thread_count() const { return thread_count_; }
+
+  /// Calls `f(begin, end)`, which must not throw.
+  template <class F>
+  void operator()(std::int64_t count, F&& f) const {
+    if (count <= 0) return;
+    if (run_ == nullptr || count == 1) {
+      f(std::int64_t{0}, count);
+      return;
+    }
+    using Function = std::remove_reference_t<F>;
+    run_(
+        threads_, count,
+        [](std::int64_t begin, std::int64_t end, void* context) { (*static_cast<Function*>(context))(begin, end); },
+        const_cast<std::remove_const_t<Function>*>(std::addressof(f)));
+  }
+
+ private:
+  Run run_ = nullptr;
+  void* threads_ = nullptr;
+  int thread_count_ = 1;
+};
+
+}  // namespace bittensor

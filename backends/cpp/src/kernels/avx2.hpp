@@ -1,0 +1,178 @@
+#pragma once
+
+/// Traits of the AVX2 kernels: 32 bytes to a vector, products by VPMADDUBSW.
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+#include "bittensor/kernel_set.hpp"
+
+namespace bittensor {
+namespace {
+
+struct Avx2 {
+  static constexpr Isa isa = Isa::avx2;
+  static constexpr int bytes = 32;
+  static constexpr int max_rows = 2;  // 2 rows x 4 columns: 8 accumulators, 4 weight planes and 2 spare of 16 registers
+  using Vector = __m256i;
+  using Sum = __m256i;
+
+  static Vector load(const void* from) { return _mm256_loadu_si256(static_cast<const __m256i*>(from)); }
+  static Vector load_words(const std::uint64_t* words, std::int64_t count) {
+    const __m256i lane = _mm256_set_epi64x(3, 2, 1, 0);
+    const __m256i mask = _mm256_cmpgt_epi64(_mm256_set1_epi64x(count), lane);
+    return _mm256_maskload_epi64(reinterpret_cast<const long long*>(words), mask);
+  }
+  static void store(void* to, Vector v) { _mm256_storeu_si256(static_cast<__m256i*>(to), v); }
+  static Vector zero() { return _mm256_setzero_si256(); }
+  static Vector bit_or(Vector a, Vector b) { return _mm256_or_si256(a, b); }
+  static std::uint8_t or_bytes(Vector v) {
+    __m128i half = _mm_or_si128(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    half = _mm_or_si128(half, _mm_srli_si128(half, 8));
+    auto word = static_cast<std::uint64_t>(_mm_cvtsi128_si64(half));
+    word |= word >> 32;
+    word |= word >> 16;
+    return static_cast<std::uint8_t>(word | word >> 8);
+  }
+
+  template <int Bits>
+  static void pack(Vector codes, void* out) {
+    if constexpr (Bits == 8) {
+      store(out, codes);
+    } else if constexpr (Bits == 4) {
+      // low + 16 * high of each pair, in 16 bits
+      const __m256i pairs = _mm256_maddubs_epi16(codes, _mm256_set1_epi16(0x1001));
+      const __m256i packed = _mm256_packus_epi16(pairs, pairs);
+      const __m256i ordered = _mm256_permute4x64_epi64(packed, 0b1000);
+      _mm_storeu_si128(static_cast<__m128i*>(out), _mm256_castsi256_si128(ordered));
+    } else if constexpr (Bits == 2) {
+      const __m256i pairs = _mm256_maddubs_epi16(codes, _mm256_set1_epi16(0x0401));
+      const __m256i quads = _mm256_madd_epi16(pairs, _mm256_set1_epi32(0x00100001));
+      const __m256i first_bytes = _mm256_shuffle_epi8(quads, _mm256_set1_epi32(0x0C080400));
+      const __m256i ordered = _mm256_permutevar8x32_epi32(first_bytes, _mm256_set_epi32(0, 0, 0, 0, 0, 0, 4, 0));
+      _mm_storel_epi64(static_cast<__m128i*>(out), _mm256_castsi256_si128(ordered));
+    } else {
+      const int packed = _mm256_movemask_epi8(_mm256_slli_epi16(codes, 7));
+      __builtin_memcpy(out, &packed, 4);
+    }
+  }
+  template <int Bits>
+  static Vector unpack(const void* in) {
+    if constexpr (Bits == 8) {
+      return load(in);
+    } else if constexpr (Bits == 4) {
+      const __m256i bytes16 = _mm256_cvtepu8_epi16(_mm_loadu_si128(static_cast<const __m128i*>(in)));
+      return _mm256_and_si256(_mm256_or_si256(bytes16, _mm256_slli_epi16(bytes16, 4)), _mm256_set1_epi8(15));
+    } else if constexpr (Bits == 2) {
+      const __m256i bytes32 = _mm256_cvtepu8_epi32(_mm_loadl_epi64(static_cast<const __m128i*>(in)));
+      const __m256i halves = _mm256_or_si256(bytes32, _mm256_slli_epi32(bytes32, 12));
+      return _mm256_and_si256(_mm256_or_si256(halves, _mm256_slli_epi32(halves, 6)), _mm256_set1_epi8(3));
+    } else {
+      int packed = 0;
+      __builtin_memcpy(&packed, in, 4);
+      // byte i of the vector takes byte i / 8 of the input, then tests bit i % 8
+      const __m256i spread = _mm256_shuffle_epi8(
+          _mm256_set1_epi32(packed),
+          _mm256_set_epi64x(0x0303030303030303, 0x0202020202020202, 0x0101010101010101, 0));
+      const __m256i bit = _mm256_set1_epi64x(static_cast<long long>(0x8040201008040201U));
+      const __m256i is_set = _mm256_cmpeq_epi8(_mm256_and_si256(spread, bit), bit);
+      return _mm256_and_si256(is_set, _mm256_set1_epi8(1));
+    }
+  }
+
+  template <int Bits, int Plane>
+  static Vector plane(Vector packed) {
+    if constexpr (Bits == 8) {
+      return packed;
+    } else {
+      const __m256i shifted = Plane == 0 ? packed : _mm256_srli_epi16(packed, Bits * Plane);
+      return _mm256_and_si256(shifted, _mm256_set1_epi8((1 << Bits) - 1));
+    }
+  }
+  static Vector subtract(Vector v, std::int8_t shift) { return _mm256_sub_epi8(v, _mm256_set1_epi8(shift)); }
+  static Sum zero_sum() { return _mm256_setzero_si256(); }
+  static Sum add_signed_bytes(Sum sum, Vector v) {
+    const __m256i pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), v);
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+  }
+  static std::int32_t total(Sum sum) {
+    __m128i half = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
+    half = _mm_add_epi32(half, _mm_srli_si128(half, 8));
+    half = _mm_add_epi32(half, _mm_srli_si128(half, 4));
+    return _mm_cvtsi128_si32(half);
+  }
+
+  template <int Bits>
+  struct Dot {
+    // Below 8 bits two products are at most 2 * 15 * 15 in magnitude, so that sums stay in int16 for many steps.
+    using Partial = __m256i;
+    static constexpr int largest_step = 2 * ((1 << Bits) - 1) * ((1 << Bits) - 1);
+    static constexpr int steps_in_block = (block_bytes / bytes) * (8 / Bits);
+    static constexpr int max_blocks = 32767 / (largest_step * steps_in_block);
+    static Partial zero() { return _mm256_setzero_si256(); }
+    static Partial step(Partial sum, Vector weight, Vector x) {
+      return _mm256_add_epi16(sum, _mm256_maddubs_epi16(weight, x));
+    }
+    static Sum widen(Sum sum, Partial partial) {
+      return _mm256_add_epi32(sum, _mm256_madd_epi16(partial, _mm256_set1_epi16(1)));
+    }
+  };
+
+  /// Each 128-bit lane of the sum of four transposed vectors holds one partial total of every vector.
+  static void store_totals(const Sum (&sums)[4], std::int32_t* out) {
+    const __m256i s01 = _mm256_add_epi32(
+        _mm256_unpacklo_epi32(sums[0], sums[1]), _mm256_unpackhi_epi32(sums[0], sums[1]));
+    const __m256i s23 = _mm256_add_epi32(
+        _mm256_unpacklo_epi32(sums[2], sums[3]), _mm256_unpackhi_epi32(sums[2], sums[3]));
+    const __m256i lanes = _mm256_add_epi32(_mm256_unpacklo_epi64(s01, s23), _mm256_unpackhi_epi64(s01, s23));
+    const __m128i totals = _mm_add_epi32(_mm256_castsi256_si128(lanes), _mm256_extracti128_si256(lanes, 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out), totals);
+  }
+
+  static __m256i requantize8(const CodeEpilogue& row, int max, int n) {
+    const auto at = [n](const std::int32_t* p) {
+      return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + n));
+    };
+    __m256i code = _mm256_add_epi32(
+        _mm256_add_epi32(at(row.acc), at(row.column_add)), _mm256_set1_epi32(row.row_add));
+    if (row.scale != nullptr) {
+      // Clamping before the rounding (to whole numbers) changes nothing and keeps the conversion in range.
+      __m256 value = _mm256_mul_ps(_mm256_cvtepi32_ps(code), _mm256_loadu_ps(row.scale + n));
+      value = _mm256_max_ps(value, _mm256_set1_ps(static_cast<float>(-row.out_zero)));
+      value = _mm256_min_ps(value, _mm256_set1_ps(static_cast<float>(max - row.out_zero)));
+      value = _mm256_round_ps(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+      code = _mm256_add_epi32(_mm256_cvtps_epi32(value), _mm256_set1_epi32(row.out_zero));
+    }
+    code = _mm256_max_epi32(code, _mm256_setzero_si256());
+    return _mm256_min_epi32(code, _mm256_set1_epi32(max));
+  }
+  static void requantize(const CodeEpilogue& row, int max, std::uint8_t* codes) {
+    for (int n = 0; n < block_columns; n += 32) {
+      const __m256i low = _mm256_packus_epi32(requantize8(row, max, n), requantize8(row, max, n + 8));
+      const __m256i high = _mm256_packus_epi32(requantize8(row, max, n + 16), requantize8(row, max, n + 24));
+      const __m256i mixed = _mm256_packus_epi16(low, high);
+      store(codes + n, _mm256_permutevar8x32_epi32(mixed, _mm256_set_epi32(7, 3, 6, 2, 5, 1, 4, 0)));
+    }
+  }
+};
+
+/// At 8 bits VPMADDUBSW would saturate (2 * 255 * 128 > 32767), so both operands are widened to int16 first.
+template <>
+struct Avx2::Dot<8> {
+  using Partial = __m256i;
+  static constexpr int max_blocks = 0;
+  static Partial zero() { return _mm256_setzero_si256(); }
+  static Partial step(Partial sum, Vector weight, Vector x) {
+    const __m256i low = _mm256_madd_epi16(
+        _mm256_cvtepu8_epi16(_mm256_castsi256_si128(weight)), _mm256_cvtepi8_epi16(_mm256_castsi256_si128(x)));
+    const __m256i high = _mm256_madd_epi16(
+        _mm256_cvtepu8_epi16(_mm256_extracti128_si256(weight, 1)),
+        _mm256_cvtepi8_epi16(_mm256_extracti128_si256(x, 1)));
+    return _mm256_add_epi32(sum, _mm256_add_epi32(low, high));
+  }
+  static Sum widen(Sum sum, Partial partial) { return _mm256_add_epi32(sum, partial); }
+};
+
+}  // namespace
+}  // namespace bittensor

@@ -1,0 +1,143 @@
+#pragma once
+
+/// The integer micro-kernel and its loop nest, written once for every instruction set V (a traits class).
+///
+/// Lanes run along k, the direction in which codes are packed, so a weight is used as it lies in memory: one load, and
+/// a shift and a mask for each plane, give operands that meet the planes of x in the same order. Each accumulator is
+/// summed across its lanes once, at the end.
+
+#include <cstdint>
+
+#include "bittensor/kernel_set.hpp"
+#include "planes.hpp"
+
+namespace bittensor {
+namespace {
+
+inline constexpr int tile_columns = 4;
+
+/// How far ahead of its use a weight is fetched when there is a single row and the loop waits for memory.
+inline constexpr int prefetch_tiles = 2;
+
+template <class V, int Bits, int Rows>
+struct IntegerDotTile {
+  static constexpr int plane_count = 8 / Bits;
+  static constexpr std::int64_t planes_bytes = block_bytes * plane_count;  // planes of one block
+  using Dot = typename V::template Dot<Bits>;
+  using Vector = typename V::Vector;
+  using Partial = typename Dot::Partial;
+
+  /// One vector of packed weights of each column against the planes of each row.
+  [[gnu::always_inline]] static void step(
+      const Vector (&weight)[tile_columns], const std::int8_t* planes, std::int64_t plane_stride,
+      Partial (&partial)[Rows][tile_columns]) {
+    for_each_plane<plane_count>([&]<int Plane>() {
+      Vector codes[tile_columns];
+#pragma GCC unroll 8
+      for (int n = 0; n < tile_columns; ++n) codes[n] = V::template plane<Bits, Plane>(weight[n]);
+#pragma GCC unroll 8
+      for (int m = 0; m < Rows; ++m) {
+        const Vector x = V::load(planes + m * plane_stride + Plane * block_bytes);
+#pragma GCC unroll 8
+        for (int n = 0; n < tile_columns; ++n) partial[m][n] = Dot::step(partial[m][n], codes[n], x);
+      }
+    });
+  }
+
+  [[gnu::always_inline]] static void widen(
+      Partial (&partial)[Rows][tile_columns], typename V::Sum (&sums)[Rows][tile_columns]) {
+#pragma GCC unroll 8
+    for (int m = 0; m < Rows; ++m) {
+#pragma GCC unroll 8
+      for (int n = 0; n < tile_columns; ++n) {
+        sums[m][n] = V::template Dot<Bits>::widen(sums[m][n], partial[m][n]);
+        partial[m][n] = Dot::zero();
+      }
+    }
+  }
+
+  /// `weights` point to the packed rows of the tile's columns.
+  static void run(
+      const std::int8_t* planes, std::int64_t plane_stride, const std::uint64_t* const (&weights)[tile_columns],
+      std::int64_t row_words, std::int64_t prefetch_words, std::int32_t* acc) {
+    constexpr int block_words = block_bytes / 8;
+    constexpr int vector_words = V::bytes / 8;
+    Partial partial[Rows][tile_columns];
+    typename V::Sum sums[Rows][tile_columns];
+#pragma GCC unroll 8
+    for (int m = 0; m < Rows; ++m) {
+#pragma GCC unroll 8
+      for (int n = 0; n < tile_columns; ++n) {
+        partial[m][n] = Dot::zero();
+        sums[m][n] = V::zero_sum();
+      }
+    }
+    const std::int64_t blocks = row_words / block_words;
+    const std::int64_t run_blocks = Dot::max_blocks > 0 ? Dot::max_blocks : blocks;
+    for (std::int64_t begin = 0; begin < blocks; begin += run_blocks) {
+      const std::int64_t end = begin + run_blocks < blocks ? begin + run_blocks : blocks;
+      for (std::int64_t b = begin; b < end; ++b) {
+        if constexpr (Rows == 1) {
+#pragma GCC unroll 8
+          for (int n = 0; n < tile_columns; ++n) {
+            __builtin_prefetch(weights[n] + b * block_words + prefetch_words);
+          }
+        }
+#pragma GCC unroll 8
+        for (int i = 0; i < block_words; i += vector_words) {
+          Vector weight[tile_columns];
+#pragma GCC unroll 8
+          for (int n = 0; n < tile_columns; ++n) weight[n] = V::load(weights[n] + b * block_words + i);
+          step(weight, planes + b * planes_bytes + i * 8, plane_stride, partial);
+        }
+      }
+      if constexpr (Dot::max_blocks > 0) widen(partial, sums);
+    }
+    // The rest of a row that is no whole block; the planes beyond it are zero.
+    for (std::int64_t w = blocks * block_words; w < row_words; w += vector_words) {
+      Vector weight[tile_columns];
+#pragma GCC unroll 8
+      for (int n = 0; n < tile_columns; ++n) weight[n] = V::load_words(weights[n] + w, row_words - w);
+      step(weight, planes + blocks * planes_bytes + (w - blocks * block_words) * 8, plane_stride, partial);
+    }
+    widen(partial, sums);
+#pragma GCC unroll 8
+    for (int m = 0; m < Rows; ++m) V::store_totals(sums[m], acc + m * block_columns);
+  }
+};
+
+template <class V, int Bits, int Rows>
+void integer_dot_rows(const IntegerDotBlock& block, std::int64_t first_row) {
+  const std::int8_t* planes = block.planes + first_row * block.plane_stride;
+  for (std::int64_t n = 0; n < block.columns; n += tile_columns) {
+    const std::uint64_t* weights[tile_columns];
+    for (int i = 0; i < tile_columns; ++i) {
+      // Columns beyond the last repeat it: their sums are written, but nobody reads them.
+      const std::int64_t column = n + i < block.columns ? n + i : block.columns - 1;
+      weights[i] = block.words + column * block.word_stride;
+    }
+    IntegerDotTile<V, Bits, Rows>::run(
+        planes, block.plane_stride, weights, block.row_words, prefetch_tiles * tile_columns * block.word_stride,
+        block.acc + first_row * block_columns + n);
+  }
+}
+
+template <class V, int Bits>
+void integer_dot(const IntegerDotBlock& block) {
+  std::int64_t m = 0;
+  for (; m + V::max_rows <= block.rows; m += V::max_rows) integer_dot_rows<V, Bits, V::max_rows>(block, m);
+  if constexpr (V::max_rows > 2) {
+    if (block.rows - m == 3) {
+      integer_dot_rows<V, Bits, 3>(block, m);
+      return;
+    }
+    if (block.rows - m == 2) {
+      integer_dot_rows<V, Bits, 2>(block, m);
+      return;
+    }
+  }
+  if (block.rows - m == 1) integer_dot_rows<V, Bits, 1>(block, m);
+}
+
+}  // namespace
+}  // namespace bittensor

@@ -1,0 +1,213 @@
+// The loop nest of the integer product: prologue (rows of x to planes), blocks of sums, epilogue (sums to codes).
+
+#include "bittensor/packed_matmul.hpp"
+
+#include <algorithm>
+#include <atomic>
+
+#include "bittensor/codes.hpp"
+#include "bittensor/kernel_table.hpp"
+#include "out_of_range.hpp"
+#include "scratch.hpp"
+
+namespace bittensor {
+namespace {
+
+/// Below this many products a second thread costs more than it saves: waking it takes about a microsecond.
+constexpr std::int64_t serial_products = std::int64_t{1} << 20;
+
+/// Rows of x are prepared and multiplied in panels whose planes stay in the second-level cache.
+constexpr std::int64_t panel_bytes = std::int64_t{1} << 20;
+
+/// Rows of sums that are computed before their epilogue runs; the buffer lies on the stack.
+constexpr std::int64_t sum_rows = 32;
+
+std::int64_t ceil_divide(std::int64_t a, std::int64_t b) {
+  return (a + b - 1) / b;
+}
+
+/// The product rewritten for the kernels. With values s = x - shift that fit a signed byte,
+///   sum (x - x_zero)(w - weight_zero) = sum s w + (shift - x_zero) sum w - weight_zero (sum s + K (shift - x_zero)).
+/// Below 8 bits shift = x_zero fits, and the sum of w is not needed. At 8 bits shift = 128; the sum of w then comes
+/// from one more row of x that holds ones.
+class Product {
+ public:
+  Product(const PackedMatmul& p, const KernelSet& kernels)
+      : p_(p),
+        kernels_(kernels),
+        codes_(kernels.for_bits(p.bits)),
+        row_words_(words_per_row(p.in_features, p.bits)),
+        out_row_words_(words_per_row(p.out_features, p.bits)),
+        shift_(p.bits == 8 ? 128 : p.x_zero),
+        excess_(shift_ - p.x_zero) {
+    const std::int64_t blocks = ceil_divide(row_words_ * 8, block_bytes);
+    // 64 bytes more than needed keep rows from meeting in the same sets of the cache.
+    plane_stride_ = blocks * block_bytes * (8 / p.bits) + 64;
+    panel_rows_ = std::min(p.rows, std::max<std::int64_t>(panel_bytes / plane_stride_ / 4 * 4, 4));
+  }
+
+  std::optional<CodeOutOfRange> run(const ParallelFor& parallel) {
+    count_calls();
+    allocate();
+    if (excess_ != 0) expand_ones();
+    const bool serial = p_.rows * p_.in_features * p_.out_features < serial_products;
+    const ParallelFor& loop = serial ? ParallelFor() : parallel;
+    for (std::int64_t first = 0; first < p_.rows; first += panel_rows_) {
+      const std::int64_t rows = std::min(panel_rows_, p_.rows - first);
+      if (!prepare(first, rows, loop)) return first_out_of_range(p_.x_codes, p_.rows, p_.in_features, p_.bits);
+      multiply(first, rows, loop);
+    }
+    return std::nullopt;
+  }
+
+ private:
+  void count_calls() const {
+    count_call(KernelKind::integer_dot, p_.bits, kernels_.isa);
+    count_call(KernelKind::expand_planes, p_.bits, kernels_.isa);
+    if (p_.x_codes != nullptr) count_call(KernelKind::pack_row, p_.bits, kernels_.isa);
+    if (p_.out_words != nullptr) {
+      count_call(KernelKind::store_codes, p_.bits, kernels_.isa);
+    } else {
+      count_call(KernelKind::store_sums, 0, kernels_.isa);
+    }
+  }
+
+  /// Working memory of a panel: planes of its rows and of the row of ones, packed rows, row sums.
+  void allocate() {
+    const std::int64_t planes = (panel_rows_ + 1) * plane_stride_;
+    const std::int64_t words = p_.x_codes != nullptr ? (panel_rows_ + 1) * row_words_ * 8 : row_words_ * 8;
+    const std::int64_t sums = panel_rows_ * 4;
+    std::byte* memory = scratch(static_cast<std::size_t>(planes + words + sums));
+    planes_ = reinterpret_cast<std::int8_t*>(memory);
+    ones_ = planes_ + panel_rows_ * plane_stride_;
+    packed_ = reinterpret_cast<std::uint64_t*>(memory + planes);
+    row_sums_ = reinterpret_cast<std::int32_t*>(memory + planes + words);
+  }
+
+  void expand_ones() {
+    // Only 8 bits come here, where a word of ones is eight bytes of 1.
+    std::fill_n(packed_, row_words_, 0x0101010101010101U);
+    codes_.expand_planes(packed_, p_.in_features, 0, ones_);
+  }
+
+  /// Prologue. Returns false if a code of x is out of range.
+  bool prepare(std::int64_t first, std::int64_t rows, const ParallelFor& loop) const {
+    std::atomic<unsigned> seen{0};
+    const auto prepare_rows = [&](std::int64_t begin, std::int64_t end) {
+      unsigned seen_here = 0;
+      for (std::int64_t m = begin; m < end; ++m) {
+        const std::uint64_t* words = nullptr;
+        if (p_.x_codes != nullptr) {
+          std::uint64_t* packed = packed_ + m * row_words_;
+          seen_here |= codes_.pack_row(p_.x_codes + (first + m) * p_.in_features, p_.in_features, packed);
+          words = packed;
+        } else {
+          words = p_.x_words + (first + m) * row_words_;
+        }
+        row_sums_[m] = codes_.expand_planes(words, p_.in_features, shift_, planes_ + m * plane_stride_);
+      }
+      seen.fetch_or(seen_here, std::memory_order_relaxed);
+    };
+    constexpr std::int64_t serial_values = std::int64_t{1} << 16;
+    (rows * p_.in_features < serial_values ? ParallelFor() : loop)(rows, prepare_rows);
+    return (seen.load() & ~static_cast<unsigned>(max_code(p_.bits))) == 0;
+  }
+
+  /// Work is shared out in blocks of columns, and in ranges of rows as well where there are too few blocks.
+  void multiply(std::int64_t first, std::int64_t rows, const ParallelFor& loop) const {
+    const std::int64_t column_blocks = ceil_divide(p_.out_features, block_columns);
+    const std::int64_t wanted = 4 * loop.thread_count();
+    const std::int64_t row_ranges =
+        column_blocks >= wanted ? 1 : std::clamp<std::int64_t>(ceil_divide(wanted, column_blocks), 1, ceil_divide(rows, 8));
+    const std::int64_t range_rows = ceil_divide(ceil_divide(rows, row_ranges), 4) * 4;
+    const std::int64_t ranges = ceil_divide(rows, range_rows);
+    loop(column_blocks * ranges, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t task = begin; task < end; ++task) {
+        const std::int64_t m = task % ranges * range_rows;
+        multiply_block(first, m, std::min(range_rows, rows - m), task / ranges * block_columns);
+      }
+    });
+  }
+
+  /// Rows [m, m + rows) of the panel that starts at `first`, and one block of columns.
+  void multiply_block(std::int64_t first, std::int64_t m, std::int64_t rows, std::int64_t column) const {
+    alignas(64) std::int32_t acc[sum_rows * block_columns];
+    alignas(64) std::int32_t column_add[block_columns] = {};
+    alignas(64) float scale[block_columns] = {};
+    IntegerDotBlock block{};
+    block.plane_stride = plane_stride_;
+    block.words = p_.weight + column * row_words_;
+    block.word_stride = row_words_;
+    block.row_words = row_words_;
+    block.columns = std::min<std::int64_t>(block_columns, p_.out_features - column);
+    block.acc = acc;
+    if (block.columns < block_columns) {
+      // The epilogue reads whole blocks; sums of absent columns are zero.
+      std::fill_n(acc, std::min(sum_rows, rows) * block_columns, 0);
+    }
+    fill_columns(block, column, column_add, scale);
+    for (std::int64_t done = 0; done < rows; done += sum_rows) {
+      const std::int64_t row = m + done;
+      block.rows = std::min(sum_rows, rows - done);
+      block.planes = planes_ + row * plane_stride_;
+      codes_.integer_dot(block);
+      for (std::int64_t i = 0; i < block.rows; ++i) {
+        store(first + row + i, column, block.columns, {
+            acc + i * block_columns, column_add, row_add(row + i), p_.scale != nullptr ? scale : nullptr, p_.out_zero});
+      }
+    }
+  }
+
+  void fill_columns(IntegerDotBlock block, std::int64_t column, std::int32_t* column_add, float* scale) const {
+    if (excess_ != 0) {
+      block.rows = 1;
+      block.planes = ones_;
+      codes_.integer_dot(block);
+    }
+    for (std::int64_t n = 0; n < block.columns; ++n) {
+      std::uint32_t add = p_.bias != nullptr ? static_cast<std::uint32_t>(p_.bias[column + n]) : 0;
+      if (excess_ != 0) add += static_cast<std::uint32_t>(excess_) * static_cast<std::uint32_t>(block.acc[n]);
+      column_add[n] = static_cast<std::int32_t>(add);
+      if (p_.scale != nullptr) scale[n] = p_.scale[p_.scale_count == 1 ? 0 : column + n];
+    }
+  }
+
+  std::int32_t row_add(std::int64_t row) const {
+    const std::int64_t centered = row_sums_[row] + p_.in_features * excess_;
+    return static_cast<std::int32_t>(static_cast<std::uint32_t>(-centered * p_.weight_zero));
+  }
+
+  void store(std::int64_t row, std::int64_t column, std::int64_t columns, const CodeEpilogue& sums) const {
+    if (p_.out_words != nullptr) {
+      std::uint64_t* words = p_.out_words + row * out_row_words_ + column / codes_per_word(p_.bits);
+      codes_.store_codes(sums, columns, words);
+    } else {
+      kernels_.store_sums(
+          sums.acc, sums.column_add, sums.row_add, columns, p_.out_sums + row * p_.out_features + column);
+    }
+  }
+
+  const PackedMatmul& p_;
+  const KernelSet& kernels_;
+  const CodeKernels& codes_;
+  std::int64_t row_words_;
+  std::int64_t out_row_words_;
+  std::int32_t shift_;
+  std::int32_t excess_;
+  std::int64_t plane_stride_ = 0;
+  std::int64_t panel_rows_ = 0;
+  std::int8_t* planes_ = nullptr;
+  std::int8_t* ones_ = nullptr;
+  std::uint64_t* packed_ = nullptr;
+  std::int32_t* row_sums_ = nullptr;
+};
+
+}  // namespace
+
+std::optional<CodeOutOfRange> packed_matmul(
+    const PackedMatmul& product, const KernelSet& kernels, const ParallelFor& parallel) {
+  if (product.rows == 0 || product.out_features == 0) return std::nullopt;
+  return Product(product, kernels).run(parallel);
+}
+
+}  // namespace bittensor
