@@ -14,6 +14,7 @@ from typing import Literal, Protocol
 import torch
 
 from .codes import SUPPORTED_BITS
+from .errors import UnknownBackendError
 
 PROTOCOL_VERSION = 1
 """Version of `Backend`. A backend written for another version is refused when it is loaded."""
@@ -33,8 +34,9 @@ class Capabilities:
         numerics: "exact" promises the bits of docs/numerics.md; "bounded" only its error bounds.
         variants: names of alternative kernel paths, reachable as ``backend:variant`` (``cpp:avx2``). Each is held
             to the same contract.
-        checks_arguments: the backend itself refuses every argument that `bittensor.checks` refuses, with the same
-            error. When False (the default) BitTensor checks before it calls.
+        checks_arguments: the backend itself refuses every argument that `bittensor.checks` refuses, with any
+            TypeError, ValueError or RuntimeError; BitTensor then words the error. When False (the default) BitTensor
+            checks before it calls.
     """
 
     operations: frozenset[str] = frozenset(OPERATIONS)
@@ -48,7 +50,7 @@ class Capabilities:
 class Backend(Protocol):
     """The operations behind `bittensor.pack_weights` and its siblings.
 
-    Subclass it, or match it. Tensors arrive in any strides, with any leading dimensions (written ``...``), possibly
+    Subclass it: the methods that are not operations have defaults. Tensors arrive in any strides, with any leading dimensions (written ``...``), possibly
     empty; results are new contiguous tensors. E = 64 / bits codes share a word.
     """
 
@@ -86,7 +88,7 @@ class Backend(Protocol):
 
     def variant(self, name: str) -> Backend:
         """The same backend with its kernel path fixed to `name`, one of ``capabilities.variants``."""
-        raise NotImplementedError(f"backend {self.name!r} declares no variants, so there is no {name!r}")
+        raise UnknownBackendError(f"backend {self.name!r} declares no variants, so there is no {name!r}")
 
     def describe(self) -> Mapping[str, str]:
         """Facts for ``bittensor info``: which kernels a call would use, and why. May be empty."""

@@ -2,10 +2,12 @@
 
 Wrong types and dtypes raise TypeError, wrong values, shapes and devices ValueError, undeclared capabilities
 `UnsupportedOperationError`. Public functions apply these rules before they call a backend, unless the backend
-declares ``checks_arguments``: then it refuses the same arguments itself and uses this module only to word the error.
+declares ``checks_arguments``: then it refuses the same arguments itself, and these rules only word the error.
 """
 
 from __future__ import annotations
+
+import operator
 
 import torch
 
@@ -23,20 +25,22 @@ def check_pack(backend: Backend, codes: object, bits: object, name: str = "codes
     _check_code_range(name, tensor, width)
 
 
-def check_unpack(backend: Backend, words: object, columns: object, bits: object, name: str = "words") -> None:
+def check_unpack(
+    backend: Backend, words: object, columns: object, bits: object, name: str = "words", columns_name: str = "columns"
+) -> None:
     """Rules of `Backend.unpack`: int64 ``[..., ceil(columns/E)]`` with E = 64 / bits."""
     width = _check_bits(backend, "unpack", bits)
     tensor = _check_tensor(backend, name, words, torch.int64, "[..., words]")
-    count = _check_int("columns", columns)
+    count = check_int(columns_name, columns)
     if count < 0:
-        raise ValueError(f"columns: expected a count of at least 0, got {count}")
-    _check_word_count(name, tensor, count, width, "columns")
+        raise ValueError(f"{columns_name}: expected a count of at least 0, got {count}")
+    _check_word_count(name, tensor, count, width, columns_name)
 
 
-def check_unpack_rows(words: object, rows: object, columns: object) -> None:
+def check_unpack_rows(words: object, rows: object) -> None:
     """Rules that `unpack_tensor` adds to `check_unpack`: the leading dimensions hold exactly `rows` rows."""
     if isinstance(words, torch.Tensor) and words.dim() > 0:
-        count = _check_int("rows", rows)
+        count = check_int("rows", rows)
         present = words.shape[:-1].numel()
         if count != present:
             raise ValueError(
@@ -61,7 +65,7 @@ def check_packed_matmul(
     width = _check_bits(backend, "packed_matmul", bits)
     packed = _check_tensor(backend, "weight", weight, torch.int64, "packed [N, ceil(K/E)]")
     if packed.dim() != 2:
-        raise ValueError(f"weight: expected packed int64 [N, ceil(K/E)], got {_describe(packed)}")
+        raise ValueError(f"weight: expected packed int64 [N, ceil(K/E)], got {describe(packed)}")
     columns = _check_input(backend, x, in_features, width)
     _check_word_count("weight", packed, columns, width, "in_features")
     zeros = [
@@ -85,31 +89,30 @@ def check_packed_matmul(
 
 
 def _check_bits(backend: Backend, operation: str, bits: object) -> int:
-    if type(bits) is not int:
-        raise TypeError(f"bits: expected an int out of {SUPPORTED_BITS}, got {type(bits).__name__} {bits!r}")
-    if bits not in SUPPORTED_BITS:
-        raise ValueError(f"bits: expected one of {SUPPORTED_BITS}, got {bits}")
+    width = check_int("bits", bits)
+    if width not in SUPPORTED_BITS:
+        raise ValueError(f"bits: expected one of {SUPPORTED_BITS}, got {width}")
     declared = backend.capabilities
     if operation not in declared.operations:
         raise UnsupportedOperationError(
             f"backend {backend.name!r} does not declare the operation {operation!r}; it declares "
             f"{sorted(declared.operations)}"
         )
-    if bits not in declared.bits:
+    if width not in declared.bits:
         raise UnsupportedOperationError(
-            f"backend {backend.name!r} does not declare bits={bits}; it declares {sorted(declared.bits)}"
+            f"backend {backend.name!r} does not declare bits={width}; it declares {sorted(declared.bits)}"
         )
-    return bits
+    return width
 
 
 def _check_tensor(backend: Backend, name: str, value: object, dtype: torch.dtype, form: str) -> torch.Tensor:
-    expected = f"{name}: expected {_dtype_name(dtype)} {form}"
+    expected = f"{name}: expected {dtype_name(dtype)} {form}"
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"{expected}, got {type(value).__name__}")
     if value.layout is not torch.strided:
         raise TypeError(f"{expected} of strided layout, got {value.layout}")
     if value.dtype is not dtype:
-        raise TypeError(f"{expected}, got {_describe(value)}")
+        raise TypeError(f"{expected}, got {describe(value)}")
     if value.dim() == 0:
         raise ValueError(f"{expected} with at least one dimension, got a scalar tensor")
     _check_device(backend, name, value)
@@ -125,14 +128,16 @@ def _check_device(backend: Backend, name: str, tensor: torch.Tensor) -> None:
         )
 
 
-def _check_int(name: str, value: object) -> int:
-    if type(value) is not int:
-        raise TypeError(f"{name}: expected an int, got {type(value).__name__} {value!r}")
-    return value
+def check_int(name: str, value: object) -> int:
+    """`value` as an int: anything that Python itself takes for a whole number."""
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{name}: expected an int, got {type(value).__name__} {value!r}") from None
 
 
 def _check_code(name: str, value: object, bits: int) -> int:
-    code = _check_int(name, value)
+    code = check_int(name, value)
     if not 0 <= code <= max_code(bits):
         raise ValueError(f"{name}: expected a code of {bits} bits, 0..{max_code(bits)}, got {code}")
     return code
@@ -143,7 +148,8 @@ def _check_code_range(name: str, codes: torch.Tensor, bits: int) -> None:
     if bits < 8 and bool(wrong.any()):
         index = tuple(int(i) for i in wrong.nonzero()[0])
         raise ValueError(
-            f"{name}: expected codes of {bits} bits, 0..{max_code(bits)}, got {int(codes[index])} at index {list(index)}"
+            f"{name}: expected codes of {bits} bits, 0..{max_code(bits)}, "
+            f"got {int(codes[index])} at index {list(index)}"
         )
 
 
@@ -165,16 +171,16 @@ def _check_input(backend: Backend, x: object, in_features: object, bits: int) ->
             raise ValueError(
                 "in_features: needed because x is packed (int64), whose last word may be partly used; got None"
             )
-        columns = _check_int("in_features", in_features)
+        columns = check_int("in_features", in_features)
         if columns < 0:
             raise ValueError(f"in_features: expected a count of at least 0, got {columns}")
         _check_word_count("x", packed, columns, bits, "in_features")
         return columns
     if x.dtype is not torch.uint8:
-        raise TypeError(f"x: expected uint8 codes [..., K] or packed int64 words, got {_describe(x)}")
+        raise TypeError(f"x: expected uint8 codes [..., K] or packed int64 words, got {describe(x)}")
     codes = _check_tensor(backend, "x", x, torch.uint8, "codes [..., K]")
-    if in_features is not None and _check_int("in_features", in_features) != codes.shape[-1]:
-        raise ValueError(f"x: expected {in_features} codes a row, as in_features says, got {_describe(codes)}")
+    if in_features is not None and check_int("in_features", in_features) != codes.shape[-1]:
+        raise ValueError(f"x: expected {in_features} codes a row, as in_features says, got {describe(codes)}")
     _check_code_range("x", codes, bits)
     return codes.shape[-1]
 
@@ -187,9 +193,9 @@ def _check_bias(backend: Backend, bias: object, out_features: int) -> int:
     if not isinstance(bias, torch.Tensor):
         raise TypeError(f"{expected}, got {type(bias).__name__}")
     if bias.dtype not in (torch.uint8, torch.int32):
-        raise TypeError(f"{expected}, got {_describe(bias)}")
+        raise TypeError(f"{expected}, got {describe(bias)}")
     if list(bias.shape) != [out_features]:
-        raise ValueError(f"{expected}, got {_describe(bias)}")
+        raise ValueError(f"{expected}, got {describe(bias)}")
     _check_device(backend, "bias", bias)
     return int(bias.to(torch.int64).abs().max()) if out_features else 0
 
@@ -201,9 +207,9 @@ def _check_scale(backend: Backend, scale: object, out_features: int) -> None:
     if not isinstance(scale, torch.Tensor):
         raise TypeError(f"{expected}, got {type(scale).__name__}")
     if scale.dtype is not torch.float32:
-        raise TypeError(f"{expected}, got {_describe(scale)}")
+        raise TypeError(f"{expected}, got {describe(scale)}")
     if list(scale.shape) not in ([], [1], [out_features]):
-        raise ValueError(f"{expected}, got {_describe(scale)}")
+        raise ValueError(f"{expected}, got {describe(scale)}")
     _check_device(backend, "scale", scale)
     if not bool(scale.isfinite().all()):
         raise ValueError("scale: expected finite values, got NaN or infinity")
@@ -214,9 +220,11 @@ def _centered_magnitude(zero: int, bits: int) -> int:
     return max(zero, max_code(bits) - zero)
 
 
-def _describe(tensor: torch.Tensor) -> str:
-    return f"{_dtype_name(tensor.dtype)} {list(tensor.shape)}"
+def describe(tensor: torch.Tensor) -> str:
+    """A tensor in an error message: ``uint8 [8, 16]``."""
+    return f"{dtype_name(tensor.dtype)} {list(tensor.shape)}"
 
 
-def _dtype_name(dtype: torch.dtype) -> str:
+def dtype_name(dtype: torch.dtype) -> str:
+    """A dtype without ``torch.``."""
     return str(dtype).removeprefix("torch.")

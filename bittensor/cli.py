@@ -86,7 +86,7 @@ def conformance(
             "--backend",
             "-b",
             metavar="NAME",
-            help="Backend to test, for example cpp or cpp:avx2; may be repeated. "
+            help="Backend to test, with its variants, or one variant (cpp:avx2); may be repeated. "
             f"Without it: {ENVIRONMENT_VARIABLE}, else {DEFAULT_BACKEND}.",
         ),
     ] = None,
@@ -113,15 +113,14 @@ def conformance(
 ) -> None:
     """Hold installed backends against docs/numerics.md.
 
-    Exit status: 0 if all that the backends declare was tested and holds.
+    Exit status: 0 if all that the backends declare was tested and holds, 1 if a check failed, 2 if the arguments are
+    wrong or something was not run.
     """
     names = backend or [os.environ.get(ENVIRONMENT_VARIABLE, DEFAULT_BACKEND)]
     try:
-        from bittensor_conformance import runner  # an optional part: needs the packages of its extra
+        from bittensor_conformance.runner import run  # an optional part: needs the packages of its extra
 
-        status = runner.run(
-            names, profile=profile.value, report=report, keyword=keyword, expected_failures=expected_failures
-        )
+        status = run(names, profile=profile.value, report=report, keyword=keyword, expected_failures=expected_failures)
     except ModuleNotFoundError as error:
         if error.name not in CONFORMANCE_REQUIREMENTS:
             raise

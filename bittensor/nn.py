@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
-from .ops import pack_weights, packed_matmul
+from .ops import pack_weights, packed_matmul, scalar_scale
 
 
 class PackedLinear(torch.nn.Module):
@@ -20,7 +22,7 @@ class PackedLinear(torch.nn.Module):
         x_zero, weight_zero, scale, out_zero, out_dtype: as in `bittensor.packed_matmul`.
 
     Raises:
-        TypeError, ValueError: as `bittensor.pack_weights` and, at the first call, `bittensor.packed_matmul`.
+        TypeError, ValueError: as `bittensor.pack_weights` and `bittensor.packed_matmul`, when the layer is built.
 
     >>> import torch, bittensor
     >>> weight = torch.tensor([[1, 0], [0, 1], [1, 1]], dtype=torch.uint8)
@@ -53,7 +55,7 @@ class PackedLinear(torch.nn.Module):
         self.register_buffer("packed_weight", pack_weights(weight, bits))
         self.register_buffer("bias", bias)
         if isinstance(scale, (float, int)):
-            scale = torch.tensor(scale, dtype=torch.float32)
+            scale = scalar_scale(scale)
         self.register_buffer("scale", scale)
         self.out_features, self.in_features = weight.shape
         self.bits = bits
@@ -61,6 +63,16 @@ class PackedLinear(torch.nn.Module):
         self.weight_zero = weight_zero
         self.out_zero = out_zero
         self.out_dtype = out_dtype
+        # An empty batch computes nothing and checks every argument now, where the mistake is.
+        self.forward(weight.new_empty((0, self.in_features)))
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> PackedLinear:
+        # `.half()` and its like convert every floating-point buffer; the scale is float32 by contract.
+        scale = self.scale
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if scale is not None and self.scale is not None and self.scale.dtype is not torch.float32:
+            self.scale = scale.to(self.scale.device)
+        return self
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Codes uint8 ``[..., in_features]`` or packed int64 to packed int64 codes of `out_features`."""
@@ -78,7 +90,17 @@ class PackedLinear(torch.nn.Module):
         )
 
     def extra_repr(self) -> str:
-        return (
-            f"in_features={self.in_features}, out_features={self.out_features}, bits={self.bits}, "
-            f"bias={self.bias is not None}"
-        )
+        settings: dict[str, object] = {
+            "in_features": self.in_features,
+            "out_features": self.out_features,
+            "bits": self.bits,
+            "bias": self.bias is not None,
+        }
+        for name in ("x_zero", "weight_zero", "out_zero"):
+            if getattr(self, name):
+                settings[name] = getattr(self, name)
+        if self.scale is not None:
+            settings["scale"] = f"{self.scale.numel()} value" + "s" * (self.scale.numel() != 1)
+        if self.out_dtype is not None:
+            settings["out_dtype"] = self.out_dtype
+        return ", ".join(f"{name}={value}" for name, value in settings.items())

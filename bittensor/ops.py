@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from .checks import check_pack, check_packed_matmul, check_unpack, check_unpack_rows
+from .checks import check_int, check_pack, check_packed_matmul, check_unpack, check_unpack_rows
 from .registry import current_backend
+
+REFUSALS = (TypeError, ValueError, RuntimeError)
+"""What a backend that checks its arguments itself may raise; `bittensor.checks` then words the error."""
 
 
 def pack_weights(weight: torch.Tensor, bits: int = 4) -> torch.Tensor:
@@ -28,9 +31,15 @@ def pack_weights(weight: torch.Tensor, bits: int = 4) -> torch.Tensor:
     True
     """
     backend = current_backend()
+    if type(bits) is not int:
+        bits = check_int("bits", bits)
     if not backend.capabilities.checks_arguments:
-        check_pack(backend, weight, bits)
-    return backend.pack(weight, bits)
+        check_pack(backend, weight, bits, name="weight")
+    try:
+        return backend.pack(weight, bits)
+    except REFUSALS:
+        check_pack(backend, weight, bits, name="weight")
+        raise
 
 
 def unpack_weights(packed: torch.Tensor, in_features: int, bits: int = 4) -> torch.Tensor:
@@ -45,10 +54,7 @@ def unpack_weights(packed: torch.Tensor, in_features: int, bits: int = 4) -> tor
     >>> bittensor.unpack_weights(bittensor.pack_weights(weight), in_features=3)
     tensor([[ 1,  2, 15]], dtype=torch.uint8)
     """
-    backend = current_backend()
-    if not backend.capabilities.checks_arguments:
-        check_unpack(backend, packed, in_features, bits)
-    return backend.unpack(packed, in_features, bits)
+    return _unpack(packed, in_features, bits, columns_name="in_features")
 
 
 def unpack_tensor(packed: torch.Tensor, rows: int, cols: int, bits: int = 4) -> torch.Tensor:
@@ -73,11 +79,9 @@ def unpack_tensor(packed: torch.Tensor, rows: int, cols: int, bits: int = 4) -> 
     tensor([[ 7,  8],
             [ 9, 10]], dtype=torch.uint8)
     """
-    backend = current_backend()
-    if not backend.capabilities.checks_arguments:
-        check_unpack(backend, packed, cols, bits)
-    check_unpack_rows(packed, rows, cols)
-    return backend.unpack(packed, cols, bits).reshape(rows, cols)
+    check_unpack_rows(packed, rows)
+    codes = _unpack(packed, cols, bits, columns_name="cols")
+    return codes.reshape(rows, cols)
 
 
 def packed_matmul(
@@ -130,12 +134,40 @@ def packed_matmul(
     tensor([[ 6, 15]], dtype=torch.uint8)
     """
     backend = current_backend()
-    if isinstance(scale, (float, int)):
-        scale = torch.tensor(scale, dtype=torch.float32)
+    if not (type(bits) is type(x_zero) is type(weight_zero) is type(out_zero) is int):
+        bits = check_int("bits", bits)
+        x_zero, weight_zero = check_int("x_zero", x_zero), check_int("weight_zero", weight_zero)
+        out_zero = check_int("out_zero", out_zero)
+    if in_features is not None and type(in_features) is not int:
+        in_features = check_int("in_features", in_features)
+    if scale is not None and isinstance(scale, (float, int)):
+        scale = scalar_scale(scale)
+    arguments = (x, weight, bias, bits, in_features, x_zero, weight_zero, scale, out_zero, out_dtype)
     if not backend.capabilities.checks_arguments:
-        check_packed_matmul(
-            backend, x, weight, bias, bits, in_features, x_zero, weight_zero, scale, out_zero, out_dtype
-        )
-    return backend.packed_matmul(
-        x, weight, bias, bits, in_features, x_zero, weight_zero, scale, out_zero, out_dtype
-    )
+        check_packed_matmul(backend, *arguments)
+    try:
+        return backend.packed_matmul(*arguments)
+    except REFUSALS:
+        check_packed_matmul(backend, *arguments)
+        raise
+
+
+def _unpack(packed: torch.Tensor, columns: int, bits: int, columns_name: str) -> torch.Tensor:
+    backend = current_backend()
+    if not (type(columns) is type(bits) is int):
+        columns, bits = check_int(columns_name, columns), check_int("bits", bits)
+    if not backend.capabilities.checks_arguments:
+        check_unpack(backend, packed, columns, bits, name="packed", columns_name=columns_name)
+    try:
+        return backend.unpack(packed, columns, bits)
+    except REFUSALS:
+        check_unpack(backend, packed, columns, bits, name="packed", columns_name=columns_name)
+        raise
+
+
+def scalar_scale(scale: float) -> torch.Tensor:
+    """A scale given as a number, as the float32 tensor that backends take."""
+    try:
+        return torch.tensor(float(scale), dtype=torch.float32)
+    except OverflowError:
+        raise ValueError(f"scale: expected a finite value, got one too large for a float") from None

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 
 from .backend import OPERATIONS, PROTOCOL_VERSION, Backend
-from .errors import BackendLoadError, UnknownBackendError
+from .errors import BackendError, BackendLoadError, UnknownBackendError
 
 ENTRY_POINT_GROUP = "bittensor.backends"
 ENVIRONMENT_VARIABLE = "BITTENSOR_BACKEND"
@@ -114,8 +114,8 @@ def _select_from_environment() -> Backend:
     reason = "the default" if name is None else f"{ENVIRONMENT_VARIABLE}={name}"
     try:
         backend = get_backend(DEFAULT_BACKEND if name is None else name)
-    except UnknownBackendError as error:
-        raise UnknownBackendError(f"{error} (selected by {reason})") from None
+    except BackendError as error:
+        raise type(error)(f"{error} (selected by {reason})") from error.__cause__
     _from_environment, _from_environment_reason = backend, reason
     return backend
 
@@ -158,7 +158,7 @@ def _check_protocol(name: str, backend: object) -> None:
             f"backend {name!r} follows protocol version {version}, this BitTensor speaks version {PROTOCOL_VERSION}; "
             "install matching versions of both"
         )
-    required = ("name", "capabilities", *OPERATIONS)
+    required = ("name", "capabilities", *OPERATIONS, "variant", "describe", "kernel_calls")
     if missing := [attribute for attribute in required if not hasattr(backend, attribute)]:
         raise BackendLoadError(f"backend {name!r} lacks {', '.join(missing)}; see bittensor.Backend")
     declared = backend.capabilities.operations  # type: ignore[attr-defined]

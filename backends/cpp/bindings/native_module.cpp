@@ -1,4 +1,5 @@
-// The Python module bittensor_cpp._native: CPU features, the kernel table, and every kernel by name on plain buffers.
+// The Python module bittensor_cpp._native: CPU features, the kernel table, every kernel by name on plain buffers, and the
+// limits of the machine.
 // Nothing here knows torch.
 
 #include <pybind11/pybind11.h>
@@ -10,6 +11,7 @@
 #include "bittensor/codes.hpp"
 #include "bittensor/isa.hpp"
 #include "bittensor/kernel_table.hpp"
+#include "bittensor/limits.hpp"
 
 namespace py = pybind11;
 
@@ -135,6 +137,34 @@ py::list kernel_table() {
   return rows;
 }
 
+// The limits of the machine. Other Python threads may run meanwhile.
+
+void bind_limits(py::module_& module) {
+  using bittensor::Sampling;
+  constexpr Sampling defaults{};
+  const auto released = py::call_guard<py::gil_scoped_release>();
+  module.def("int8_peak", [](const std::string& isa, int threads, double seconds, int repeats) {
+    return bittensor::int8_peak(bittensor::parse_isa(isa), {threads, seconds, repeats});
+  }, py::arg("isa"), py::arg("threads") = 1, py::arg("seconds") = defaults.seconds,
+      py::arg("repeats") = defaults.repeats, released,
+      "Products of bytes summed in 32 bits, operations per second; a multiply-add counts as two.");
+  module.def("fma_peak", [](const std::string& isa, int threads, double seconds, int repeats) {
+    return bittensor::fma_peak(bittensor::parse_isa(isa), {threads, seconds, repeats});
+  }, py::arg("isa"), py::arg("threads") = 1, py::arg("seconds") = defaults.seconds,
+      py::arg("repeats") = defaults.repeats, released,
+      "float32 multiply-adds, operations per second; a multiply-add counts as two.");
+  module.def("read_bandwidth", [](std::int64_t bytes, int threads, double seconds, int repeats) {
+    return bittensor::read_bandwidth(bytes, {threads, seconds, repeats});
+  }, py::arg("bytes"), py::arg("threads") = 1, py::arg("seconds") = defaults.seconds,
+      py::arg("repeats") = defaults.repeats, released,
+      "Bytes per second read from a buffer of `bytes` that the threads divide.");
+  module.def("copy_bandwidth", [](std::int64_t bytes, int threads, double seconds, int repeats) {
+    return bittensor::copy_bandwidth(bytes, {threads, seconds, repeats});
+  }, py::arg("bytes"), py::arg("threads") = 1, py::arg("seconds") = defaults.seconds,
+      py::arg("repeats") = defaults.repeats, released,
+      "Bytes per second that memcpy copies between buffers of `bytes`; a byte read and written counts once.");
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_native, module) {
@@ -178,4 +208,6 @@ PYBIND11_MODULE(_native, module) {
   module.def(
       "store_sums", &store_sums, py::arg("kernel"), py::arg("acc"), py::arg("column_add"), py::arg("row_add"),
       py::arg("columns"), py::arg("out"));
+
+  bind_limits(module);
 }

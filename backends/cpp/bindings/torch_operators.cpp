@@ -243,7 +243,7 @@ class Scale {
 
 Tensor packed_matmul(
     const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, std::int64_t bits,
-    std::int64_t in_features, std::int64_t x_zero, std::int64_t weight_zero, const std::optional<Tensor>& scale,
+    std::optional<std::int64_t> in_features, std::int64_t x_zero, std::int64_t weight_zero, const std::optional<Tensor>& scale,
     std::int64_t out_zero, bool sums, std::int64_t isa) {
   check_bits(bits);
   const int width = static_cast<int>(bits);
@@ -256,15 +256,15 @@ Tensor packed_matmul(
   product.rows = input.rows;
   product.out_features = packed.rows;
   if (input.dtype == Dtype::u8) {
-    if (in_features != -1 && in_features != input.columns) {
-      refuse("x: expected " + std::to_string(in_features) + " codes a row, got " + std::to_string(input.columns));
+    if (in_features && *in_features != input.columns) {
+      refuse("x: expected " + std::to_string(*in_features) + " codes a row, got " + std::to_string(input.columns));
     }
     product.in_features = input.columns;
     product.x_codes = input.data<std::uint8_t>();
   } else if (input.dtype == Dtype::i64) {
-    if (in_features < 0) refuse("in_features: needed because x is packed (int64)");
-    check_words("x", input, in_features, width);
-    product.in_features = in_features;
+    if (!in_features) refuse("in_features: needed because x is packed (int64)");
+    check_words("x", input, *in_features, width);
+    product.in_features = *in_features;
     product.x_words = input.data<std::uint64_t>();
   } else {
     refuse("x: expected uint8 codes or packed int64 words");
@@ -310,7 +310,7 @@ STABLE_TORCH_LIBRARY(bittensor_cpp, library) {
   library.def("pack(Tensor codes, int bits=4, int isa=-1) -> Tensor");
   library.def("unpack(Tensor words, int columns, int bits=4, int isa=-1) -> Tensor");
   library.def(
-      "packed_matmul(Tensor x, Tensor weight, Tensor? bias=None, int bits=4, int in_features=-1, int x_zero=0, "
+      "packed_matmul(Tensor x, Tensor weight, Tensor? bias=None, int bits=4, int? in_features=None, int x_zero=0, "
       "int weight_zero=0, Tensor? scale=None, int out_zero=0, bool sums=False, int isa=-1) -> Tensor");
 }
 

@@ -12,6 +12,8 @@ namespace bittensor {
 
 extern const KernelSet scalar_kernels;
 extern const KernelSet avx2_kernels;
+extern const KernelSet avxvnni_kernels;
+extern const KernelSet avx512_kernels;
 extern const KernelSet avx512vnni_kernels;
 
 namespace {
@@ -77,17 +79,21 @@ struct Implementation {
   bool (*is_supported)(const CpuFeatures&);
 };
 
+bool has_avx2(const CpuFeatures& f) {
+  return f.os_avx && f.avx2 && f.fma && f.f16c;
+}
+
+bool has_avx512(const CpuFeatures& f) {
+  return has_avx2(f) && f.os_avx512 && f.avx512f && f.avx512bw && f.avx512dq && f.avx512vl;
+}
+
 /// Weakest first. An instruction set joins the library by one row here.
 const std::array implementations = {
     Implementation{"scalar", scalar_kernels, [](const CpuFeatures&) { return true; }},
-    Implementation{
-        "avx2", avx2_kernels, [](const CpuFeatures& f) { return f.os_avx && f.avx2 && f.fma && f.f16c; }},
-    Implementation{
-        "avx512vnni", avx512vnni_kernels,
-        [](const CpuFeatures& f) {
-          return f.os_avx512 && f.avx2 && f.fma && f.f16c && f.avx512f && f.avx512bw && f.avx512dq && f.avx512vl &&
-                 f.avx512_vnni;
-        }},
+    Implementation{"avx2", avx2_kernels, has_avx2},
+    Implementation{"avxvnni", avxvnni_kernels, [](const CpuFeatures& f) { return has_avx2(f) && f.avx_vnni; }},
+    Implementation{"avx512", avx512_kernels, has_avx512},
+    Implementation{"avx512vnni", avx512vnni_kernels, [](const CpuFeatures& f) { return has_avx512(f) && f.avx512_vnni; }},
 };
 
 const Implementation& implementation(Isa isa) {

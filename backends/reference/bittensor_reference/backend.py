@@ -19,13 +19,13 @@ class ReferenceBackend(Backend):
     def pack(self, codes: torch.Tensor, bits: int) -> torch.Tensor:
         words, per_word = words_per_row(codes.shape[-1], bits), codes_per_word(bits)
         codes = F.pad(codes, (0, words * per_word - codes.shape[-1]))
-        lanes = codes.unflatten(-1, (words, per_word)).to(torch.int64)
+        lanes = codes.reshape(*codes.shape[:-1], words, per_word).to(torch.int64)
         # The lanes do not overlap, so their sum is their union; the top lane wraps into the sign bit, as it should.
         return (lanes << _shifts(bits)).sum(dim=-1)
 
     def unpack(self, words: torch.Tensor, columns: int, bits: int) -> torch.Tensor:
         lanes = (words.unsqueeze(-1) >> _shifts(bits)) & max_code(bits)
-        return lanes.flatten(-2)[..., :columns].to(torch.uint8)
+        return lanes.flatten(-2)[..., :columns].to(torch.uint8).contiguous()
 
     def packed_matmul(
         self,

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "bittensor/kernel_set.hpp"
+#include "bittensor/linear_kernels.hpp"
 
 namespace bittensor {
 namespace {
@@ -103,13 +104,12 @@ struct Avx2 {
     return _mm_cvtsi128_si32(half);
   }
 
-  template <int Bits>
+  /// Sums of products of unsigned weight codes and signed values of magnitude up to MaxX.
+  template <int Bits, int MaxX>
   struct Dot {
-    // Below 8 bits two products are at most 2 * 15 * 15 in magnitude, so that sums stay in int16 for many steps.
+    // Below 8 bits two products fit int16 with room to spare, and sums of them stay there for max_steps steps.
     using Partial = __m256i;
-    static constexpr int largest_step = 2 * ((1 << Bits) - 1) * ((1 << Bits) - 1);
-    static constexpr int steps_in_block = (block_bytes / bytes) * (8 / Bits);
-    static constexpr int max_blocks = 32767 / (largest_step * steps_in_block);
+    static constexpr int max_steps = 32767 / (2 * ((1 << Bits) - 1) * MaxX);
     static Partial zero() { return _mm256_setzero_si256(); }
     static Partial step(Partial sum, Vector weight, Vector x) {
       return _mm256_add_epi16(sum, _mm256_maddubs_epi16(weight, x));
@@ -117,6 +117,21 @@ struct Avx2 {
     static Sum widen(Sum sum, Partial partial) {
       return _mm256_add_epi32(sum, _mm256_madd_epi16(partial, _mm256_set1_epi16(1)));
     }
+  };
+  /// At 8 bits VPMADDUBSW would saturate (2 * 255 * 127 > 32767), so both operands are widened to int16 first. The sum
+  /// over a lane's four bytes must stay in the lane: even and odd bytes are multiplied apart.
+  template <int MaxX>
+  struct Dot<8, MaxX> {
+    using Partial = __m256i;
+    static constexpr int max_steps = 0;
+    static Partial zero() { return _mm256_setzero_si256(); }
+    static Partial step(Partial sum, Vector weight, Vector x) {
+      const __m256i even =
+          _mm256_madd_epi16(_mm256_and_si256(weight, _mm256_set1_epi16(255)), _mm256_srai_epi16(_mm256_slli_epi16(x, 8), 8));
+      const __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(weight, 8), _mm256_srai_epi16(x, 8));
+      return _mm256_add_epi32(sum, _mm256_add_epi32(even, odd));
+    }
+    static Sum widen(Sum sum, Partial partial) { return _mm256_add_epi32(sum, partial); }
   };
 
   /// Each 128-bit lane of the sum of four transposed vectors holds one partial total of every vector.
@@ -155,23 +170,57 @@ struct Avx2 {
       store(codes + n, _mm256_permutevar8x32_epi32(mixed, _mm256_set_epi32(7, 3, 6, 2, 5, 1, 4, 0)));
     }
   }
-};
 
-/// At 8 bits VPMADDUBSW would saturate (2 * 255 * 128 > 32767), so both operands are widened to int16 first.
-template <>
-struct Avx2::Dot<8> {
-  using Partial = __m256i;
-  static constexpr int max_blocks = 0;
-  static Partial zero() { return _mm256_setzero_si256(); }
-  static Partial step(Partial sum, Vector weight, Vector x) {
-    const __m256i low = _mm256_madd_epi16(
-        _mm256_cvtepu8_epi16(_mm256_castsi256_si128(weight)), _mm256_cvtepi8_epi16(_mm256_castsi256_si128(x)));
-    const __m256i high = _mm256_madd_epi16(
-        _mm256_cvtepu8_epi16(_mm256_extracti128_si256(weight, 1)),
-        _mm256_cvtepi8_epi16(_mm256_extracti128_si256(x, 1)));
-    return _mm256_add_epi32(sum, _mm256_add_epi32(low, high));
+  // The linear: lanes run over weight rows.
+  using LaneVector = __m256i;
+  using Float = __m256;
+  static constexpr int lanes = 8;
+  static constexpr int linear_rows = 4;  // 4 rows x 1 tile: 8 partial sums of 16 registers
+  static constexpr int linear_tiles(int rows) { return rows <= 2 ? 2 : 1; }
+
+  static LaneVector load_lanes(const void* from) { return load(from); }
+  static LaneVector broadcast4(const std::int8_t* from) {
+    std::int32_t four = 0;
+    __builtin_memcpy(&four, from, sizeof four);
+    return _mm256_set1_epi32(four);
   }
-  static Sum widen(Sum sum, Partial partial) { return _mm256_add_epi32(sum, partial); }
+  static Sum broadcast_i32(std::int32_t value) { return _mm256_set1_epi32(value); }
+  static Sum add_i32(Sum a, Sum b) { return _mm256_add_epi32(a, b); }
+  static Sum multiply_i32(Sum a, Sum b) { return _mm256_mullo_epi32(a, b); }
+  static Sum max_i32(Sum a, Sum b) { return _mm256_max_epi32(a, b); }
+  static std::int32_t largest_i32(Sum v) {
+    __m128i half = _mm_max_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    half = _mm_max_epi32(half, _mm_srli_si128(half, 8));
+    half = _mm_max_epi32(half, _mm_srli_si128(half, 4));
+    return _mm_cvtsi128_si32(half);
+  }
+  static std::int32_t sum_i32(Sum v) { return total(v); }
+  static Sum load_u8_as_i32(const std::uint8_t* from) {
+    return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
+  }
+  static void store_as_i8(std::int8_t* to, Sum v) {
+    const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(to), _mm_packs_epi16(words, words));
+  }
+
+  static Float broadcast_f32(float value) { return _mm256_set1_ps(value); }
+  static Float multiply(Float a, Float b) { return _mm256_mul_ps(a, b); }
+  static Float add(Float a, Float b) { return _mm256_add_ps(a, b); }
+  static Float fma(Float a, Float b, Float c) { return _mm256_fmadd_ps(a, b, c); }
+  static Float to_float(Sum v) { return _mm256_cvtepi32_ps(v); }
+  static Sum round_to_i32(Float v) {
+    return _mm256_cvtps_epi32(_mm256_round_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  }
+  static Sum magnitude_bits(Float v) {
+    return _mm256_and_si256(_mm256_castps_si256(v), _mm256_set1_epi32(0x7FFFFFFF));
+  }
+  static Float load_float(const void* from, FloatType type) {
+    if (type == FloatType::f32) return _mm256_loadu_ps(static_cast<const float*>(from));
+    const __m128i half = _mm_loadu_si128(static_cast<const __m128i*>(from));
+    if (type == FloatType::f16) return _mm256_cvtph_ps(half);
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
+  }
+  static void store_float(float* to, Float v) { _mm256_storeu_ps(to, v); }
 };
 
 }  // namespace

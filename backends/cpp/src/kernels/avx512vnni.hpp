@@ -1,125 +1,25 @@
 #pragma once
 
-/// Traits of the AVX512-VNNI kernels: 64 bytes to a vector, products by VPDPBUSD.
+/// Traits of the AVX512-VNNI kernels: those of AVX-512, with products by VPDPBUSD.
 
-#include <immintrin.h>
-
-#include <cstdint>
-
-#include "bittensor/kernel_set.hpp"
+#include "avx512.hpp"
 
 namespace bittensor {
 namespace {
 
-struct Avx512Vnni {
+struct Avx512Vnni : Avx512 {
   static constexpr Isa isa = Isa::avx512vnni;
-  static constexpr int bytes = 64;
-  static constexpr int max_rows = 4;  // 4 rows x 4 columns: 16 accumulators and 4 weight planes of 32 registers
-  using Vector = __m512i;
-  using Sum = __m512i;
 
-  static Vector load(const void* from) { return _mm512_loadu_si512(from); }
-  static Vector load_words(const std::uint64_t* words, std::int64_t count) {
-    return _mm512_maskz_loadu_epi64(static_cast<__mmask8>((1U << count) - 1), words);
-  }
-  static void store(void* to, Vector v) { _mm512_storeu_si512(to, v); }
-  static Vector zero() { return _mm512_setzero_si512(); }
-  static Vector bit_or(Vector a, Vector b) { return _mm512_or_si512(a, b); }
-  static std::uint8_t or_bytes(Vector v) {
-    auto word = static_cast<std::uint64_t>(_mm512_reduce_or_epi64(v));
-    word |= word >> 32;
-    word |= word >> 16;
-    return static_cast<std::uint8_t>(word | word >> 8);
-  }
-
-  template <int Bits>
-  static void pack(Vector codes, void* out) {
-    if constexpr (Bits == 8) {
-      store(out, codes);
-    } else if constexpr (Bits == 4) {
-      // low + 16 * high of each pair, in 16 bits
-      const __m512i pairs = _mm512_maddubs_epi16(codes, _mm512_set1_epi16(0x1001));
-      _mm256_storeu_si256(static_cast<__m256i*>(out), _mm512_cvtepi16_epi8(pairs));
-    } else if constexpr (Bits == 2) {
-      const __m512i pairs = _mm512_maddubs_epi16(codes, _mm512_set1_epi16(0x0401));
-      const __m512i quads = _mm512_madd_epi16(pairs, _mm512_set1_epi32(0x00100001));
-      _mm_storeu_si128(static_cast<__m128i*>(out), _mm512_cvtepi32_epi8(quads));
-    } else {
-      const std::uint64_t packed = _mm512_test_epi8_mask(codes, _mm512_set1_epi8(1));
-      __builtin_memcpy(out, &packed, 8);
-    }
-  }
-  template <int Bits>
-  static Vector unpack(const void* in) {
-    if constexpr (Bits == 8) {
-      return load(in);
-    } else if constexpr (Bits == 4) {
-      const __m512i bytes16 = _mm512_cvtepu8_epi16(_mm256_loadu_si256(static_cast<const __m256i*>(in)));
-      return _mm512_and_si512(_mm512_or_si512(bytes16, _mm512_slli_epi16(bytes16, 4)), _mm512_set1_epi8(15));
-    } else if constexpr (Bits == 2) {
-      const __m512i bytes32 = _mm512_cvtepu8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(in)));
-      const __m512i halves = _mm512_or_si512(bytes32, _mm512_slli_epi32(bytes32, 12));
-      return _mm512_and_si512(_mm512_or_si512(halves, _mm512_slli_epi32(halves, 6)), _mm512_set1_epi8(3));
-    } else {
-      std::uint64_t packed = 0;
-      __builtin_memcpy(&packed, in, 8);
-      return _mm512_maskz_set1_epi8(packed, 1);
-    }
-  }
-
-  template <int Bits, int Plane>
-  static Vector plane(Vector packed) {
-    if constexpr (Bits == 8) {
-      return packed;
-    } else {
-      const __m512i shifted = Plane == 0 ? packed : _mm512_srli_epi16(packed, Bits * Plane);
-      return _mm512_and_si512(shifted, _mm512_set1_epi8((1 << Bits) - 1));
-    }
-  }
-  static Vector subtract(Vector v, std::int8_t shift) { return _mm512_sub_epi8(v, _mm512_set1_epi8(shift)); }
-  static Sum zero_sum() { return _mm512_setzero_si512(); }
   static Sum add_signed_bytes(Sum sum, Vector v) { return _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(1), v); }
-  static std::int32_t total(Sum sum) { return _mm512_reduce_add_epi32(sum); }
 
-  template <int Bits>
+  template <int Bits, int MaxX>
   struct Dot {
     using Partial = __m512i;
-    static constexpr int max_blocks = 0;
+    static constexpr int max_steps = 0;  // sums in int32: they never need widening
     static Partial zero() { return _mm512_setzero_si512(); }
     static Partial step(Partial sum, Vector weight, Vector x) { return _mm512_dpbusd_epi32(sum, weight, x); }
-    static Sum widen(Sum, Partial partial) { return partial; }
+    static Sum widen(Sum sum, Partial partial) { return _mm512_add_epi32(sum, partial); }
   };
-
-  /// Each 128-bit lane of the sum of four transposed vectors holds one partial total of every vector.
-  static void store_totals(const Sum (&sums)[4], std::int32_t* out) {
-    const __m512i s01 = _mm512_add_epi32(
-        _mm512_unpacklo_epi32(sums[0], sums[1]), _mm512_unpackhi_epi32(sums[0], sums[1]));
-    const __m512i s23 = _mm512_add_epi32(
-        _mm512_unpacklo_epi32(sums[2], sums[3]), _mm512_unpackhi_epi32(sums[2], sums[3]));
-    const __m512i lanes = _mm512_add_epi32(_mm512_unpacklo_epi64(s01, s23), _mm512_unpackhi_epi64(s01, s23));
-    const __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(lanes), _mm512_extracti64x4_epi64(lanes, 1));
-    const __m128i totals = _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(out), totals);
-  }
-
-  static void requantize(const CodeEpilogue& row, int max, std::uint8_t* codes) {
-    for (int n = 0; n < block_columns; n += 16) {
-      __m512i code = _mm512_add_epi32(
-          _mm512_add_epi32(_mm512_loadu_si512(row.acc + n), _mm512_loadu_si512(row.column_add + n)),
-          _mm512_set1_epi32(row.row_add));
-      if (row.scale != nullptr) {
-        // Clamping before the rounding (to whole numbers) changes nothing and keeps the conversion in range.
-        __m512 value = _mm512_mul_ps(_mm512_cvtepi32_ps(code), _mm512_loadu_ps(row.scale + n));
-        value = _mm512_max_ps(value, _mm512_set1_ps(static_cast<float>(-row.out_zero)));
-        value = _mm512_min_ps(value, _mm512_set1_ps(static_cast<float>(max - row.out_zero)));
-        code = _mm512_cvt_roundps_epi32(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-        code = _mm512_add_epi32(code, _mm512_set1_epi32(row.out_zero));
-      }
-      code = _mm512_max_epi32(code, _mm512_setzero_si512());
-      code = _mm512_min_epi32(code, _mm512_set1_epi32(max));
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(codes + n), _mm512_cvtepi32_epi8(code));
-    }
-  }
 };
 
 }  // namespace

@@ -23,7 +23,7 @@ template <class V, int Bits, int Rows>
 struct IntegerDotTile {
   static constexpr int plane_count = 8 / Bits;
   static constexpr std::int64_t planes_bytes = block_bytes * plane_count;  // planes of one block
-  using Dot = typename V::template Dot<Bits>;
+  using Dot = typename V::template Dot<Bits, (1 << Bits) - 1>;
   using Vector = typename V::Vector;
   using Partial = typename Dot::Partial;
 
@@ -50,7 +50,7 @@ struct IntegerDotTile {
     for (int m = 0; m < Rows; ++m) {
 #pragma GCC unroll 8
       for (int n = 0; n < tile_columns; ++n) {
-        sums[m][n] = V::template Dot<Bits>::widen(sums[m][n], partial[m][n]);
+        sums[m][n] = Dot::widen(sums[m][n], partial[m][n]);
         partial[m][n] = Dot::zero();
       }
     }
@@ -73,7 +73,8 @@ struct IntegerDotTile {
       }
     }
     const std::int64_t blocks = row_words / block_words;
-    const std::int64_t run_blocks = Dot::max_blocks > 0 ? Dot::max_blocks : blocks;
+    constexpr int block_steps = block_bytes / V::bytes * plane_count;
+    const std::int64_t run_blocks = Dot::max_steps > 0 ? Dot::max_steps / block_steps : blocks;
     for (std::int64_t begin = 0; begin < blocks; begin += run_blocks) {
       const std::int64_t end = begin + run_blocks < blocks ? begin + run_blocks : blocks;
       for (std::int64_t b = begin; b < end; ++b) {
@@ -91,7 +92,7 @@ struct IntegerDotTile {
           step(weight, planes + b * planes_bytes + i * 8, plane_stride, partial);
         }
       }
-      if constexpr (Dot::max_blocks > 0) widen(partial, sums);
+      if constexpr (Dot::max_steps > 0) widen(partial, sums);
     }
     // The rest of a row that is no whole block; the planes beyond it are zero.
     for (std::int64_t w = blocks * block_words; w < row_words; w += vector_words) {
@@ -122,21 +123,23 @@ void integer_dot_rows(const IntegerDotBlock& block, std::int64_t first_row) {
   }
 }
 
+/// The rows that are left when no whole tile is: fewer than Rows + 1.
+template <class V, int Bits, int Rows>
+void integer_dot_rest(const IntegerDotBlock& block, std::int64_t first_row) {
+  if constexpr (Rows > 0) {
+    if (block.rows - first_row == Rows) {
+      integer_dot_rows<V, Bits, Rows>(block, first_row);
+    } else {
+      integer_dot_rest<V, Bits, Rows - 1>(block, first_row);
+    }
+  }
+}
+
 template <class V, int Bits>
 void integer_dot(const IntegerDotBlock& block) {
   std::int64_t m = 0;
   for (; m + V::max_rows <= block.rows; m += V::max_rows) integer_dot_rows<V, Bits, V::max_rows>(block, m);
-  if constexpr (V::max_rows > 2) {
-    if (block.rows - m == 3) {
-      integer_dot_rows<V, Bits, 3>(block, m);
-      return;
-    }
-    if (block.rows - m == 2) {
-      integer_dot_rows<V, Bits, 2>(block, m);
-      return;
-    }
-  }
-  if (block.rows - m == 1) integer_dot_rows<V, Bits, 1>(block, m);
+  integer_dot_rest<V, Bits, V::max_rows - 1>(block, m);
 }
 
 }  // namespace

@@ -1,0 +1,72 @@
+# Thin and readable: each target sets up what it needs. Start with `make demo` or `make test`.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+REQUIREMENTS := $(VENV)/.requirements-installed
+PACKAGE := $(VENV)/.package-installed
+CPP_SOURCES := $(shell find backends/cpp -name '*.?pp' -o -name CMakeLists.txt) CMakeLists.txt CMakePresets.json
+CMAKE = $(BIN)/cmake
+CTEST = $(BIN)/ctest
+BACKENDS ?= reference cpp
+PROFILE ?= ci
+JOBS ?= $(shell nproc)
+
+.PHONY: demo test test-cpp test-sanitized test-python conformance lint bench bench-smoke wheel-check clean help
+
+help: ## List the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+demo: $(PACKAGE) ## Real digits through the int4 pipeline, on both backends
+	$(BIN)/python examples/mnist.py
+
+test: test-cpp test-sanitized test-python conformance ## Every test: C++, sanitizers, Python, documents, conformance
+
+test-cpp: $(REQUIREMENTS) ## C++ tests
+	$(CMAKE) --preset tests
+	$(CMAKE) --build --preset tests --parallel $(JOBS)
+	$(CTEST) --preset tests
+
+test-sanitized: $(REQUIREMENTS) ## C++ tests under ASan + UBSan, and the threads' under TSan
+	$(CMAKE) --preset asan
+	$(CMAKE) --build --preset asan --parallel $(JOBS)
+	$(CTEST) --preset asan
+	$(CMAKE) --preset tsan
+	$(CMAKE) --build --preset tsan --parallel $(JOBS)
+	$(CTEST) --preset tsan
+
+test-python: $(PACKAGE) ## Python tests and the examples in the documents
+	$(BIN)/python -m pytest tests conformance/meta_tests
+
+conformance: $(PACKAGE) ## The conformance suite on BACKENDS, every variant of each
+	$(BIN)/python -m bittensor_conformance $(BACKENDS) --profile $(PROFILE)
+
+lint: $(PACKAGE) ## ruff, mypy --strict, clang-format, clang-tidy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	scripts/lint_cpp $(BIN)
+
+bench: $(PACKAGE) ## pytest-benchmark; choose with ARGS="-k pack"
+	$(BIN)/python -m pytest benchmarks/micro $(ARGS)
+
+bench-smoke: $(PACKAGE) ## Every benchmark once: do they still run?
+	$(BIN)/python -m pytest benchmarks/micro --benchmark-disable -q
+	$(BIN)/asv machine --yes
+	$(BIN)/asv run --python=same --quick --show-stderr --dry-run
+
+wheel-check: ## pip install . in a clean environment, used from an empty directory
+	scripts/check_wheel $(PYTHON)
+
+$(REQUIREMENTS): requirements/dev.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -r requirements/dev.txt
+	touch $@
+
+# Editable: Python sources are used in place, C++ is compiled into the environment.
+$(PACKAGE): $(REQUIREMENTS) pyproject.toml $(CPP_SOURCES)
+	$(BIN)/python -m pip install --no-build-isolation --no-deps --editable .
+	touch $@
+
+clean: ## Remove what was built
+	rm -rf build dist $(VENV) .asv .benchmarks out

@@ -1,0 +1,14 @@
+#pragma once
+
+/// Everything libbittensor offers to C++ programs.
+
+#include "bittensor/codes.hpp"
+#include "bittensor/isa.hpp"
+#include "bittensor/kernel_set.hpp"
+#include "bittensor/kernel_table.hpp"
+#include "bittensor/pack.hpp"
+#include "bittensor/packed_matmul.hpp"
+#include "bittensor/packed_tensor.hpp"
+#include "bittensor/parallel.hpp"
+#include "bittensor/static_packed_tensor.hpp"
+#include "bittensor/thread_pool.hpp"

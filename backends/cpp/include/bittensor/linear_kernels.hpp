@@ -1,0 +1,43 @@
+#pragma once
+
+/// The kernels of the group-quantized linear, as plain data; see kernel_set.hpp for the rule this header keeps.
+
+#include <cstdint>
+
+#include "bittensor/group_quantized.hpp"
+
+namespace bittensor {
+
+/// Quantizes one row of activations (docs/numerics.md, section 4): for each group the codes, in the padded columns of
+/// the layout with zeros in the gaps, the scale amax / 127, and the sum of the codes. A group with a NaN or infinity
+/// gets codes 0 and scale NaN, which makes every output of the row NaN.
+using QuantizeRow = void (*)(
+    const void* x, FloatType type, const PreparedLayout& layout, std::int8_t* codes, float* scales, std::int32_t* sums);
+
+/// Operands of `Int8Linear`: rows of activation codes against consecutive tiles of a prepared weight.
+struct Int8LinearBlock {
+  const PreparedLayout* layout;
+  const std::uint8_t* codes;      // of the first tile
+  const std::uint8_t* scales;     // of the first tile
+  const std::uint8_t* zeros;      // of the first tile; zero codes or offsets
+  std::int64_t tiles;             // at least 1
+  const std::int8_t* x;           // [rows, x_stride], from QuantizeRow
+  std::int64_t x_stride;          // bytes
+  const float* x_scales;          // [rows, groups]
+  const std::int32_t* x_sums;     // [rows, groups]
+  std::int64_t rows;              // at least 1
+  float* y;                       // [rows, y_stride], tile_rows values for each tile
+  std::int64_t y_stride;          // floats
+};
+
+/// y = the sum over groups of docs/numerics.md, section 4, before bias and activation.
+using Int8Linear = void (*)(const Int8LinearBlock& block);
+
+struct LinearKernels {
+  QuantizeRow quantize_row;
+  Int8Linear int8_linear[3];  // 2, 4, 8 bits
+
+  Int8Linear int8_linear_for(int bits) const { return int8_linear[bits == 8 ? 2 : bits / 4]; }
+};
+
+}  // namespace bittensor

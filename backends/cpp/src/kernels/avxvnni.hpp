@@ -1,0 +1,26 @@
+#pragma once
+
+/// Traits of the AVX-VNNI kernels: those of AVX2, with products by the 256-bit VPDPBUSD.
+
+#include "avx2.hpp"
+
+namespace bittensor {
+namespace {
+
+struct AvxVnni : Avx2 {
+  static constexpr Isa isa = Isa::avxvnni;
+
+  static Sum add_signed_bytes(Sum sum, Vector v) { return _mm256_dpbusd_avx_epi32(sum, _mm256_set1_epi8(1), v); }
+
+  template <int Bits, int MaxX>
+  struct Dot {
+    using Partial = __m256i;
+    static constexpr int max_steps = 0;  // sums in int32: they never need widening
+    static Partial zero() { return _mm256_setzero_si256(); }
+    static Partial step(Partial sum, Vector weight, Vector x) { return _mm256_dpbusd_avx_epi32(sum, weight, x); }
+    static Sum widen(Sum sum, Partial partial) { return _mm256_add_epi32(sum, partial); }
+  };
+};
+
+}  // namespace
+}  // namespace bittensor

@@ -1,0 +1,43 @@
+"""Packing and unpacking a matrix of codes, and the size of the result."""
+
+from __future__ import annotations
+
+import torch
+
+import bittensor
+
+from .backends import BACKENDS, Timing, use
+
+ROWS, COLUMNS = 1024, 4096
+
+
+class Packing(Timing):
+    params = (BACKENDS, [1, 2, 4, 8])
+    param_names = ("backend", "bits")
+
+    def setup(self, backend: str, bits: int) -> None:
+        use(backend, "pack", bits)
+        use(backend, "unpack", bits)
+        torch.manual_seed(0)
+        self.codes = torch.randint(0, 2**bits, (ROWS, COLUMNS), dtype=torch.uint8)
+        self.words = bittensor.pack_weights(self.codes, bits)
+
+    def time_pack(self, backend: str, bits: int) -> None:
+        bittensor.pack_weights(self.codes, bits)
+
+    def time_unpack(self, backend: str, bits: int) -> None:
+        bittensor.unpack_weights(self.words, COLUMNS, bits)
+
+
+class PackedSize:
+    """Bytes of a packed weight, K a whole number of words and one code more."""
+
+    unit = "bytes"
+    params = (BACKENDS, [1, 2, 4, 8], [4096, 4097])
+    param_names = ("backend", "bits", "columns")
+
+    def setup(self, backend: str, bits: int, columns: int) -> None:
+        use(backend, "pack", bits)
+
+    def track_packed_bytes(self, backend: str, bits: int, columns: int) -> int:
+        return bittensor.pack_weights(torch.zeros(16, columns, dtype=torch.uint8), bits).nbytes

@@ -1,0 +1,199 @@
+"""Packing and the integer product against the limits of the machine and against torch, in one run.
+
+    python -m benchmarks.report.integer_matmul [--name NAME] [--rounds N] [--threads N]
+
+Measures operations and limits in turn, writes benchmarks/results/NAME.json, and prints the table. The claims:
+
+a) packing and unpacking 64 MiB of codes, bytes of codes per second, against a copy of the same bytes;
+b) the product at N = K = 4096: with one row, bytes of weights per second against reading memory; with more rows,
+   operations per second against the peak of the byte products;
+c) one row at N = 8, K = 16, time against torch's float32 linear layer of that size.
+
+All calls go through the public functions, except "kernel" rows, which call the row kernel on memory that is in use.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from collections.abc import Callable
+
+import torch
+from torch.nn.functional import linear
+
+import bittensor
+
+from . import machine, record
+from .measure import Sample, interleaved, seconds_per_call
+from .record import Row, Target
+
+BITS = 4
+FEATURES = 4096  # N and K
+CODE_BYTES = 64 * 2**20
+WEIGHT_BYTES = FEATURES * FEATURES * BITS // 8
+ROTATED_WEIGHTS = 16  # 128 MiB: beyond the caches
+
+COPY = Target("at least", 0.5)
+MEMORY = Target("at least", 0.8)
+PEAK = Target("at least", 0.6)
+SMALL = Target("at most", 1.5)
+
+
+def with_threads(threads: int, sample: Sample) -> Sample:
+    """The sample taken with `threads` of torch's threads."""
+
+    def taken() -> float:
+        torch.set_num_threads(threads)
+        return sample()
+
+    return taken
+
+
+def rate(amount: float, function: Callable[[], object]) -> Sample:
+    """A sample of `amount` per call as a rate, in units of 10^9 per second."""
+    seconds = seconds_per_call(function)
+    return lambda: amount / seconds() / 1e9
+
+
+def packing(threads: int, rounds: int, isa: str) -> list[Row]:
+    codes = torch.randint(0, 2**BITS, (CODE_BYTES // FEATURES, FEATURES), dtype=torch.uint8)
+    words = bittensor.pack_weights(codes, BITS)
+    codes_again = torch.zeros_like(codes)
+    words_again = torch.zeros_like(words)
+    native = machine.native()
+    columns = codes.numel()  # rows are whole words, so that all of them make one long row
+
+    new_copy, used_copy = "copy to new memory", "copy to memory in use"
+    functions: dict[str, Callable[[], object]] = {
+        "pack_weights": lambda: bittensor.pack_weights(codes, BITS),
+        "unpack_weights": lambda: bittensor.unpack_weights(words, FEATURES, BITS),
+        new_copy: lambda: torch.empty_like(codes).copy_(codes),
+        used_copy: lambda: codes_again.copy_(codes),
+    }
+    samples = {name: with_threads(threads, rate(CODE_BYTES, function)) for name, function in functions.items()}
+    memcpy = "memcpy to memory in use"
+    samples[memcpy] = lambda: native.copy_bandwidth(CODE_BYTES, threads, 0.02, 2) / 1e9
+    pack_kernel, unpack_kernel, one_copy = "pack kernel", "unpack kernel", "copy to memory in use, 1 thread"
+    code_buffer, word_buffer = codes.numpy(), words.numpy()
+    code_output, word_output = codes_again.numpy(), words_again.numpy()
+    kernels: dict[str, Callable[[], object]] = {
+        pack_kernel: lambda: native.pack_row(f"pack_row_b{BITS}_{isa}", code_buffer, columns, word_output),
+        unpack_kernel: lambda: native.unpack_row(f"unpack_row_b{BITS}_{isa}", word_buffer, columns, code_output),
+        one_copy: functions[used_copy],
+    }
+    samples |= {name: with_threads(1, rate(CODE_BYTES, function)) for name, function in kernels.items()}
+
+    taken = interleaved(samples, rounds)
+
+    def row(figure: str, limit: str, count: int = threads, target: Target | None = None) -> Row:
+        return Row.of(taken, figure, limit, claim="a", threads=count, unit="GB/s", target=target)
+
+    public = [row(name, new_copy, target=COPY) for name in ("pack_weights", "unpack_weights")]
+    against_used = [row(name, used_copy) for name in ("pack_weights", "unpack_weights")]
+    in_use = [row(name, one_copy, 1) for name in (pack_kernel, unpack_kernel)]
+    return [*public, *against_used, *in_use, row(used_copy, memcpy)]
+
+
+def one_row(threads: int, rounds: int) -> list[Row]:
+    x = torch.randint(0, 2**BITS, (1, FEATURES), dtype=torch.uint8)
+    copies = itertools.cycle([new_weight() for _ in range(ROTATED_WEIGHTS)])
+    native = machine.native()
+    total = ROTATED_WEIGHTS * WEIGHT_BYTES
+    figure, limit = "packed_matmul M=1, weights from memory", f"read {total >> 20} MiB"
+    taken = interleaved(
+        {
+            figure: with_threads(
+                threads, rate(WEIGHT_BYTES, lambda: bittensor.packed_matmul(x, next(copies), bits=BITS))
+            ),
+            limit: lambda: native.read_bandwidth(total, threads, 0.02, 2) / 1e9,
+        },
+        rounds,
+    )
+    return [Row.of(taken, figure, limit, claim="b", threads=threads, unit="GB/s", target=MEMORY)]
+
+
+def more_rows(threads: int, rounds: int, isa: str) -> list[Row]:
+    weight = new_weight()
+    native = machine.native()
+    limit = f"int8 peak, {isa}"
+    samples: dict[str, Sample] = {limit: lambda: native.int8_peak(isa, threads, 0.02, 3) / 1e9}
+    targets = {8: PEAK, 32: None, 128: PEAK, 512: None}
+    for m in targets:
+        x = torch.randint(0, 2**BITS, (m, FEATURES), dtype=torch.uint8)
+
+        def multiply(x: torch.Tensor = x) -> torch.Tensor:
+            return bittensor.packed_matmul(x, weight, bits=BITS)
+
+        samples[f"packed_matmul M={m}"] = with_threads(threads, rate(2 * m * FEATURES * FEATURES, multiply))
+    taken = interleaved(samples, rounds)
+    return [
+        Row.of(taken, f"packed_matmul M={m}", limit, claim="b", threads=threads, unit="GOP/s", target=target)
+        for m, target in targets.items()
+    ]
+
+
+def smallest(threads: int, rounds: int) -> list[Row]:
+    x = torch.randint(0, 2**BITS, (1, 16), dtype=torch.uint8)
+    codes = torch.randint(0, 2**BITS, (8, 16), dtype=torch.uint8)
+    bias = torch.randint(0, 2**BITS, (8,), dtype=torch.uint8)
+    weight = bittensor.pack_weights(codes, BITS)
+    float_x, float_weight, float_bias = x.float(), codes.float(), bias.float()
+
+    def microseconds(function: Callable[[], object]) -> Sample:
+        seconds = seconds_per_call(function, at_least=0.005)
+        return with_threads(threads, lambda: seconds() * 1e6)
+
+    figure, limit = "packed_matmul M=1 N=8 K=16", "torch linear, float32"
+    taken = interleaved(
+        {
+            figure: microseconds(lambda: bittensor.packed_matmul(x, weight, bias, bits=BITS)),
+            limit: microseconds(lambda: linear(float_x, float_weight, float_bias)),
+        },
+        rounds,
+    )
+    return [Row.of(taken, figure, limit, claim="c", threads=threads, unit="us", target=SMALL)]
+
+
+def new_weight() -> torch.Tensor:
+    return bittensor.pack_weights(torch.randint(0, 2**BITS, (FEATURES, FEATURES), dtype=torch.uint8), BITS)
+
+
+def machine_limits(threads: int, isa: str) -> dict[str, float]:
+    native = machine.native()
+    sizes = {"1 MiB": 2**20, "16 MiB": 2**24, "512 MiB": 2**29}
+    figures = {
+        f"int8 {isa} GOP/s": native.int8_peak(isa, threads),
+        f"float32 fma {isa} GFLOP/s": native.fma_peak(isa, threads),
+        **{f"read {name} GB/s": native.read_bandwidth(size, threads) for name, size in sizes.items()},
+        **{f"memcpy {name} GB/s": native.copy_bandwidth(size, threads) for name, size in sizes.items()},
+    }
+    return {name: round(figure / 1e9, 1) for name, figure in figures.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Packing and the integer product against the machine's limits.")
+    parser.add_argument("--name", default="integer_matmul", help="of the result file in benchmarks/results")
+    parser.add_argument("--rounds", type=int, default=20, help="rounds of interleaved samples (claim c: five times)")
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    threads, rounds = arguments.threads, arguments.rounds
+
+    about = machine.describe()
+    torch.manual_seed(0)
+    with bittensor.use_backend("cpp") as backend:
+        isa = backend.describe()["isa"]
+        about |= {"backend": backend.name, "isa": isa, "threads": threads, "rounds": rounds}
+        limits = machine_limits(threads, isa)
+        rows = [
+            *packing(threads, rounds, isa),
+            *one_row(threads, rounds),
+            *more_rows(threads, rounds, isa),
+            *smallest(threads, 5 * rounds),
+        ]
+    path = record.write(arguments.name, about, limits, rows)
+    record.show(f"{about['cpu']}, {isa}, {about['date']}", limits, rows)
+    print(path.relative_to(machine.ROOT))
+
+
+if __name__ == "__main__":
+    main()

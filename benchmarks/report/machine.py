@@ -1,0 +1,87 @@
+"""The machine a report was made on: what it is, what is installed, and what it can do at most."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import subprocess
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Protocol, cast
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+CPUINFO = Path("/proc/cpuinfo")
+CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+
+
+class Native(Protocol):
+    """What reports use of the C++ package beside its operators. Rates are operations or bytes per second."""
+
+    def int8_peak(self, isa: str, threads: int, seconds: float = ..., repeats: int = ...) -> float: ...
+    def fma_peak(self, isa: str, threads: int, seconds: float = ..., repeats: int = ...) -> float: ...
+    def read_bandwidth(self, size: int, threads: int, seconds: float = ..., repeats: int = ..., /) -> float: ...
+    def copy_bandwidth(self, size: int, threads: int, seconds: float = ..., repeats: int = ..., /) -> float: ...
+    def pack_row(self, kernel: str, codes: object, columns: int, words: object) -> int: ...
+    def unpack_row(self, kernel: str, words: object, columns: int, codes: object) -> None: ...
+
+
+def native() -> Native:
+    """The functions of `libbittensor` that measure limits and that call one kernel by its name.
+
+    Loaded by name: they are no backend, and nothing here computes with them.
+    """
+    return cast(Native, importlib.import_module("bittensor_cpp._native"))
+
+
+def describe() -> dict[str, object]:
+    """Machine, date and versions, as they are written into every result file."""
+    return {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "cpu": cpu_model(),
+        "cpus": os.cpu_count(),
+        "caches": cache_sizes(),
+        "load before": round(os.getloadavg()[0], 2),
+        "system": f"{platform.system()} {platform.release()}",
+        "commit": commit(),
+        "versions": {
+            "packed-bittensor": version("packed-bittensor"),
+            "torch": str(torch.__version__),
+            "python": platform.python_version(),
+        },
+    }
+
+
+def cpu_model() -> str:
+    for line in CPUINFO.read_text(encoding="utf-8").splitlines() if CPUINFO.exists() else ():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def cache_sizes() -> dict[str, str]:
+    """Sizes by level: ``{"L1 Data": "48K", "L2 Unified": "1024K"}``; empty where the system does not tell."""
+
+    def read(folder: Path, name: str) -> str:
+        return (folder / name).read_text(encoding="utf-8").strip()
+
+    folders = sorted(CACHES.glob("index*"))
+    return {f"L{read(folder, 'level')} {read(folder, 'type')}": read(folder, "size") for folder in folders}
+
+
+def commit() -> str:
+    """Commit of the sources; "+changes" if tracked files differ from it, "unknown" outside a repository."""
+    try:
+        head = _git("rev-parse", "HEAD")
+        return head + ("+changes" if _git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _git(*arguments: str) -> str:
+    # Reading must not write: status would otherwise refresh the index.
+    command = ["git", "--no-optional-locks", "-C", str(ROOT), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()

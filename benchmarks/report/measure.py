@@ -1,0 +1,73 @@
+"""Measuring on a machine that others use too: short samples taken in turn, medians, and ratios within a round."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+Sample = Callable[[], float]
+"""Takes one measurement and returns its figure."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Figures by name, one for each round; the same index is the same round."""
+
+    figures: Mapping[str, Sequence[float]]
+
+    def median(self, name: str) -> float:
+        return statistics.median(self.figures[name])
+
+    def ratio(self, name: str, other: str) -> float:
+        """Median over the rounds of `name` / `other`: what disturbed a whole round cancels out."""
+        return statistics.median(a / b for a, b in zip(self.figures[name], self.figures[other], strict=True))
+
+    def ratio_range(self, name: str, other: str) -> tuple[float, float]:
+        """First and third quartile of the ratios within rounds."""
+        ratios = [a / b for a, b in zip(self.figures[name], self.figures[other], strict=True)]
+        first, _, third = statistics.quantiles(ratios, n=4, method="inclusive")
+        return first, third
+
+
+def interleaved(functions: Mapping[str, Sample], rounds: int) -> Samples:
+    """Calls all functions once a round, in an order that turns round every time, so that noise hits all alike."""
+    figures: dict[str, list[float]] = {name: [] for name in functions}
+    order = list(functions)
+    for _ in range(rounds):
+        for name in order:
+            figures[name].append(functions[name]())
+        order.reverse()
+    return Samples(figures)
+
+
+def seconds_per_call(function: Callable[[], object], *, at_least: float = 0.02) -> Sample:
+    """A sample of the median time of a call, over as many calls as fill `at_least` seconds.
+
+    The calls before the clock starts wake up threads and caches. Calls that take less than 100 us are timed in
+    batches, because reading the clock takes part of a microsecond.
+    """
+
+    def sample() -> float:
+        function()
+        batch = 1
+        while (taken := timed(function, batch)) < 1e-4:
+            batch *= 2
+        times = [taken / batch]
+        passed = taken
+        while passed < at_least or len(times) < 3:
+            taken = timed(function, batch)
+            times.append(taken / batch)
+            passed += taken
+        return statistics.median(times)
+
+    return sample
+
+
+def timed(function: Callable[[], object], calls: int) -> float:
+    """Seconds that `calls` calls take."""
+    start = time.perf_counter()
+    for _ in range(calls):
+        function()
+    return time.perf_counter() - start

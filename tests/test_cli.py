@@ -1,0 +1,228 @@
+"""The command ``bittensor``."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import bittensor
+from bittensor import cli, info, registry
+from bittensor.cli import app
+
+RunPython = Callable[..., "subprocess.CompletedProcess[str]"]
+
+runner = CliRunner(env={"COLUMNS": "200", "TERM": "dumb"})
+
+
+class FakeEntryPoint:
+    """An installed backend that loads, or does not."""
+
+    value = "somewhere:Backend"
+
+    def __init__(self, factory: Callable[[], bittensor.Backend]) -> None:
+        self.load = lambda: factory
+
+
+class Loads(bittensor.Backend):
+    name = "loads"
+    protocol_version = bittensor.PROTOCOL_VERSION
+    capabilities = bittensor.Capabilities(bits=frozenset({2, 4}), variants=("wide",))
+
+    def describe(self) -> dict[str, str]:
+        return {"isa": "avx2", "isa reason": "best of [avx2, scalar]", "kernels": "matmul_avx2"}
+
+
+def fails_to_load() -> bittensor.Backend:
+    raise ImportError("cannot open [libmissing.so]")
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch, registry_state: None) -> Callable[..., None]:
+    """Replace the installed backends; the first one is the default."""
+
+    def replace(**factories: Callable[[], bittensor.Backend]) -> None:
+        points = {name: FakeEntryPoint(factory) for name, factory in factories.items()}
+        monkeypatch.setattr(registry, "_entry_points", lambda: points)
+        monkeypatch.setattr(registry, "_loaded", {})
+        monkeypatch.setattr(registry, "_process_wide", None)
+        monkeypatch.setattr(registry, "_from_environment", None)
+        for module in (registry, info, cli):
+            monkeypatch.setattr(module, "DEFAULT_BACKEND", next(iter(factories)))
+        monkeypatch.delenv(registry.ENVIRONMENT_VARIABLE, raising=False)
+
+    return replace
+
+
+def test_help_names_the_commands() -> None:
+    result = runner.invoke(app, ["--help"])
+    assert result.exit_code == 0
+    assert "info" in result.output
+    assert "conformance" in result.output
+
+
+def test_version() -> None:
+    assert runner.invoke(app, ["--version"]).output == f"bittensor {bittensor.__version__}\n"
+
+
+def test_info_shows_backend_isa_and_reasons(install: Callable[..., None]) -> None:
+    install(loads=Loads)
+    result = runner.invoke(app, ["info"])
+    assert result.exit_code == 0, result.output
+    for text in (bittensor.__version__, "the default", "avx2", "best of [avx2, scalar]", "matmul_avx2", "loads:wide"):
+        assert text in result.output
+
+
+def test_info_json(install: Callable[..., None]) -> None:
+    install(loads=Loads)
+    result = runner.invoke(app, ["info", "--json"])
+    assert result.exit_code == 0
+    facts = json.loads(result.output)
+    assert facts["version"] == bittensor.__version__
+    assert facts["backend"] == {
+        "name": "loads",
+        "reason": "the default",
+        "details": {"isa": "avx2", "isa reason": "best of [avx2, scalar]", "kernels": "matmul_avx2"},
+        "error": None,
+    }
+    assert facts["installed_backends"] == [
+        {
+            "name": "loads",
+            "operations": ["pack", "packed_matmul", "unpack"],
+            "bits": [2, 4],
+            "numerics": "exact",
+            "variants": ["loads:wide"],
+            "error": None,
+        }
+    ]
+    assert {"cpu", "torch_threads", "torch", "python"} <= set(facts)
+
+
+def test_info_shows_a_load_error(install: Callable[..., None]) -> None:
+    install(loads=Loads, broken=fails_to_load)
+    result = runner.invoke(app, ["info"])
+    assert result.exit_code == 1
+    assert "cannot open [libmissing.so]" in result.output
+    assert "avx2" in result.output, "the selected backend is still described"
+
+
+def test_info_with_a_broken_default(install: Callable[..., None]) -> None:
+    install(broken=fails_to_load, loads=Loads)
+    result = runner.invoke(app, ["info", "--json"])
+    assert result.exit_code == 1
+    facts = json.loads(result.output)
+    assert (facts["backend"]["name"], facts["backend"]["reason"]) == ("broken", "the default")
+    assert "cannot open" in facts["backend"]["error"]
+
+
+def test_info_with_an_unknown_backend(install: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    install(loads=Loads)
+    monkeypatch.setenv("BITTENSOR_BACKEND", "absent")
+    result = runner.invoke(app, ["info"])
+    assert result.exit_code == 1
+    assert "unknown backend 'absent'; installed backends: loads" in result.output
+    assert "BITTENSOR_BACKEND=absent" in result.output
+
+
+def test_info_with_a_failing_describe(install: Callable[..., None]) -> None:
+    class Mute(Loads):
+        def describe(self) -> dict[str, str]:
+            raise OSError("no such device")
+
+    install(mute=Mute)
+    result = runner.invoke(app, ["info"])
+    assert result.exit_code == 1
+    assert "no such device" in result.output
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("processor : 0\nmodel name\t: A Good CPU\n\nmodel name : another\n", "A Good CPU"), ("processor : 0\n", None)],
+)
+def test_cpu_model(tmp_path: Path, text: str, expected: str | None) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(text)
+    unknown = info.cpu_model(tmp_path / "absent")
+    assert unknown
+    assert info.cpu_model(cpuinfo) == (expected or unknown)
+
+
+@pytest.fixture
+def suite(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Stands for the conformance suite; records how it was called. ``outcome`` is returned or raised."""
+    calls: dict[str, Any] = {"outcome": 0}
+
+    def run(backends: list[str], **options: Any) -> int:
+        calls.update(backends=backends, options=options)
+        if isinstance(calls["outcome"], Exception):
+            raise calls["outcome"]
+        return int(calls["outcome"])
+
+    package, module = ModuleType("bittensor_conformance"), ModuleType("bittensor_conformance.runner")
+    module.run = run  # type: ignore[attr-defined]
+    package.runner = module  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "bittensor_conformance", package)
+    monkeypatch.setitem(sys.modules, "bittensor_conformance.runner", module)
+    return calls
+
+
+def test_conformance_passes_its_options_on(suite: dict[str, Any], tmp_path: Path) -> None:
+    failures, report = tmp_path / "failures.json", tmp_path / "report.json"
+    failures.write_text("{}")
+    arguments = ["--backend", "one", "--backend", "two:fast", "--profile", "ci", "--report", str(report)]
+    arguments += ["-k", "pack and not matmul", "--expected-failures", str(failures)]
+    result = runner.invoke(app, ["conformance", *arguments])
+    assert result.exit_code == 0, result.output
+    assert suite["backends"] == ["one", "two:fast"]
+    assert suite["options"] == {
+        "profile": "ci",
+        "report": report,
+        "keyword": "pack and not matmul",
+        "expected_failures": failures,
+    }
+
+
+def test_conformance_defaults(suite: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BITTENSOR_BACKEND", raising=False)
+    suite["outcome"] = 1
+    assert runner.invoke(app, ["conformance"]).exit_code == 1, "the status of the suite is the status of the command"
+    assert suite["backends"] == ["cpp"]
+    assert suite["options"] == {"profile": "dev", "report": None, "keyword": None, "expected_failures": None}
+    monkeypatch.setenv("BITTENSOR_BACKEND", "reference")
+    runner.invoke(app, ["conformance"])
+    assert suite["backends"] == ["reference"]
+
+
+@pytest.mark.parametrize("module", ["pytest", "hypothesis", "numpy"])
+def test_conformance_names_the_missing_extra(suite: dict[str, Any], module: str) -> None:
+    suite["outcome"] = ModuleNotFoundError(f"No module named {module!r}", name=module)
+    result = runner.invoke(app, ["conformance"])
+    assert result.exit_code == 2
+    assert f"needs {module}, which is not installed: pip install 'packed-bittensor[conformance]'" in result.output
+
+
+def test_conformance_reports_an_unknown_backend(suite: dict[str, Any]) -> None:
+    suite["outcome"] = bittensor.UnknownBackendError("unknown backend 'absent'")
+    result = runner.invoke(app, ["conformance", "--backend", "absent"])
+    assert result.exit_code == 2
+    assert "bittensor: unknown backend 'absent'" in result.output
+
+
+def test_conformance_refuses_unknown_profiles(suite: dict[str, Any]) -> None:
+    assert runner.invoke(app, ["conformance", "--profile", "weekly"]).exit_code == 2
+    assert "backends" not in suite
+
+
+def test_module_in_a_new_process(run_python: RunPython) -> None:
+    process = run_python("-m", "bittensor", "info", "--json", BITTENSOR_BACKEND="reference")
+    assert process.returncode == 0, process.stdout + process.stderr
+    facts = json.loads(process.stdout)
+    assert (facts["backend"]["name"], facts["backend"]["reason"]) == ("reference", "BITTENSOR_BACKEND=reference")
+    assert {backend["name"] for backend in facts["installed_backends"]} >= {"cpp", "reference"}

@@ -1,0 +1,233 @@
+"""Rules of the code base itself: who imports whom, versions that agree, nothing left lying about."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import bittensor
+
+ROOT = Path(__file__).resolve().parent.parent
+ROOMS = ("backends", "benchmarks", "bittensor", "conformance", "docs", "examples", "requirements", "tests")
+BACKEND_PACKAGES = frozenset({"bittensor_cpp", "bittensor_reference"})
+PROTOCOL_MODULES = frozenset(
+    {"bittensor", "bittensor.backend", "bittensor.checks", "bittensor.codes", "bittensor.errors"}
+)
+TEXT_SUFFIXES = frozenset(
+    {".cmake", ".cpp", ".css", ".hpp", ".html", ".inl", ".json", ".md", ".py", ".pyi", ".sh", ".toml", ".txt", ".yml"}
+)
+CPP_SUFFIXES = frozenset({".cpp", ".hpp", ".inl"})
+PLAIN_HEADERS = re.compile(r"cstdint|cstddef|[a-z0-9]*intrin\.h")
+"""Standard headers that define no function, and the intrinsics, which are always inlined."""
+GENERATED = frozenset({"__pycache__", ".pytest_cache", ".hypothesis", ".asv", "build"})
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import statement: the module it names, where it stands, and whether it runs at import time."""
+
+    module: str
+    file: Path
+    line: int
+    lazy: bool
+    names: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.file.relative_to(ROOT)}:{self.line} imports {self.module}"
+
+
+def imports(file: Path, package: str = "") -> Iterator[Import]:
+    """Imports of a file; relative ones are resolved in `package`. ``from a import b`` counts as ``a``."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    lazy = {id(node) for function in ast.walk(tree) if isinstance(function, functions) for node in ast.walk(function)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            parent = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*parent, *([node.module] if node.module else [])])
+            submodules = [alias.name for alias in node.names if node.module is None]
+            modules = [f"{base}.{name}" for name in submodules] or [base]
+        else:
+            continue
+        names = tuple(alias.name for alias in node.names) if isinstance(node, ast.ImportFrom) else ()
+        for module in modules:
+            yield Import(module, file, node.lineno, id(node) in lazy, names)
+
+
+def room_imports(*folders: str) -> list[Import]:
+    """Imports of every Python file below the folders, without those of the standard library."""
+    found = []
+    for folder in folders:
+        files = [file for file in sorted((ROOT / folder).rglob("*.py")) if not GENERATED & set(file.parts)]
+        assert files, f"no Python files in {folder}: has it moved?"
+        for file in files:
+            package = ".".join(file.parent.relative_to((ROOT / folder).parent).parts)
+            found += [each for each in imports(file, package) if root_of(each) not in sys.stdlib_module_names]
+    return found
+
+
+def root_of(each: Import) -> str:
+    return each.module.partition(".")[0]
+
+
+def check(found: list[Import], allowed: Callable[[Import], bool], rule: str) -> None:
+    wrong = [str(each) for each in found if not allowed(each)]
+    assert not wrong, f"{rule}:\n  " + "\n  ".join(wrong)
+
+
+def test_bittensor_imports_only_torch() -> None:
+    def allowed(each: Import) -> bool:
+        if each.file.name == "cli.py":
+            if root_of(each) == "bittensor_conformance":
+                return each.lazy
+            if root_of(each) in {"typer", "rich"}:
+                return True
+        return root_of(each) in {"torch", "bittensor"}
+
+    rule = "bittensor imports torch; cli.py also typer and rich, and the conformance suite when it is asked for"
+    check(room_imports("bittensor"), allowed, rule)
+
+
+@pytest.mark.parametrize("folder", ["backends/cpp/bittensor_cpp", "backends/reference/bittensor_reference"])
+def test_backends_import_the_protocol(folder: str) -> None:
+    own = Path(folder).name
+
+    def allowed(each: Import) -> bool:
+        if root_of(each) == "bittensor":
+            return each.module in PROTOCOL_MODULES
+        return root_of(each) in {"torch", own}
+
+    check(room_imports(folder), allowed, "a backend imports torch and bittensor's protocol, types and errors")
+
+
+def test_conformance_imports_no_backend() -> None:
+    modules = {"bittensor", "bittensor.backend", "bittensor.errors", "bittensor.registry"}
+
+    def allowed(each: Import) -> bool:
+        if each.module == "bittensor.codes":
+            return bool(each.names) and all(name.isupper() for name in each.names)
+        if root_of(each) == "bittensor":
+            return each.module in modules
+        return root_of(each) not in BACKEND_PACKAGES
+
+    rule = "the conformance suite imports bittensor's public API, registry and constants; its arithmetic is its own"
+    check(room_imports("conformance/bittensor_conformance"), allowed, rule)
+
+
+@pytest.mark.parametrize("folder", ["benchmarks", "examples", "tests", "conformance/meta_tests"])
+def test_users_of_bittensor_import_no_backend(folder: str) -> None:
+    rule = f"{folder} reaches backends by name, through bittensor"
+    check(room_imports(folder), lambda each: root_of(each) not in BACKEND_PACKAGES, rule)
+
+
+def test_import_rules_see_every_form(tmp_path: Path) -> None:
+    file = tmp_path / "module.py"
+    file.write_text("import a.b, c\nfrom . import d\nfrom .e import f\nfrom ..g import h\ndef lazy():\n    import i\n")
+    found = [(each.module, each.lazy) for each in imports(file, "package.inner")]
+    expected = ["a.b", "c", "package.inner.d", "package.inner.e", "package.g"]
+    assert found == [*((module, False) for module in expected), ("i", True)]
+
+
+def includes(file: Path) -> list[str]:
+    """Headers that a file includes, with their delimiters: ``<cstdint>``, ``"bittensor/pack.hpp"``."""
+    pattern = r'^\s*#\s*include\s*(<[^>]+>|"[^"]+")'
+    return re.findall(pattern, file.read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def cpp_files(*folders: str) -> list[Path]:
+    found = []
+    for folder in folders:
+        files = [file for file in sorted((ROOT / folder).rglob("*")) if file.suffix in CPP_SUFFIXES]
+        assert files, f"no C++ files in {folder}: has it moved?"
+        found += files
+    return found
+
+
+def test_core_library_knows_neither_torch_nor_python() -> None:
+    forbidden = re.compile(r'["<]((torch|ATen|c10|pybind11|bindings)/|Python\.h)')
+    wrong = [
+        f"{file.relative_to(ROOT)} includes {name}"
+        for file in cpp_files("backends/cpp/include", "backends/cpp/src")
+        for name in includes(file)
+        if forbidden.match(name)
+    ]
+    assert not wrong, "only backends/cpp/bindings knows torch or Python:\n  " + "\n  ".join(wrong)
+
+
+def test_kernels_include_plain_data_only() -> None:
+    """Kernels are compiled with flags; an inline function that they emit could be the one that every machine runs."""
+    wrong = []
+    waiting = cpp_files("backends/cpp/src/kernels")
+    seen = set(waiting)
+    while waiting:
+        file = waiting.pop()
+        for name in includes(file):
+            if name.startswith("<"):
+                if not PLAIN_HEADERS.fullmatch(name.strip("<>")):
+                    wrong.append(f"{file.relative_to(ROOT)} includes {name}")
+                continue
+            candidates = [file.parent / name.strip('"'), ROOT / "backends/cpp/include" / name.strip('"')]
+            header = next((candidate for candidate in candidates if candidate.is_file()), None)
+            assert header is not None, f"{file.relative_to(ROOT)} includes {name}, which is not in the library"
+            if header not in seen:
+                seen.add(header)
+                waiting.append(header)
+    assert not wrong, "kernels and what they include bring in nothing inline:\n  " + "\n  ".join(wrong)
+
+
+def test_versions_agree() -> None:
+    pyproject = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    cmake = re.search(r"project\(bittensor VERSION (\S+)", (ROOT / "CMakeLists.txt").read_text())
+    assert pyproject
+    assert cmake
+    message = "after a change of version, install again"
+    assert pyproject[1] == cmake[1] == bittensor.__version__, message
+
+
+def text_files() -> list[Path]:
+    below = [file for room in ROOMS for file in (ROOT / room).rglob("*") if not GENERATED & set(file.parts)]
+    files = [file for file in (*ROOT.iterdir(), *below) if file.is_file()]
+    return [file for file in files if file.suffix in TEXT_SUFFIXES or file.name in {"Makefile", ".gitignore"}]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "rule"),
+    [
+        (r"(?<![\w.~/}])/(?:home|root|Users|work|mnt|media|srv)/", "an absolute path of one machine"),
+        (r"\b(?:TO" + r"DO|FIX" + r"ME|XX" + r"X)\b", "an unfinished mark; finish it, or leave it out"),
+    ],
+)
+def test_nothing_is_left_lying_about(pattern: str, rule: str) -> None:
+    wrong = [
+        f"{file.relative_to(ROOT)}:{number}: {line.strip()[:120]}"
+        for file in text_files()
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1)
+        if re.search(pattern, line)
+    ]
+    assert not wrong, f"{rule}:\n  " + "\n  ".join(wrong)
+
+
+def test_import_loads_neither_command_line_nor_backends(
+    run_python: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    code = "import sys, bittensor; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    process = run_python("-c", code)
+    assert process.returncode == 0, process.stderr
+    loaded = set(process.stdout.split())
+    unwanted = {"typer", "rich", "pytest", "hypothesis", "bittensor_conformance", *BACKEND_PACKAGES}
+    assert "bittensor" in loaded
+    assert not loaded & unwanted
+
+
+def test_every_name_in_all_exists() -> None:
+    assert [name for name in bittensor.__all__ if not hasattr(bittensor, name)] == []
+    assert len(set(bittensor.__all__)) == len(bittensor.__all__)
