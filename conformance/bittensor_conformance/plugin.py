@@ -1,0 +1,191 @@
+"""The pytest plugin: applies the catalogue to the targets, and records what becomes of each check."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import pytest
+import torch
+
+from . import expectations, isolation, report
+from .catalogue import Instance, find
+from .profiles import Profile
+from .targets import Target
+
+_MARK = "conformance"
+
+
+class ConformancePlugin:
+    """Runs every check on every target and keeps the records, by target.
+
+    Args:
+        targets: names of backends and variants, already expanded.
+        profile: how much work to do.
+        expected_failures: reasons by check id (expectations.py).
+        progress: file that is to hold the id of the check that is being run.
+    """
+
+    def __init__(
+        self,
+        targets: list[str],
+        profile: Profile,
+        expected_failures: Mapping[str, str],
+        progress: Path | None = None,
+    ) -> None:
+        self.targets = {name: Target(name, profile) for name in targets}
+        self.expected_failures = expected_failures
+        self.progress = progress
+        self.records: dict[str, list[report.Record]] = {name: [] for name in targets}
+        self.errors: list[str] = []
+        self.started = monotonic()
+        self._threads = torch.get_num_threads()
+
+    def reports(self) -> list[report.Report]:
+        """A report for each target, from what has been recorded so far."""
+        return [
+            report.of_target(
+                name,
+                describe_capabilities(target),
+                expectations.owed_ids(name),
+                self.records[name],
+                monotonic() - self.started,
+                self.errors,
+            )
+            for name, target in self.targets.items()
+        ]
+
+    @pytest.hookimpl
+    def pytest_configure(self, config: pytest.Config) -> None:
+        config.addinivalue_line("markers", f"{_MARK}(target, instance): a check of the conformance suite")
+
+    @pytest.hookimpl
+    def pytest_sessionstart(self) -> None:
+        # One thread: small cases are faster, and the checks that are about threads set their own number.
+        torch.set_num_threads(1)
+
+    @pytest.hookimpl
+    def pytest_sessionfinish(self) -> None:
+        isolation.close_children()
+        torch.set_num_threads(self._threads)
+
+    @pytest.hookimpl
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """One test for each target and each width and case that the target owes."""
+        declared = find(metafunc.module.__name__, metafunc.function.__name__)
+        if declared is None:
+            return
+        names = [name for name in ("target", "bits", "case") if name in metafunc.fixturenames]
+        parameters = []
+        for target in self.targets.values():
+            for instance in declared.instances(target.capabilities, target.variant is not None):
+                values = [target, *(instance.arguments[name] for name in names[1:])]
+                label = instance.id.partition("[")[2].rstrip("]")
+                mark = pytest.mark.conformance(target=target, instance=instance)
+                parameters.append(pytest.param(*values, id="-".join(filter(None, (target.name, label))), marks=mark))
+        metafunc.parametrize(names, parameters)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        """Drop checks that no target owes, and mark the failures that are expected."""
+        mine = [item for item in items if _bound(item) is not None]
+        unowed = [item for item in items if item not in mine and _is_check(item)]
+        items[:] = [item for item in items if item not in unowed]
+        config.hook.pytest_deselected(items=unowed)
+        try:
+            expectations.check_known(self.expected_failures, list(self.targets))
+        except expectations.ExpectationError as error:
+            raise pytest.UsageError(str(error)) from error
+        for item in mine:
+            target, instance = _require(item)
+            reason = expectations.for_target(self.expected_failures, target.name).get(instance.id)
+            if reason is not None:
+                item.add_marker(pytest.mark.xfail(strict=True, reason=reason))
+
+    @pytest.hookimpl
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed:
+            self.errors.append(f"{report.nodeid} could not be collected: {report.longreprtext}")
+
+    @pytest.hookimpl
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        if (bound := _bound(item)) is not None:
+            target, instance = bound
+            target.check_id, target.examples = instance.id, 0
+            if self.progress is not None:
+                self.progress.write_text(instance.id, encoding="utf-8")
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        result = yield
+        # The call decides; set-up and tear-down only count if they go wrong.
+        if (bound := _bound(item)) is not None and (call.when == "call" or not result.passed):
+            target, instance = bound
+            self._record(target, instance, result, call)
+        return result
+
+    def _record(
+        self, target: Target, instance: Instance, result: pytest.TestReport, call: pytest.CallInfo[None]
+    ) -> None:
+        outcome: report.Outcome = "failed"
+        if result.passed:
+            outcome = "passed"
+        elif result.skipped:
+            outcome = "expected failure" if hasattr(result, "wasxfail") else "skipped"
+        examples = max(1, target.examples) if outcome == "passed" else target.examples
+        self.records[target.name].append(
+            report.Record(
+                instance.id,
+                instance.operation,
+                instance.bits,
+                outcome,
+                examples,
+                round(call.duration, 4),
+                _message(result, call) if outcome != "passed" else "",
+            )
+        )
+
+
+def describe_capabilities(target: Target) -> dict[str, Any]:
+    """Capabilities as JSON."""
+    declared = target.capabilities
+    return {
+        "operations": sorted(declared.operations),
+        "bits": sorted(declared.bits),
+        "devices": sorted(declared.devices),
+        "numerics": declared.numerics,
+        "variants": list(declared.variants),
+        "checks_arguments": declared.checks_arguments,
+        "describe": dict(target.backend.describe()),
+    }
+
+
+def _bound(item: pytest.Item) -> tuple[Target, Instance] | None:
+    mark = item.get_closest_marker(_MARK)
+    return None if mark is None else (mark.kwargs["target"], mark.kwargs["instance"])
+
+
+def _require(item: pytest.Item) -> tuple[Target, Instance]:
+    bound = _bound(item)
+    assert bound is not None
+    return bound
+
+
+def _is_check(item: pytest.Item) -> bool:
+    return isinstance(item, pytest.Function) and find(item.module.__name__, item.function.__name__) is not None
+
+
+def _message(result: pytest.TestReport, call: pytest.CallInfo[None]) -> str:
+    """The failure without a traceback if a check raised it, with its place if something else did."""
+    if call.excinfo is None:
+        return str(result.longrepr)
+    error = call.excinfo.value
+    if isinstance(error, AssertionError | pytest.fail.Exception):
+        return str(error)
+    entry = call.excinfo.traceback[-1]
+    notes = "\n".join(getattr(error, "__notes__", ()))
+    return f"{type(error).__name__}: {error}\nat {entry.path}:{entry.lineno + 1}\n{notes}".rstrip()

@@ -1,0 +1,27 @@
+"""Makes the broken backends available as a stranger's would be: by entry points of a distribution on the path."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from broken_backends import FAULTS
+
+
+@pytest.fixture(scope="session", autouse=True)
+def installed_faults(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    folder = tmp_path_factory.mktemp("site")
+    distribution = folder / "broken_backends-1.dist-info"
+    distribution.mkdir()
+    (distribution / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-backends\nVersion: 1\n")
+    points = "".join(f"{name} = broken_backends:{name}\n" for name in FAULTS)
+    (distribution / "entry_points.txt").write_text(f"[bittensor.backends]\n{points}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        # Child processes find the distribution and the module as this one does.
+        inherited = os.environ.get("PYTHONPATH", "")
+        paths = [str(folder), str(Path(__file__).parent), *filter(None, [inherited])]
+        patch.setenv("PYTHONPATH", os.pathsep.join(paths))
+        yield
