@@ -6,6 +6,8 @@ from .backend import PROTOCOL_VERSION, Backend, Capabilities
 from .errors import BackendError, BackendLoadError, UnknownBackendError, UnsupportedOperationError
 from .nn import PackedLinear
 from .ops import pack_weights, packed_matmul, unpack_tensor, unpack_weights
+from .quantization import quantize
+from .quantized_weight import QuantizedWeight
 from .registry import available_backends, current_backend, get_backend, set_backend, use_backend
 
 __all__ = [
@@ -15,6 +17,7 @@ __all__ = [
     "BackendLoadError",
     "Capabilities",
     "PackedLinear",
+    "QuantizedWeight",
     "UnknownBackendError",
     "UnsupportedOperationError",
     "__version__",
@@ -24,6 +27,7 @@ __all__ = [
     "nn",
     "pack_weights",
     "packed_matmul",
+    "quantize",
     "set_backend",
     "unpack_tensor",
     "unpack_weights",

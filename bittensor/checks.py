@@ -109,17 +109,17 @@ def _check_tensor(backend: Backend, name: str, value: object, dtype: torch.dtype
     expected = f"{name}: expected {dtype_name(dtype)} {form}"
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"{expected}, got {type(value).__name__}")
-    if value.layout is not torch.strided:
-        raise TypeError(f"{expected} of strided layout, got {value.layout}")
     if value.dtype is not dtype:
         raise TypeError(f"{expected}, got {describe(value)}")
     if value.dim() == 0:
         raise ValueError(f"{expected} with at least one dimension, got a scalar tensor")
-    _check_device(backend, name, value)
+    _check_place(backend, name, value)
     return value
 
 
-def _check_device(backend: Backend, name: str, tensor: torch.Tensor) -> None:
+def _check_place(backend: Backend, name: str, tensor: torch.Tensor) -> None:
+    if tensor.layout is not torch.strided:
+        raise TypeError(f"{name}: expected a tensor of strided layout, got {tensor.layout}")
     devices = backend.capabilities.devices
     if tensor.device.type not in devices:
         raise ValueError(
@@ -196,7 +196,7 @@ def _check_bias(backend: Backend, bias: object, out_features: int) -> int:
         raise TypeError(f"{expected}, got {describe(bias)}")
     if list(bias.shape) != [out_features]:
         raise ValueError(f"{expected}, got {describe(bias)}")
-    _check_device(backend, "bias", bias)
+    _check_place(backend, "bias", bias)
     return int(bias.to(torch.int64).abs().max()) if out_features else 0
 
 
@@ -210,7 +210,7 @@ def _check_scale(backend: Backend, scale: object, out_features: int) -> None:
         raise TypeError(f"{expected}, got {describe(scale)}")
     if list(scale.shape) not in ([], [1], [out_features]):
         raise ValueError(f"{expected}, got {describe(scale)}")
-    _check_device(backend, "scale", scale)
+    _check_place(backend, "scale", scale)
     if not bool(scale.isfinite().all()):
         raise ValueError("scale: expected finite values, got NaN or infinity")
 

@@ -30,14 +30,14 @@ class Packing(Timing):
 
 
 class PackedSize:
-    """Bytes of a packed weight, K a whole number of words and one code more."""
+    """Bytes of a packed weight whose rows take a whole number of words and one code more."""
 
     unit = "bytes"
-    params = (BACKENDS, [1, 2, 4, 8], [4096, 4097])
-    param_names = ("backend", "bits", "columns")
+    params = (BACKENDS, [1, 2, 4, 8])
+    param_names = ("backend", "bits")
 
-    def setup(self, backend: str, bits: int, columns: int) -> None:
+    def setup(self, backend: str, bits: int) -> None:
         use(backend, "pack", bits)
 
-    def track_packed_bytes(self, backend: str, bits: int, columns: int) -> int:
-        return bittensor.pack_weights(torch.zeros(16, columns, dtype=torch.uint8), bits).nbytes
+    def track_packed_bytes(self, backend: str, bits: int) -> int:
+        return bittensor.pack_weights(torch.zeros(16, 4097, dtype=torch.uint8), bits).nbytes

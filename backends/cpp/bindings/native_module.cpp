@@ -1,6 +1,5 @@
-// The Python module bittensor_cpp._native: CPU features, the kernel table, every kernel by name on plain buffers, and the
-// limits of the machine.
-// Nothing here knows torch.
+// The Python module bittensor_cpp._native: CPU features, the kernel table, every kernel by name on plain buffers, and
+// the limits of the machine. Nothing here knows torch.
 
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -42,10 +41,11 @@ T* view(const char* name, const py::buffer& buffer, std::int64_t count) {
   const auto bytes = static_cast<std::int64_t>(info.size * info.itemsize);
   if (count < 0 || bytes < count * static_cast<std::int64_t>(sizeof(T))) {
     throw std::invalid_argument(
-        std::string(name) + ": expected at least " + std::to_string(count) + " values of " +
-        std::to_string(sizeof(T)) + " bytes, got " + std::to_string(bytes) + " bytes");
+        std::string(name) + ": expected at least " + std::to_string(count) + " values of " + std::to_string(sizeof(T)) +
+        " bytes, got " + std::to_string(bytes) + " bytes");
   }
-  if (PyBuffer_IsContiguous(info.view(), 'C') == 0) throw std::invalid_argument(std::string(name) + ": expected a contiguous buffer");
+  if (PyBuffer_IsContiguous(info.view(), 'C') == 0)
+    throw std::invalid_argument(std::string(name) + ": expected a contiguous buffer");
   return static_cast<T*>(info.ptr);
 }
 
@@ -92,8 +92,8 @@ void integer_dot(
   block.plane_stride = plane_stride;
   block.rows = rows;
   block.columns = columns;
-  block.planes = view<const std::int8_t>(
-      "planes", planes, (rows - 1) * plane_stride + plane_bytes(in_features, entry.bits));
+  block.planes =
+      view<const std::int8_t>("planes", planes, (rows - 1) * plane_stride + plane_bytes(in_features, entry.bits));
   block.words = view<const std::uint64_t>("words", words, columns * block.row_words);
   block.acc = view<std::int32_t>("acc", acc, rows * bittensor::block_columns);
   code_kernels(entry).integer_dot(block);
@@ -113,8 +113,8 @@ void store_codes(
 }
 
 void store_sums(
-    const std::string& kernel, const py::buffer& acc, const py::buffer& column_add, int row_add,
-    std::int64_t columns, const py::buffer& out) {
+    const std::string& kernel, const py::buffer& acc, const py::buffer& column_add, int row_add, std::int64_t columns,
+    const py::buffer& out) {
   const KernelEntry entry = find_kernel(kernel, KernelKind::store_sums);
   bittensor::kernels_for(entry.isa).store_sums(
       view<const std::int32_t>("acc", acc, columns), view<const std::int32_t>("column_add", column_add, columns),
@@ -122,12 +122,11 @@ void store_sums(
 }
 
 py::list kernel_table() {
-  constexpr const char* kinds[] = {"pack_row", "unpack_row", "expand_planes", "integer_dot", "store_codes", "store_sums"};
   py::list rows;
   for (const KernelEntry& entry : bittensor::kernel_table()) {
     py::dict row;
     row["name"] = entry.name;
-    row["kind"] = kinds[static_cast<int>(entry.kind)];
+    row["kind"] = bittensor::kind_name(entry.kind);
     row["bits"] = entry.bits;
     row["isa"] = bittensor::isa_name(entry.isa);
     row["supported"] = entry.supported;
@@ -143,24 +142,36 @@ void bind_limits(py::module_& module) {
   using bittensor::Sampling;
   constexpr Sampling defaults{};
   const auto released = py::call_guard<py::gil_scoped_release>();
-  module.def("int8_peak", [](const std::string& isa, int threads, double seconds, int repeats) {
-    return bittensor::int8_peak(bittensor::parse_isa(isa), {threads, seconds, repeats});
-  }, py::arg("isa"), py::arg("threads") = 1, py::arg("seconds") = defaults.seconds,
+  module.def(
+      "int8_peak",
+      [](const std::string& isa, int threads, double seconds, int repeats) {
+        return bittensor::int8_peak(bittensor::parse_isa(isa), {threads, seconds, repeats});
+      },
+      py::arg("isa"), py::arg("threads") = 1, py::arg("seconds") = defaults.seconds,
       py::arg("repeats") = defaults.repeats, released,
       "Products of bytes summed in 32 bits, operations per second; a multiply-add counts as two.");
-  module.def("fma_peak", [](const std::string& isa, int threads, double seconds, int repeats) {
-    return bittensor::fma_peak(bittensor::parse_isa(isa), {threads, seconds, repeats});
-  }, py::arg("isa"), py::arg("threads") = 1, py::arg("seconds") = defaults.seconds,
+  module.def(
+      "fma_peak",
+      [](const std::string& isa, int threads, double seconds, int repeats) {
+        return bittensor::fma_peak(bittensor::parse_isa(isa), {threads, seconds, repeats});
+      },
+      py::arg("isa"), py::arg("threads") = 1, py::arg("seconds") = defaults.seconds,
       py::arg("repeats") = defaults.repeats, released,
       "float32 multiply-adds, operations per second; a multiply-add counts as two.");
-  module.def("read_bandwidth", [](std::int64_t bytes, int threads, double seconds, int repeats) {
-    return bittensor::read_bandwidth(bytes, {threads, seconds, repeats});
-  }, py::arg("bytes"), py::arg("threads") = 1, py::arg("seconds") = defaults.seconds,
+  module.def(
+      "read_bandwidth",
+      [](std::int64_t bytes, int threads, double seconds, int repeats) {
+        return bittensor::read_bandwidth(bytes, {threads, seconds, repeats});
+      },
+      py::arg("bytes"), py::arg("threads") = 1, py::arg("seconds") = defaults.seconds,
       py::arg("repeats") = defaults.repeats, released,
       "Bytes per second read from a buffer of `bytes` that the threads divide.");
-  module.def("copy_bandwidth", [](std::int64_t bytes, int threads, double seconds, int repeats) {
-    return bittensor::copy_bandwidth(bytes, {threads, seconds, repeats});
-  }, py::arg("bytes"), py::arg("threads") = 1, py::arg("seconds") = defaults.seconds,
+  module.def(
+      "copy_bandwidth",
+      [](std::int64_t bytes, int threads, double seconds, int repeats) {
+        return bittensor::copy_bandwidth(bytes, {threads, seconds, repeats});
+      },
+      py::arg("bytes"), py::arg("threads") = 1, py::arg("seconds") = defaults.seconds,
       py::arg("repeats") = defaults.repeats, released,
       "Bytes per second that memcpy copies between buffers of `bytes`; a byte read and written counts once.");
 }
@@ -171,27 +182,39 @@ PYBIND11_MODULE(_native, module) {
   module.doc() = "CPU features, the kernel table and every kernel of libbittensor by name.";
   module.attr("__version__") = BITTENSOR_VERSION;
 
-  module.def("known_isas", [] {
-    py::list names;
-    for (const bittensor::Isa isa : bittensor::known_isas()) names.append(bittensor::isa_name(isa));
-    return names;
-  }, "Names of all instruction sets there are kernels for, weakest first.");
-  module.def("supported_isas", [] {
-    py::list names;
-    for (const bittensor::Isa isa : bittensor::known_isas()) {
-      if (bittensor::is_supported(isa)) names.append(bittensor::isa_name(isa));
-    }
-    return names;
-  }, "Names of the instruction sets this machine can run, weakest first.");
-  module.def("choose_isa", [] {
-    const bittensor::IsaChoice choice = bittensor::choose_isa();
-    return std::pair<std::string, std::string>(bittensor::isa_name(choice.isa), choice.reason);
-  }, "The instruction set in use and the reason; ValueError if BITTENSOR_ISA is unknown or unsupported.");
-  module.def("cpu_features", [] {
-    py::dict features;
-    for (const auto& [name, present] : bittensor::cpu_features()) features[py::str(name)] = present;
-    return features;
-  }, "Processor features by name.");
+  module.def(
+      "known_isas",
+      [] {
+        py::list names;
+        for (const bittensor::Isa isa : bittensor::known_isas()) names.append(bittensor::isa_name(isa));
+        return names;
+      },
+      "Names of all instruction sets there are kernels for, weakest first.");
+  module.def(
+      "supported_isas",
+      [] {
+        py::list names;
+        for (const bittensor::Isa isa : bittensor::known_isas()) {
+          if (bittensor::is_supported(isa)) names.append(bittensor::isa_name(isa));
+        }
+        return names;
+      },
+      "Names of the instruction sets this machine can run, weakest first.");
+  module.def(
+      "choose_isa",
+      [] {
+        const bittensor::IsaChoice choice = bittensor::choose_isa();
+        return std::pair<std::string, std::string>(bittensor::isa_name(choice.isa), choice.reason);
+      },
+      "The instruction set in use and the reason; ValueError if BITTENSOR_ISA is unknown or unsupported.");
+  module.def(
+      "cpu_features",
+      [] {
+        py::dict features;
+        for (const auto& [name, present] : bittensor::cpu_features()) features[py::str(name)] = present;
+        return features;
+      },
+      "Processor features by name.");
   module.def("kernel_table", &kernel_table, "Every kernel: name, kind, bits, isa, supported, calls.");
 
   module.def("pack_row", &pack_row, py::arg("kernel"), py::arg("codes"), py::arg("columns"), py::arg("words"));

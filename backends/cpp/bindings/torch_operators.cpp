@@ -18,8 +18,10 @@
 
 #include "bittensor/codes.hpp"
 #include "bittensor/isa.hpp"
+#include "bittensor/linear.hpp"
 #include "bittensor/pack.hpp"
 #include "bittensor/packed_matmul.hpp"
+#include "bittensor/prepare.hpp"
 
 namespace {
 
@@ -109,8 +111,7 @@ Tensor new_matrix(const Matrix& like, std::int64_t columns, std::int32_t dtype) 
   }
   static const std::int32_t cpu = aoti_torch_device_type_cpu();
   AtenTensorHandle handle = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      aoti_torch_empty_strided(like.dimensions, sizes, strides, dtype, cpu, 0, &handle));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(like.dimensions, sizes, strides, dtype, cpu, 0, &handle));
   return Tensor(handle);
 }
 
@@ -122,7 +123,8 @@ void check_bits(std::int64_t bits) {
 
 void check_words(const char* name, const Matrix& words, std::int64_t columns, int bits) {
   if (words.dtype != Dtype::i64) refuse(std::string(name) + ": expected int64 words");
-  if (columns < 0) refuse(std::string(name) + ": expected a count of codes of at least 0, got " + std::to_string(columns));
+  if (columns < 0)
+    refuse(std::string(name) + ": expected a count of codes of at least 0, got " + std::to_string(columns));
   // Compared by division: words_per_row could overflow on a hostile count.
   const std::int64_t per_word = bittensor::codes_per_word(bits);
   const std::int64_t expected = columns / per_word + (columns % per_word != 0 ? 1 : 0);
@@ -135,8 +137,7 @@ void check_words(const char* name, const Matrix& words, std::int64_t columns, in
 
 int checked_code(const char* name, std::int64_t code, int bits) {
   if (code < 0 || code > bittensor::max_code(bits)) {
-    refuse(
-        std::string(name) + ": expected a code of " + std::to_string(bits) + " bits, got " + std::to_string(code));
+    refuse(std::string(name) + ": expected a code of " + std::to_string(bits) + " bits, got " + std::to_string(code));
   }
   return static_cast<int>(code);
 }
@@ -201,6 +202,7 @@ class Bias {
     }
     largest_ = std::max(-std::int64_t{low}, std::int64_t{high});
   }
+  ~Bias() = default;
   Bias(const Bias&) = delete;
   Bias& operator=(const Bias&) = delete;
 
@@ -243,8 +245,8 @@ class Scale {
 
 Tensor packed_matmul(
     const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, std::int64_t bits,
-    std::optional<std::int64_t> in_features, std::int64_t x_zero, std::int64_t weight_zero, const std::optional<Tensor>& scale,
-    std::int64_t out_zero, bool sums, std::int64_t isa) {
+    std::optional<std::int64_t> in_features, std::int64_t x_zero, std::int64_t weight_zero,
+    const std::optional<Tensor>& scale, std::int64_t out_zero, bool sums, std::int64_t isa) {
   check_bits(bits);
   const int width = static_cast<int>(bits);
   const Matrix input("x", x);
@@ -284,16 +286,14 @@ Tensor packed_matmul(
   if (!scale && product.out_zero != 0) refuse("out_zero: has no meaning without scale");
   // The first condition keeps the product below from overflowing itself.
   if (product.in_features > std::numeric_limits<std::int32_t>::max() ||
-      bittensor::largest_sum(
-          product.in_features, width, product.x_zero, product.weight_zero, bias_values.largest()) >
+      bittensor::largest_sum(product.in_features, width, product.x_zero, product.weight_zero, bias_values.largest()) >
           std::numeric_limits<std::int32_t>::max()) {
     refuse("accumulator: the sums may reach beyond int32; split in_features or use smaller codes");
   }
 
   static const std::int32_t i32 = aoti_torch_dtype_int32();
   static const std::int32_t i64 = aoti_torch_dtype_int64();
-  const std::int64_t columns =
-      sums ? product.out_features : bittensor::words_per_row(product.out_features, width);
+  const std::int64_t columns = sums ? product.out_features : bittensor::words_per_row(product.out_features, width);
   const Tensor out = new_matrix(input, columns, sums ? i32 : i64);
   if (sums) {
     product.out_sums = static_cast<std::int32_t*>(out.data_ptr());
@@ -301,6 +301,115 @@ Tensor packed_matmul(
     product.out_words = static_cast<std::uint64_t*>(out.data_ptr());
   }
   check_codes("x", bittensor::packed_matmul(product, kernels(isa), torch_threads()), width);
+  return out;
+}
+
+std::optional<bittensor::FloatType> float_type_of(const Tensor& tensor) {
+  std::int32_t dtype = 0;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(tensor.get(), &dtype));
+  static const std::int32_t f32 = aoti_torch_dtype_float32();
+  static const std::int32_t f16 = aoti_torch_dtype_float16();
+  static const std::int32_t bf16 = aoti_torch_dtype_bfloat16();
+  if (dtype == f32) return bittensor::FloatType::f32;
+  if (dtype == f16) return bittensor::FloatType::f16;
+  if (dtype == bf16) return bittensor::FloatType::bf16;
+  return std::nullopt;
+}
+
+Tensor prepare(
+    const Tensor& words, const Tensor& scales, const std::optional<Tensor>& zeros, const std::optional<Tensor>& offsets,
+    std::int64_t in_features, std::int64_t bits, std::int64_t group_size, std::int64_t isa) {
+  check_bits(bits);
+  const Matrix packed("words", words);
+  check_words("words", packed, in_features, static_cast<int>(bits));
+  const Matrix scale("scales", scales);
+  const std::optional<bittensor::FloatType> scale_type = float_type_of(scales);
+  if (!scale_type) refuse("scales: expected float32, float16 or bfloat16");
+  if (zeros && offsets) refuse("zeros, offsets: expected at most one of them");
+  const bittensor::PreparedLayout layout = {
+      packed.rows,
+      in_features,
+      group_size,
+      static_cast<std::int32_t>(bits),
+      *scale_type,
+      zeros ? bittensor::ZeroKind::integer : (offsets ? bittensor::ZeroKind::offset : bittensor::ZeroKind::symmetric)};
+  bittensor::check_layout(layout);
+  const auto check_groups = [&](const char* name, const Matrix& matrix) {
+    if (matrix.dimensions != 2 || matrix.rows != layout.out_features || matrix.columns != layout.groups()) {
+      refuse(
+          std::string(name) + ": expected [" + std::to_string(layout.out_features) + ", " +
+          std::to_string(layout.groups()) + "]");
+    }
+  };
+  if (packed.dimensions != 2) refuse("words: expected [N, ceil(K/E)]");
+  check_groups("scales", scale);
+  bittensor::GroupQuantized weight{packed.data<std::uint64_t>(), scale.data<void>(), nullptr, nullptr};
+  std::optional<Matrix> kept;  // keeps a contiguous copy alive
+  if (zeros) {
+    kept.emplace("zeros", *zeros);
+    if (kept->dtype != Dtype::u8) refuse("zeros: expected uint8");
+    check_groups("zeros", *kept);
+    weight.zeros = kept->data<std::uint8_t>();
+  }
+  if (offsets) {
+    kept.emplace("offsets", *offsets);
+    if (float_type_of(*offsets) != scale_type) refuse("offsets: expected the dtype of scales");
+    check_groups("offsets", *kept);
+    weight.offsets = kept->data<void>();
+  }
+  const std::int64_t size = layout.bytes();
+  const std::int64_t stride = 1;
+  AtenTensorHandle handle = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      aoti_torch_empty_strided(1, &size, &stride, aoti_torch_dtype_uint8(), aoti_torch_device_type_cpu(), 0, &handle));
+  const Tensor prepared(handle);
+  bittensor::prepare(weight, layout, static_cast<std::uint8_t*>(prepared.data_ptr()), kernels(isa), torch_threads());
+  return prepared;
+}
+
+bittensor::PreparedLayout layout_of(const Matrix& prepared) {
+  if (prepared.dtype != Dtype::u8 || prepared.dimensions != 1) refuse("prepared: expected uint8 [bytes]");
+  return bittensor::read_layout(prepared.data<std::uint8_t>(), prepared.columns);
+}
+
+Tensor linear(
+    const Tensor& x, const Tensor& prepared, std::int64_t out_features, const std::optional<Tensor>& bias,
+    bool float_mode, std::int64_t activation, std::int64_t isa) {
+  const Matrix weight("prepared", prepared);
+  const Matrix input("x", x);
+  const std::optional<bittensor::FloatType> type = float_type_of(x);
+  if (!type) refuse("x: expected float32, float16 or bfloat16");
+  bittensor::Linear product;
+  product.layout = layout_of(weight);
+  if (product.layout.out_features != out_features) refuse("out_features: the prepared weight has another number");
+  if (input.columns != product.layout.in_features) {
+    refuse(
+        "x: expected " + std::to_string(product.layout.in_features) + " columns, got " + std::to_string(input.columns));
+  }
+  if (activation < 0 || activation > 1) refuse("activation: unknown");
+  product.activation = static_cast<bittensor::Activation>(activation);
+  std::optional<Matrix> kept;
+  if (bias) {
+    kept.emplace("bias", *bias);
+    if (kept->dtype != Dtype::f32 || kept->dimensions != 1 || kept->columns != out_features) {
+      refuse("bias: expected float32 [" + std::to_string(out_features) + "]");
+    }
+    product.bias = kept->data<float>();
+  }
+  product.x = input.data<void>();
+  product.float_type = *type;
+  product.x_row_bytes = input.columns * bittensor::bytes_of(*type);
+  product.rows = input.rows;
+  product.prepared = weight.data<std::uint8_t>();
+  std::int32_t dtype = 0;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(x.get(), &dtype));
+  const Tensor out = new_matrix(input, out_features, dtype);
+  product.out = out.data_ptr();
+  if (float_mode) {
+    bittensor::linear_float(product, kernels(isa), torch_threads());
+  } else {
+    bittensor::linear_int8(product, kernels(isa), torch_threads());
+  }
   return out;
 }
 
@@ -312,9 +421,17 @@ STABLE_TORCH_LIBRARY(bittensor_cpp, library) {
   library.def(
       "packed_matmul(Tensor x, Tensor weight, Tensor? bias=None, int bits=4, int? in_features=None, int x_zero=0, "
       "int weight_zero=0, Tensor? scale=None, int out_zero=0, bool sums=False, int isa=-1) -> Tensor");
+  library.def(
+      "prepare(Tensor words, Tensor scales, Tensor? zeros, Tensor? offsets, int in_features, int bits, "
+      "int group_size, int isa=-1) -> Tensor");
+  library.def(
+      "linear(Tensor x, Tensor prepared, int out_features, Tensor? bias=None, bool float_mode=False, "
+      "int activation=0, int isa=-1) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(bittensor_cpp, CPU, library) {
+  library.impl("prepare", TORCH_BOX(&prepare));
+  library.impl("linear", TORCH_BOX(&linear));
   library.impl("pack", TORCH_BOX(&pack));
   library.impl("unpack", TORCH_BOX(&unpack));
   library.impl("packed_matmul", TORCH_BOX(&packed_matmul));

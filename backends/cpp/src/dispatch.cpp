@@ -93,7 +93,8 @@ const std::array implementations = {
     Implementation{"avx2", avx2_kernels, has_avx2},
     Implementation{"avxvnni", avxvnni_kernels, [](const CpuFeatures& f) { return has_avx2(f) && f.avx_vnni; }},
     Implementation{"avx512", avx512_kernels, has_avx512},
-    Implementation{"avx512vnni", avx512vnni_kernels, [](const CpuFeatures& f) { return has_avx512(f) && f.avx512_vnni; }},
+    Implementation{
+        "avx512vnni", avx512vnni_kernels, [](const CpuFeatures& f) { return has_avx512(f) && f.avx512_vnni; }},
 };
 
 const Implementation& implementation(Isa isa) {
@@ -120,6 +121,7 @@ const char* isa_name(Isa isa) {
 
 std::vector<Isa> known_isas() {
   std::vector<Isa> isas;
+  isas.reserve(implementations.size());
   for (const Implementation& each : implementations) isas.push_back(each.kernels.isa);
   return isas;
 }

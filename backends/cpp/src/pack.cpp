@@ -19,7 +19,7 @@ constexpr std::int64_t serial_codes = std::int64_t{1} << 16;
 /// is one long row, and that is cut into pieces of whole words.
 struct Rows {
   std::int64_t count;
-  std::int64_t columns;      // of every row but the last
+  std::int64_t columns;  // of every row but the last
   std::int64_t last_columns;
 
   static Rows of(std::int64_t rows, std::int64_t columns, int bits) {

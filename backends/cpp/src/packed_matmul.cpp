@@ -77,7 +77,7 @@ class Product {
     const std::int64_t planes = (panel_rows_ + 1) * plane_stride_;
     const std::int64_t words = p_.x_codes != nullptr ? (panel_rows_ + 1) * row_words_ * 8 : row_words_ * 8;
     const std::int64_t sums = panel_rows_ * 4;
-    std::byte* memory = scratch(static_cast<std::size_t>(planes + words + sums));
+    std::byte* memory = scratch(ScratchUse::operation, static_cast<std::size_t>(planes + words + sums));
     planes_ = reinterpret_cast<std::int8_t*>(memory);
     ones_ = planes_ + panel_rows_ * plane_stride_;
     packed_ = reinterpret_cast<std::uint64_t*>(memory + planes);
@@ -118,7 +118,8 @@ class Product {
     const std::int64_t column_blocks = ceil_divide(p_.out_features, block_columns);
     const std::int64_t wanted = 4 * loop.thread_count();
     const std::int64_t row_ranges =
-        column_blocks >= wanted ? 1 : std::clamp<std::int64_t>(ceil_divide(wanted, column_blocks), 1, ceil_divide(rows, 8));
+        column_blocks >= wanted ? 1
+                                : std::clamp<std::int64_t>(ceil_divide(wanted, column_blocks), 1, ceil_divide(rows, 8));
     const std::int64_t range_rows = ceil_divide(ceil_divide(rows, row_ranges), 4) * 4;
     const std::int64_t ranges = ceil_divide(rows, range_rows);
     loop(column_blocks * ranges, [&](std::int64_t begin, std::int64_t end) {
@@ -152,8 +153,10 @@ class Product {
       block.planes = planes_ + row * plane_stride_;
       codes_.integer_dot(block);
       for (std::int64_t i = 0; i < block.rows; ++i) {
-        store(first + row + i, column, block.columns, {
-            acc + i * block_columns, column_add, row_add(row + i), p_.scale != nullptr ? scale : nullptr, p_.out_zero});
+        store(
+            first + row + i, column, block.columns,
+            {acc + i * block_columns, column_add, row_add(row + i), p_.scale != nullptr ? scale : nullptr,
+             p_.out_zero});
       }
     }
   }

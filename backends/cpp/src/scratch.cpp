@@ -19,8 +19,9 @@ struct Buffer {
 
 }  // namespace
 
-std::byte* scratch(std::size_t bytes) {
-  thread_local Buffer buffer;
+std::byte* scratch(ScratchUse use, std::size_t bytes) {
+  thread_local Buffer buffers[2];
+  Buffer& buffer = buffers[static_cast<std::size_t>(use)];
   if (bytes > buffer.capacity) {
     buffer.memory.reset();
     buffer.capacity = 0;

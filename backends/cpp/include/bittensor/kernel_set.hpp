@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "bittensor/linear_kernels.hpp"
+
 namespace bittensor {
 
 enum class Isa : std::uint8_t { scalar, avx2, avxvnni, avx512, avx512vnni };
@@ -27,8 +29,8 @@ using UnpackRow = void (*)(const std::uint64_t* words, std::int64_t columns, std
 /// runs of 64 signed bytes, where byte j of run p is `code[64 * P * block + P * j + p] - shift`. Shifting and masking
 /// a packed weight gives its codes in the same order, so neither side is ever interleaved. Columns beyond the last
 /// become 0. Writes P * 64 bytes for each (also the last, partial) block and returns the sum of all values written.
-using ExpandPlanes = std::int32_t (*)(
-    const std::uint64_t* words, std::int64_t columns, std::int32_t shift, std::int8_t* planes);
+using ExpandPlanes =
+    std::int32_t (*)(const std::uint64_t* words, std::int64_t columns, std::int32_t shift, std::int8_t* planes);
 
 /// Operands of `IntegerDot`. The sums are exact modulo 2^32.
 struct IntegerDotBlock {
@@ -75,6 +77,7 @@ struct KernelSet {
   Isa isa;
   CodeKernels codes[4];  // 1, 2, 4, 8 bits
   StoreSums store_sums;
+  LinearKernels linear;
 
   const CodeKernels& for_bits(int bits) const { return codes[bits == 8 ? 3 : bits / 2]; }
 };

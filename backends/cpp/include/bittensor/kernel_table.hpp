@@ -11,7 +11,22 @@
 
 namespace bittensor {
 
-enum class KernelKind : std::uint8_t { pack_row, unpack_row, expand_planes, integer_dot, store_codes, store_sums };
+enum class KernelKind : std::uint8_t {
+  pack_row,
+  unpack_row,
+  expand_planes,
+  integer_dot,
+  store_codes,
+  store_sums,
+  quantize_row,
+  int8_linear,
+  store_outputs,
+  widen_row,
+  float_linear,
+};
+
+/// Name of a kind: "pack_row".
+BITTENSOR_API const char* kind_name(KernelKind kind);
 
 /// One row of the table. `name` is kind, width and instruction set: "integer_dot_b4_avx2", "store_sums_avx2".
 struct KernelEntry {
@@ -19,7 +34,7 @@ struct KernelEntry {
   KernelKind kind;
   int bits;  // 0 for kernels that do not depend on it
   Isa isa;
-  bool supported;  // this machine can run it
+  bool supported;       // this machine can run it
   std::uint64_t calls;  // operations of this process that used it
 };
 

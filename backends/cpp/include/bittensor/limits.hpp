@@ -17,8 +17,8 @@ struct Sampling {
 };
 
 /// Products of unsigned by signed bytes summed in 32 bits, operations per second; a multiply-add counts as two.
-/// avx512vnni: VPDPBUSD. avx2: VPMADDUBSW, VPMADDWD, VPADDD, which is right for all bytes; a kernel for narrow codes
-/// that adds in 16 bits first needs fewer instructions and may exceed it. scalar: multiply and add of one product.
+/// With VNNI: VPDPBUSD. avx2 and avx512: VPMADDUBSW, VPMADDWD, VPADDD; a kernel for narrow codes that adds in 16 bits
+/// first needs fewer instructions and may exceed it. scalar: multiply and add of one product.
 /// Throws std::invalid_argument if this machine cannot run `isa`, or `sampling` is not positive.
 BITTENSOR_API double int8_peak(Isa isa, const Sampling& sampling = {});
 

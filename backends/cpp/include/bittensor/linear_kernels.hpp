@@ -17,27 +17,63 @@ using QuantizeRow = void (*)(
 /// Operands of `Int8Linear`: rows of activation codes against consecutive tiles of a prepared weight.
 struct Int8LinearBlock {
   const PreparedLayout* layout;
-  const std::uint8_t* codes;      // of the first tile
-  const std::uint8_t* scales;     // of the first tile
-  const std::uint8_t* zeros;      // of the first tile; zero codes or offsets
-  std::int64_t tiles;             // at least 1
-  const std::int8_t* x;           // [rows, x_stride], from QuantizeRow
-  std::int64_t x_stride;          // bytes
-  const float* x_scales;          // [rows, groups]
-  const std::int32_t* x_sums;     // [rows, groups]
-  std::int64_t rows;              // at least 1
-  float* y;                       // [rows, y_stride], tile_rows values for each tile
-  std::int64_t y_stride;          // floats
+  const std::uint8_t* codes;   // of the first tile
+  const std::uint8_t* scales;  // of the first tile
+  const std::uint8_t* zeros;   // of the first tile; zero codes or offsets
+  std::int64_t tiles;          // at least 1
+  const std::int8_t* x;        // [rows, x_stride], from QuantizeRow
+  std::int64_t x_stride;       // bytes
+  const float* x_scales;       // [rows, groups]
+  const std::int32_t* x_sums;  // [rows, groups]
+  std::int64_t rows;           // at least 1
+  std::int64_t first_group;    // groups [first_group, end_group) are added;
+  std::int64_t end_group;      // y is read first unless first_group is 0
+  float* y;                    // [rows, y_stride], tile_rows values for each tile
+  std::int64_t y_stride;       // floats
 };
 
-/// y = the sum over groups of docs/numerics.md, section 4, before bias and activation.
+/// y += the terms of these groups in docs/numerics.md, section 4, in ascending order.
 using Int8Linear = void (*)(const Int8LinearBlock& block);
+
+/// Widens one row of activations to float32, in the padded columns of the layout with zeros in the gaps. If `sums` is
+/// not null, it gets the sum of each group's values, added one after the other (docs/numerics.md, section 5).
+using WidenRow = void (*)(const void* x, FloatType type, const PreparedLayout& layout, float* values, float* sums);
+
+/// Operands of `FloatLinear`: rows of float32 activations against consecutive tiles of a prepared weight.
+struct FloatLinearBlock {
+  const PreparedLayout* layout;
+  const std::uint8_t* codes;   // of the first tile
+  const std::uint8_t* scales;  // of the first tile
+  const std::uint8_t* zeros;   // of the first tile; zero codes or offsets
+  std::int64_t tiles;          // at least 1
+  const float* x;              // [rows, x_stride], from WidenRow
+  std::int64_t x_stride;       // floats
+  const float* x_sums;         // [rows, groups], for offsets
+  std::int64_t rows;           // at least 1
+  std::int64_t first_group;    // groups [first_group, end_group) are added;
+  std::int64_t end_group;      // y is read first unless first_group is 0
+  float* y;                    // [rows, y_stride], tile_rows values for each tile
+  std::int64_t y_stride;       // floats
+};
+
+/// y += the terms of these groups in docs/numerics.md, section 5, in ascending order.
+using FloatLinear = void (*)(const FloatLinearBlock& block);
+
+enum class Activation : std::uint8_t { none, relu };
+
+/// The end of a row: bias (null: none), activation, and one rounding to the output's type.
+using StoreOutputs =
+    void (*)(const float* y, std::int64_t columns, const float* bias, Activation activation, FloatType type, void* out);
 
 struct LinearKernels {
   QuantizeRow quantize_row;
-  Int8Linear int8_linear[3];  // 2, 4, 8 bits
+  StoreOutputs store_outputs;
+  WidenRow widen_row;
+  Int8Linear int8_linear[3];    // 2, 4, 8 bits
+  FloatLinear float_linear[3];  // 2, 4, 8 bits
 
   Int8Linear int8_linear_for(int bits) const { return int8_linear[bits == 8 ? 2 : bits / 4]; }
+  FloatLinear float_linear_for(int bits) const { return float_linear[bits == 8 ? 2 : bits / 4]; }
 };
 
 }  // namespace bittensor

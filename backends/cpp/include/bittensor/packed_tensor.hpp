@@ -115,7 +115,9 @@ class PackedTensor {
     if (rows < 0 || columns < 0) throw std::invalid_argument("shape: expected sizes of at least 0, got " + shape());
     // Nothing that is computed from the shape overflows below this limit.
     constexpr std::int64_t max_codes = std::numeric_limits<std::int64_t>::max() / word_bits;
-    if (columns > max_codes || (columns > 0 && rows > max_codes / columns)) throw std::length_error("shape: too large: " + shape());
+    if (columns > max_codes || (columns > 0 && rows > max_codes / columns)) {
+      throw std::length_error("shape: too large: " + shape());
+    }
     return static_cast<std::size_t>(rows * words_per_row(columns, Bits));
   }
 

@@ -2,9 +2,13 @@
 
 /// The kernel set of an instruction set: every template instantiated with its traits.
 
+#include "activations.hpp"
 #include "epilogue.hpp"
+#include "float_linear.hpp"
+#include "int8_linear.hpp"
 #include "integer_dot.hpp"
 #include "packing.hpp"
+#include "store_outputs.hpp"
 
 namespace bittensor {
 namespace {
@@ -16,8 +20,15 @@ constexpr CodeKernels code_kernels() {
 
 template <class V>
 constexpr KernelSet assemble() {
-  return {V::isa, {code_kernels<V, 1>(), code_kernels<V, 2>(), code_kernels<V, 4>(), code_kernels<V, 8>()},
-          store_sums<V>};
+  return {
+      V::isa,
+      {code_kernels<V, 1>(), code_kernels<V, 2>(), code_kernels<V, 4>(), code_kernels<V, 8>()},
+      store_sums<V>,
+      {quantize_row<V>,
+       store_outputs<V>,
+       widen_row<V>,
+       {int8_linear<V, 2>, int8_linear<V, 4>, int8_linear<V, 8>},
+       {float_linear<V, 2>, float_linear<V, 4>, float_linear<V, 8>}}};
 }
 
 }  // namespace

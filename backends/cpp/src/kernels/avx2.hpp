@@ -74,8 +74,7 @@ struct Avx2 {
       __builtin_memcpy(&packed, in, 4);
       // byte i of the vector takes byte i / 8 of the input, then tests bit i % 8
       const __m256i spread = _mm256_shuffle_epi8(
-          _mm256_set1_epi32(packed),
-          _mm256_set_epi64x(0x0303030303030303, 0x0202020202020202, 0x0101010101010101, 0));
+          _mm256_set1_epi32(packed), _mm256_set_epi64x(0x0303030303030303, 0x0202020202020202, 0x0101010101010101, 0));
       const __m256i bit = _mm256_set1_epi64x(static_cast<long long>(0x8040201008040201U));
       const __m256i is_set = _mm256_cmpeq_epi8(_mm256_and_si256(spread, bit), bit);
       return _mm256_and_si256(is_set, _mm256_set1_epi8(1));
@@ -126,8 +125,8 @@ struct Avx2 {
     static constexpr int max_steps = 0;
     static Partial zero() { return _mm256_setzero_si256(); }
     static Partial step(Partial sum, Vector weight, Vector x) {
-      const __m256i even =
-          _mm256_madd_epi16(_mm256_and_si256(weight, _mm256_set1_epi16(255)), _mm256_srai_epi16(_mm256_slli_epi16(x, 8), 8));
+      const __m256i even = _mm256_madd_epi16(
+          _mm256_and_si256(weight, _mm256_set1_epi16(255)), _mm256_srai_epi16(_mm256_slli_epi16(x, 8), 8));
       const __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(weight, 8), _mm256_srai_epi16(x, 8));
       return _mm256_add_epi32(sum, _mm256_add_epi32(even, odd));
     }
@@ -136,21 +135,18 @@ struct Avx2 {
 
   /// Each 128-bit lane of the sum of four transposed vectors holds one partial total of every vector.
   static void store_totals(const Sum (&sums)[4], std::int32_t* out) {
-    const __m256i s01 = _mm256_add_epi32(
-        _mm256_unpacklo_epi32(sums[0], sums[1]), _mm256_unpackhi_epi32(sums[0], sums[1]));
-    const __m256i s23 = _mm256_add_epi32(
-        _mm256_unpacklo_epi32(sums[2], sums[3]), _mm256_unpackhi_epi32(sums[2], sums[3]));
+    const __m256i s01 =
+        _mm256_add_epi32(_mm256_unpacklo_epi32(sums[0], sums[1]), _mm256_unpackhi_epi32(sums[0], sums[1]));
+    const __m256i s23 =
+        _mm256_add_epi32(_mm256_unpacklo_epi32(sums[2], sums[3]), _mm256_unpackhi_epi32(sums[2], sums[3]));
     const __m256i lanes = _mm256_add_epi32(_mm256_unpacklo_epi64(s01, s23), _mm256_unpackhi_epi64(s01, s23));
     const __m128i totals = _mm_add_epi32(_mm256_castsi256_si128(lanes), _mm256_extracti128_si256(lanes, 1));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(out), totals);
   }
 
   static __m256i requantize8(const CodeEpilogue& row, int max, int n) {
-    const auto at = [n](const std::int32_t* p) {
-      return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + n));
-    };
-    __m256i code = _mm256_add_epi32(
-        _mm256_add_epi32(at(row.acc), at(row.column_add)), _mm256_set1_epi32(row.row_add));
+    const auto at = [n](const std::int32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + n)); };
+    __m256i code = _mm256_add_epi32(_mm256_add_epi32(at(row.acc), at(row.column_add)), _mm256_set1_epi32(row.row_add));
     if (row.scale != nullptr) {
       // Clamping before the rounding (to whole numbers) changes nothing and keeps the conversion in range.
       __m256 value = _mm256_mul_ps(_mm256_cvtepi32_ps(code), _mm256_loadu_ps(row.scale + n));
@@ -172,11 +168,16 @@ struct Avx2 {
   }
 
   // The linear: lanes run over weight rows.
+  using LaneSum = Sum;
   using LaneVector = __m256i;
   using Float = __m256;
   static constexpr int lanes = 8;
-  static constexpr int linear_rows = 4;  // 4 rows x 1 tile: 8 partial sums of 16 registers
-  static constexpr int linear_tiles(int rows) { return rows <= 2 ? 2 : 1; }
+  static constexpr int int8_rows = 4;  // 4 rows x 1 tile: 8 partial sums of 16 registers
+  static constexpr int int8_tiles = 1;
+  static constexpr int int8_tiles_single_row = 2;
+  static constexpr int float_rows = 4;
+  static constexpr int float_tiles = 1;
+  static constexpr int float_tiles_single_row = 4;
 
   static LaneVector load_lanes(const void* from) { return load(from); }
   static LaneVector broadcast4(const std::int8_t* from) {
@@ -205,15 +206,19 @@ struct Avx2 {
 
   static Float broadcast_f32(float value) { return _mm256_set1_ps(value); }
   static Float multiply(Float a, Float b) { return _mm256_mul_ps(a, b); }
+  static Float subtract_f32(Float a, Float b) { return _mm256_sub_ps(a, b); }
+  template <int Bits, int Shift>
+  static Float code_above_two_to_23(LaneVector packed) {
+    const __m256i code = _mm256_and_si256(_mm256_srli_epi32(packed, Shift), _mm256_set1_epi32((1 << Bits) - 1));
+    return _mm256_castsi256_ps(_mm256_or_si256(code, _mm256_set1_epi32(0x4B000000)));
+  }
   static Float add(Float a, Float b) { return _mm256_add_ps(a, b); }
   static Float fma(Float a, Float b, Float c) { return _mm256_fmadd_ps(a, b, c); }
   static Float to_float(Sum v) { return _mm256_cvtepi32_ps(v); }
   static Sum round_to_i32(Float v) {
     return _mm256_cvtps_epi32(_mm256_round_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
   }
-  static Sum magnitude_bits(Float v) {
-    return _mm256_and_si256(_mm256_castps_si256(v), _mm256_set1_epi32(0x7FFFFFFF));
-  }
+  static Sum magnitude_bits(Float v) { return _mm256_and_si256(_mm256_castps_si256(v), _mm256_set1_epi32(0x7FFFFFFF)); }
   static Float load_float(const void* from, FloatType type) {
     if (type == FloatType::f32) return _mm256_loadu_ps(static_cast<const float*>(from));
     const __m128i half = _mm_loadu_si128(static_cast<const __m128i*>(from));
@@ -221,6 +226,27 @@ struct Avx2 {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
   }
   static void store_float(float* to, Float v) { _mm256_storeu_ps(to, v); }
+  /// NaN stays NaN: VMAXPS returns its second operand if one is NaN.
+  static Float max(Float v, Float low) { return _mm256_max_ps(low, v); }
+  static void store_rounded(void* to, FloatType type, Float v) {
+    if (type == FloatType::f32) {
+      _mm256_storeu_ps(static_cast<float*>(to), v);
+      return;
+    }
+    __m128i half;
+    if (type == FloatType::f16) {
+      half = _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    } else {
+      const __m256i bits = _mm256_castps_si256(v);
+      const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+      const __m256i rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7FFF)), odd);
+      const __m256i nan = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+      const __m256i is_nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+      const __m256i high = _mm256_srli_epi32(_mm256_blendv_epi8(rounded, nan, is_nan), 16);
+      half = _mm_packus_epi32(_mm256_castsi256_si128(high), _mm256_extracti128_si256(high, 1));
+    }
+    _mm_storeu_si128(static_cast<__m128i*>(to), half);
+  }
 };
 
 }  // namespace

@@ -79,7 +79,7 @@ struct Avx512 {
   }
   static Vector subtract(Vector v, std::int8_t shift) { return _mm512_sub_epi8(v, _mm512_set1_epi8(shift)); }
   static Sum zero_sum() { return _mm512_setzero_si512(); }
-  static Sum add_signed_bytes(Sum sum, Vector v) { 
+  static Sum add_signed_bytes(Sum sum, Vector v) {
     const __m512i pairs = _mm512_maddubs_epi16(_mm512_set1_epi8(1), v);
     return _mm512_add_epi32(sum, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
   }
@@ -117,10 +117,10 @@ struct Avx512 {
 
   /// Each 128-bit lane of the sum of four transposed vectors holds one partial total of every vector.
   static void store_totals(const Sum (&sums)[4], std::int32_t* out) {
-    const __m512i s01 = _mm512_add_epi32(
-        _mm512_unpacklo_epi32(sums[0], sums[1]), _mm512_unpackhi_epi32(sums[0], sums[1]));
-    const __m512i s23 = _mm512_add_epi32(
-        _mm512_unpacklo_epi32(sums[2], sums[3]), _mm512_unpackhi_epi32(sums[2], sums[3]));
+    const __m512i s01 =
+        _mm512_add_epi32(_mm512_unpacklo_epi32(sums[0], sums[1]), _mm512_unpackhi_epi32(sums[0], sums[1]));
+    const __m512i s23 =
+        _mm512_add_epi32(_mm512_unpacklo_epi32(sums[2], sums[3]), _mm512_unpackhi_epi32(sums[2], sums[3]));
     const __m512i lanes = _mm512_add_epi32(_mm512_unpacklo_epi64(s01, s23), _mm512_unpackhi_epi64(s01, s23));
     const __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(lanes), _mm512_extracti64x4_epi64(lanes, 1));
     const __m128i totals = _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
@@ -147,11 +147,16 @@ struct Avx512 {
   }
 
   // The linear: lanes run over weight rows.
+  using LaneSum = Sum;
   using LaneVector = __m512i;
   using Float = __m512;
   static constexpr int lanes = 16;
-  static constexpr int linear_rows = 4;  // 4 rows x 3 tiles: 12 sums, 12 results and 6 weight planes of 32 registers
-  static constexpr int linear_tiles(int rows) { return rows == 1 ? 4 : 3; }
+  static constexpr int int8_rows = 4;  // 4 rows x 3 tiles: 12 sums, 12 results and 6 weight planes of 32 registers
+  static constexpr int int8_tiles = 3;
+  static constexpr int int8_tiles_single_row = 4;
+  static constexpr int float_rows = 8;
+  static constexpr int float_tiles = 2;
+  static constexpr int float_tiles_single_row = 8;
 
   static LaneVector load_lanes(const void* from) { return load(from); }
   static LaneVector broadcast4(const std::int8_t* from) {
@@ -174,15 +179,20 @@ struct Avx512 {
 
   static Float broadcast_f32(float value) { return _mm512_set1_ps(value); }
   static Float multiply(Float a, Float b) { return _mm512_mul_ps(a, b); }
+  static Float subtract_f32(Float a, Float b) { return _mm512_sub_ps(a, b); }
+  template <int Bits, int Shift>
+  static Float code_above_two_to_23(LaneVector packed) {
+    constexpr int and_or = 0xEA;  // (a & b) | c
+    return _mm512_castsi512_ps(_mm512_ternarylogic_epi32(
+        _mm512_srli_epi32(packed, Shift), _mm512_set1_epi32((1 << Bits) - 1), _mm512_set1_epi32(0x4B000000), and_or));
+  }
   static Float add(Float a, Float b) { return _mm512_add_ps(a, b); }
   static Float fma(Float a, Float b, Float c) { return _mm512_fmadd_ps(a, b, c); }
   static Float to_float(Sum v) { return _mm512_cvtepi32_ps(v); }
   static Sum round_to_i32(Float v) {
     return _mm512_cvt_roundps_epi32(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   }
-  static Sum magnitude_bits(Float v) {
-    return _mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(0x7FFFFFFF));
-  }
+  static Sum magnitude_bits(Float v) { return _mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(0x7FFFFFFF)); }
   static Float load_float(const void* from, FloatType type) {
     if (type == FloatType::f32) return _mm512_loadu_ps(from);
     const __m256i half = _mm256_loadu_si256(static_cast<const __m256i*>(from));
@@ -190,6 +200,26 @@ struct Avx512 {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
   }
   static void store_float(float* to, Float v) { _mm512_storeu_ps(to, v); }
+  /// NaN stays NaN: VMAXPS returns its second operand if one is NaN.
+  static Float max(Float v, Float low) { return _mm512_max_ps(low, v); }
+  static void store_rounded(void* to, FloatType type, Float v) {
+    if (type == FloatType::f32) {
+      _mm512_storeu_ps(to, v);
+      return;
+    }
+    __m256i half;
+    if (type == FloatType::f16) {
+      half = _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    } else {
+      const __m512i bits = _mm512_castps_si512(v);
+      const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+      const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7FFF)), odd);
+      const __mmask16 is_nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+      const __m512i kept = _mm512_mask_or_epi32(rounded, is_nan, bits, _mm512_set1_epi32(0x400000));
+      half = _mm512_cvtepi32_epi16(_mm512_srli_epi32(kept, 16));
+    }
+    _mm256_storeu_si256(static_cast<__m256i*>(to), half);
+  }
 };
 
 }  // namespace

@@ -79,10 +79,10 @@ struct IntegerDotTile {
       const std::int64_t end = begin + run_blocks < blocks ? begin + run_blocks : blocks;
       for (std::int64_t b = begin; b < end; ++b) {
         if constexpr (Rows == 1) {
+          // The tile after this one, in the order of its addresses.
+          const std::uint64_t* next = weights[0] + prefetch_words + b * (tile_columns * block_words);
 #pragma GCC unroll 8
-          for (int n = 0; n < tile_columns; ++n) {
-            __builtin_prefetch(weights[n] + b * block_words + prefetch_words);
-          }
+          for (int n = 0; n < tile_columns; ++n) __builtin_prefetch(next + n * block_words);
         }
 #pragma GCC unroll 8
         for (int i = 0; i < block_words; i += vector_words) {

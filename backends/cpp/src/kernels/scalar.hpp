@@ -11,16 +11,67 @@
 namespace bittensor {
 namespace {
 
+/// A value for each row of a tile: the scalar kernels' "vector" in the linear.
+template <class T>
+struct Lanes {
+  T at[tile_rows];
+};
+
+template <class F>
+auto each(const F& f) {
+  Lanes<decltype(f(0))> result;
+  for (int i = 0; i < tile_rows; ++i) result.at[i] = f(i);
+  return result;
+}
+inline std::uint32_t bits_of(float value) {
+  std::uint32_t bits = 0;
+  __builtin_memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+inline float float_of(std::uint32_t bits) {
+  float value = 0;
+  __builtin_memcpy(&value, &bits, sizeof value);
+  return value;
+}
+inline std::uint16_t round_to_bf16(std::uint32_t bits) {
+  if ((bits & 0x7FFFFFFFU) > 0x7F800000U) return static_cast<std::uint16_t>(bits >> 16 | 0x40U);  // quiet NaN
+  return static_cast<std::uint16_t>((bits + 0x7FFFU + (bits >> 16 & 1U)) >> 16);
+}
+inline std::uint16_t round_to_f16(std::uint32_t bits) {
+  const std::uint32_t sign = bits >> 16 & 0x8000U;
+  const std::uint32_t magnitude = bits & 0x7FFFFFFFU;
+  if (magnitude > 0x7F800000U) return static_cast<std::uint16_t>(sign | 0x7E00U | (magnitude >> 13 & 0x3FFU));
+  if (magnitude >= 0x47800000U) return static_cast<std::uint16_t>(sign | 0x7C00U);  // 2^16 and beyond
+  if (magnitude < 0x38800000U) {  // below 2^-14: subnormal; adding 2^-1 lets the addition round at 2^-24
+    return static_cast<std::uint16_t>(sign | (bits_of(float_of(magnitude) + 0.5F) - 0x3F000000U));
+  }
+  // Half a unit less the lowest kept bit rounds ties to even; a carry into the exponent is right, up to infinity.
+  return static_cast<std::uint16_t>(sign | ((magnitude - 0x38000000U + 0xFFFU + (magnitude >> 13 & 1U)) >> 13));
+}
+
+/// The bits of a binary16 value as binary32; exact.
+inline std::uint32_t widen_f16(std::uint16_t half) {
+  const std::uint32_t sign = static_cast<std::uint32_t>(half & 0x8000U) << 16;
+  const std::uint32_t exponent = half >> 10 & 0x1FU;
+  const std::uint32_t fraction = half & 0x3FFU;
+  if (exponent == 0x1F) return sign | 0x7F800000U | fraction << 13;
+  if (exponent != 0) return sign | (exponent + 112) << 23 | fraction << 13;
+  // subnormal: fraction * 2^-24
+  return sign | bits_of(static_cast<float>(fraction) * 0x1p-24F);
+}
+
 struct Scalar {
   static constexpr Isa isa = Isa::scalar;
   static constexpr int bytes = 8;
   static constexpr int max_rows = 2;  // rows of the largest dot tile
   using Vector = std::uint64_t;
-  using LaneVector = std::uint32_t;  // 4 bytes of each lane
-  using Sum = std::uint32_t;         // int32 modulo 2^32: overflow of the unsigned type is defined
+  using Sum = std::uint32_t;  // int32 modulo 2^32: overflow of the unsigned type is defined
+
+  using LaneVector = Lanes<std::uint32_t>;  // 4 bytes of each lane
+  using LaneSum = Lanes<Sum>;
 
   static Vector load(const void* from) {
-    Vector v;
+    Vector v = 0;
     __builtin_memcpy(&v, from, sizeof v);
     return v;
   }
@@ -56,14 +107,15 @@ struct Scalar {
     return packed >> (Bits * Plane) & mask;
   }
   template <int Bits, int Plane>
-  static LaneVector plane(LaneVector packed) {
-    return static_cast<LaneVector>(plane<Bits, Plane>(Vector{packed}));
+  static LaneVector plane(const LaneVector& packed) {
+    return each([&](int i) { return static_cast<std::uint32_t>(plane<Bits, Plane>(Vector{packed.at[i]})); });
   }
   static Vector subtract(Vector v, std::int8_t shift) {
     Vector result = 0;
     for (int i = 0; i < bytes; ++i) {
-      result |= static_cast<std::uint64_t>(static_cast<std::uint8_t>((v >> (8 * i)) - static_cast<std::uint64_t>(shift)))
-                << (8 * i);
+      result |=
+          static_cast<std::uint64_t>(static_cast<std::uint8_t>((v >> (8 * i)) - static_cast<std::uint64_t>(shift)))
+          << (8 * i);
     }
     return result;
   }
@@ -79,13 +131,19 @@ struct Scalar {
     using Partial = Sum;
     static constexpr int max_steps = 0;  // partial sums never need widening
     static Partial zero() { return 0; }
-    template <class Bytes>
-    static Partial step(Partial sum, Bytes weight, Bytes x) {
-      for (std::size_t i = 0; i < sizeof(Bytes); ++i) {
-        sum += static_cast<Sum>(static_cast<std::uint8_t>(weight >> (8 * i))) *
-               static_cast<Sum>(static_cast<std::int8_t>(x >> (8 * i)));
-      }
+    static Partial step(Partial sum, Vector weight, Vector x) {
+      for (int i = 0; i < 8; ++i) sum += product(weight >> (8 * i), x >> (8 * i));
       return sum;
+    }
+    static LaneSum step(const LaneSum& sums, const LaneVector& weight, const LaneVector& x) {
+      LaneSum result = sums;
+      for (int lane = 0; lane < lanes; ++lane) {
+        for (int i = 0; i < 4; ++i) result.at[lane] += product(weight.at[lane] >> (8 * i), x.at[lane] >> (8 * i));
+      }
+      return result;
+    }
+    static Sum product(std::uint64_t weight, std::uint64_t x) {
+      return static_cast<Sum>(static_cast<std::uint8_t>(weight)) * static_cast<Sum>(static_cast<std::int8_t>(x));
     }
     static Sum widen(Sum sum, Partial partial) { return sum + partial; }
   };
@@ -115,68 +173,116 @@ struct Scalar {
     }
   }
 
-  // The linear: lanes run over weight rows.
-  static constexpr int lanes = 1;
-  static constexpr int linear_rows = 2;
-  static constexpr int linear_tiles(int /*rows*/) { return 1; }
-  using Float = float;
+  // The linear: lanes run over weight rows. A "vector" is an array of the 16 rows of a tile, in plain loops.
+  static constexpr int lanes = tile_rows;
+  static constexpr int int8_rows = 2;
+  static constexpr int int8_tiles = 1;
+  static constexpr int int8_tiles_single_row = 1;
+  static constexpr int float_rows = 2;
+  static constexpr int float_tiles = 1;
+  static constexpr int float_tiles_single_row = 1;
+  using Float = Lanes<float>;
 
   static LaneVector load_lanes(const void* from) {
-    LaneVector v = 0;
+    LaneVector v;
     __builtin_memcpy(&v, from, sizeof v);
     return v;
   }
-  static LaneVector broadcast4(const std::int8_t* from) { return load_lanes(from); }
-  static Sum broadcast_i32(std::int32_t value) { return static_cast<Sum>(value); }
-  static Sum add_i32(Sum a, Sum b) { return a + b; }
-  static Sum multiply_i32(Sum a, Sum b) { return a * b; }
-  static Sum max_i32(Sum a, Sum b) { return static_cast<std::int32_t>(a) > static_cast<std::int32_t>(b) ? a : b; }
-  static std::int32_t largest_i32(Sum v) { return static_cast<std::int32_t>(v); }
-  static std::int32_t sum_i32(Sum v) { return static_cast<std::int32_t>(v); }
-  static Sum load_u8_as_i32(const std::uint8_t* from) { return *from; }
-  static void store_as_i8(std::int8_t* to, Sum v) { *to = static_cast<std::int8_t>(v); }
-
-  static Float broadcast_f32(float value) { return value; }
-  static Float multiply(Float a, Float b) { return a * b; }
-  static Float add(Float a, Float b) { return a + b; }
-  static Float fma(Float a, Float b, Float c) { return __builtin_fmaf(a, b, c); }
-  static Float to_float(Sum v) { return static_cast<Float>(static_cast<std::int32_t>(v)); }
-  static Sum round_to_i32(Float v) {
-    constexpr float whole = 12582912.0F;  // 1.5 * 2^23: adding it rounds |v| <= 127 to a whole number, ties to even
-    return static_cast<Sum>(static_cast<std::int32_t>((v + whole) - whole));
+  static LaneVector broadcast4(const std::int8_t* from) {
+    std::uint32_t four = 0;
+    __builtin_memcpy(&four, from, sizeof four);
+    return each([four](int) { return four; });
   }
-  static Sum magnitude_bits(Float v) {
-    Sum bits = 0;
-    __builtin_memcpy(&bits, &v, sizeof bits);
-    return bits & 0x7FFFFFFFU;
+  static LaneSum broadcast_i32(std::int32_t value) {
+    return each([value](int) { return static_cast<Sum>(value); });
+  }
+  static LaneSum add_i32(const LaneSum& a, const LaneSum& b) {
+    return each([&](int i) { return a.at[i] + b.at[i]; });
+  }
+  static LaneSum multiply_i32(const LaneSum& a, const LaneSum& b) {
+    return each([&](int i) { return a.at[i] * b.at[i]; });
+  }
+  static LaneSum max_i32(const LaneSum& a, const LaneSum& b) {
+    return each([&](int i) {
+      return static_cast<std::int32_t>(a.at[i]) > static_cast<std::int32_t>(b.at[i]) ? a.at[i] : b.at[i];
+    });
+  }
+  static std::int32_t largest_i32(const LaneSum& v) {
+    auto largest = static_cast<std::int32_t>(v.at[0]);
+    for (const Sum value : v.at) {
+      if (static_cast<std::int32_t>(value) > largest) largest = static_cast<std::int32_t>(value);
+    }
+    return largest;
+  }
+  static std::int32_t sum_i32(const LaneSum& v) {
+    Sum sum = 0;
+    for (const Sum value : v.at) sum += value;
+    return static_cast<std::int32_t>(sum);
+  }
+  static LaneSum load_u8_as_i32(const std::uint8_t* from) {
+    return each([from](int i) { return Sum{from[i]}; });
+  }
+  static void store_as_i8(std::int8_t* to, const LaneSum& v) {
+    for (int i = 0; i < lanes; ++i) to[i] = static_cast<std::int8_t>(v.at[i]);
+  }
+
+  static Float broadcast_f32(float value) {
+    return each([value](int) { return value; });
+  }
+  static Float multiply(const Float& a, const Float& b) {
+    return each([&](int i) { return a.at[i] * b.at[i]; });
+  }
+  static Float subtract_f32(const Float& a, const Float& b) {
+    return each([&](int i) { return a.at[i] - b.at[i]; });
+  }
+  template <int Bits, int Shift>
+  static Float code_above_two_to_23(const LaneVector& packed) {
+    return each([&](int i) { return float_of((packed.at[i] >> Shift & ((1U << Bits) - 1)) | 0x4B000000U); });
+  }
+  static Float add(const Float& a, const Float& b) {
+    return each([&](int i) { return a.at[i] + b.at[i]; });
+  }
+  static Float fma(const Float& a, const Float& b, const Float& c) {
+    return each([&](int i) { return __builtin_fmaf(a.at[i], b.at[i], c.at[i]); });
+  }
+  /// NaN stays NaN.
+  static Float max(const Float& v, const Float& low) {
+    return each([&](int i) { return v.at[i] < low.at[i] ? low.at[i] : v.at[i]; });
+  }
+  static Float to_float(const LaneSum& v) {
+    return each([&](int i) { return static_cast<float>(static_cast<std::int32_t>(v.at[i])); });
+  }
+  static LaneSum round_to_i32(const Float& v) {
+    constexpr float whole = 12582912.0F;  // 1.5 * 2^23: adding it rounds |v| <= 127 to a whole number, ties to even
+    return each([&](int i) { return static_cast<Sum>(static_cast<std::int32_t>((v.at[i] + whole) - whole)); });
+  }
+  static LaneSum magnitude_bits(const Float& v) {
+    return each([&](int i) { return bits_of(v.at[i]) & 0x7FFFFFFFU; });
   }
   static Float load_float(const void* from, FloatType type) {
-    std::uint32_t bits = 0;
-    if (type == FloatType::f32) {
-      __builtin_memcpy(&bits, from, 4);
-    } else {
+    const auto* bytes = static_cast<const std::uint8_t*>(from);
+    return each([bytes, type](int i) {
+      if (type == FloatType::f32) {
+        float value = 0;
+        __builtin_memcpy(&value, bytes + 4 * i, sizeof value);
+        return value;
+      }
       std::uint16_t half = 0;
-      __builtin_memcpy(&half, from, 2);
-      bits = type == FloatType::bf16 ? static_cast<std::uint32_t>(half) << 16 : widen_f16(half);
-    }
-    Float value = 0;
-    __builtin_memcpy(&value, &bits, sizeof value);
-    return value;
+      __builtin_memcpy(&half, bytes + 2 * i, sizeof half);
+      return float_of(type == FloatType::bf16 ? static_cast<std::uint32_t>(half) << 16 : widen_f16(half));
+    });
   }
-  static void store_float(float* to, Float v) { *to = v; }
-
-  /// The bits of a binary16 value as binary32; exact.
-  static std::uint32_t widen_f16(std::uint16_t half) {
-    const std::uint32_t sign = static_cast<std::uint32_t>(half & 0x8000U) << 16;
-    const std::uint32_t exponent = half >> 10 & 0x1FU;
-    const std::uint32_t fraction = half & 0x3FFU;
-    if (exponent == 0x1F) return sign | 0x7F800000U | fraction << 13;
-    if (exponent != 0) return sign | (exponent + 112) << 23 | fraction << 13;
-    // subnormal: fraction * 2^-24
-    const float value = static_cast<float>(fraction) * 0x1p-24F;
-    std::uint32_t bits = 0;
-    __builtin_memcpy(&bits, &value, sizeof bits);
-    return sign | bits;
+  static void store_float(float* to, const Float& v) { __builtin_memcpy(to, &v, sizeof v); }
+  static void store_rounded(void* to, FloatType type, const Float& v) {
+    if (type == FloatType::f32) {
+      __builtin_memcpy(to, &v, sizeof v);
+      return;
+    }
+    for (int i = 0; i < lanes; ++i) {
+      const std::uint16_t half =
+          type == FloatType::bf16 ? round_to_bf16(bits_of(v.at[i])) : round_to_f16(bits_of(v.at[i]));
+      __builtin_memcpy(static_cast<std::uint8_t*>(to) + 2 * i, &half, 2);
+    }
   }
 };
 

@@ -22,12 +22,14 @@ namespace bittensor {
 
 extern const LimitKernels scalar_limits;
 extern const LimitKernels avx2_limits;
+extern const LimitKernels avxvnni_limits;
+extern const LimitKernels avx512_limits;
 extern const LimitKernels avx512vnni_limits;
 
 namespace {
 
 /// Weakest first, as in the list of implementations.
-const std::array all_limits = {&scalar_limits, &avx2_limits, &avx512vnni_limits};
+const std::array all_limits = {&scalar_limits, &avx2_limits, &avxvnni_limits, &avx512_limits, &avx512vnni_limits};
 
 const LimitKernels& limits_of(Isa isa) {
   kernels_for(isa);  // throws if this machine cannot run it
@@ -74,7 +76,7 @@ class Sampler {
   }
 
  private:
-  static const Sampling& checked(const Sampling& sampling) {
+  static Sampling checked(const Sampling& sampling) {
     if (sampling.threads < 1 || sampling.repeats < 1 || !(sampling.seconds > 0.0)) {
       throw std::invalid_argument("sampling: expected at least 1 thread, 1 repeat and a positive time");
     }
@@ -99,8 +101,9 @@ class ThreadBuffers {
  public:
   ThreadBuffers(std::int64_t bytes, int threads)
       : part_(bytes / threads / read_granule * read_granule),
-        memory_(static_cast<std::uint8_t*>(::operator new(
-            static_cast<std::size_t>(std::max(part_, std::int64_t{0}) * threads), std::align_val_t{huge_page}))) {
+        memory_(
+            static_cast<std::uint8_t*>(::operator new(
+                static_cast<std::size_t>(std::max(part_, std::int64_t{0}) * threads), std::align_val_t{huge_page}))) {
     madvise(memory_, static_cast<std::size_t>(part_ * threads), MADV_HUGEPAGE);  // a wish: failing is no error
   }
   ~ThreadBuffers() { ::operator delete(memory_, std::align_val_t{huge_page}); }
@@ -128,8 +131,8 @@ void check_bytes(std::int64_t bytes, int threads) {
 
 double int8_peak(Isa isa, const Sampling& sampling) {
   const LimitKernels& kernels = limits_of(isa);
-  const double rate = Sampler(sampling).best_rate(
-      [&](std::size_t, std::int64_t rounds) { return kernels.int8_dot(rounds); });
+  const double rate =
+      Sampler(sampling).best_rate([&](std::size_t, std::int64_t rounds) { return kernels.int8_dot(rounds); });
   return rate * static_cast<double>(kernels.int8_dot_operations * sampling.threads);
 }
 

@@ -86,12 +86,8 @@ template <class V>
 constexpr LimitKernels limits() {
   constexpr std::int64_t lanes = V::bytes / 4;
   constexpr std::int64_t products = V::chains * V::dot_products;
-  return {V::isa,
-          int8_dot<V>,
-          2 * products,
-          fma<V>,
-          2 * V::chains * lanes,
-          {read<V, 1, 0>, read<V, 1, 1024>, read<V, 1, 4096>, read<V, 4, 0>}};
+  return {V::isa, int8_dot<V>,           2 * products,
+          fma<V>, 2 * V::chains * lanes, {read<V, 1, 0>, read<V, 1, 1024>, read<V, 1, 4096>, read<V, 4, 0>}};
 }
 
 }  // namespace

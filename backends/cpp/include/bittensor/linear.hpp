@@ -1,0 +1,34 @@
+#pragma once
+
+/// The group-quantized linear (docs/numerics.md, sections 4 and 5).
+
+#include <cstdint>
+
+#include "bittensor/export.hpp"
+#include "bittensor/group_quantized.hpp"
+#include "bittensor/isa.hpp"
+#include "bittensor/parallel.hpp"
+
+namespace bittensor {
+
+/// Operands of `linear`.
+struct Linear {
+  const void* x = nullptr;                // [rows, in_features] of float_type
+  std::int64_t x_row_bytes = 0;           // from one row of x to the next
+  std::int64_t rows = 0;                  // M
+  FloatType float_type = FloatType::f32;  // of x and out
+  const std::uint8_t* prepared = nullptr;
+  PreparedLayout layout{};      // as read_layout gives it
+  const float* bias = nullptr;  // [out_features], or null
+  Activation activation = Activation::none;
+  void* out = nullptr;  // [rows, out_features] of float_type, without gaps
+};
+
+/// Activations are quantized to int8, group by group; the result has the same bits on every instruction set, for every
+/// number of threads and rows.
+BITTENSOR_API void linear_int8(const Linear& linear, const KernelSet& kernels, const ParallelFor& parallel = {});
+
+/// Activations stay float32; products are added in the order of the columns, with the same guarantee.
+BITTENSOR_API void linear_float(const Linear& linear, const KernelSet& kernels, const ParallelFor& parallel = {});
+
+}  // namespace bittensor

@@ -1,0 +1,183 @@
+#pragma once
+
+/// The micro-kernel of the group-quantized linear with int8 activations, written once for every instruction set V (a
+/// traits class). Lanes run over weight rows: there is no sum across lanes anywhere, and the float order over groups is
+/// the same on every instruction set, which is what makes the results bit-identical.
+
+#include <cstdint>
+
+#include "bittensor/linear_kernels.hpp"
+#include "linear_tiles.hpp"
+#include "planes.hpp"
+
+namespace bittensor {
+namespace {
+
+template <class V, int Bits, int Rows, int Tiles>
+struct Int8LinearTile {
+  static constexpr int tile_vectors = tile_rows / V::lanes;
+  static constexpr int vectors = Tiles * tile_vectors;
+  static constexpr int plane_count = 8 / Bits;
+  static constexpr int columns = 32 / Bits;  // of a block
+  using Dot = typename V::template Dot<Bits, 127>;
+  using Sum = typename V::LaneSum;
+  using Float = typename V::Float;
+
+  /// One block of every tile against its columns of every row.
+  template <class Partial>
+  [[gnu::always_inline]] static void step(
+      const std::uint8_t* codes, std::int64_t tile_bytes, const std::int8_t* x, std::int64_t x_stride,
+      Partial (&partial)[Rows][vectors]) {
+    typename V::LaneVector packed[vectors];
+#pragma GCC unroll 16
+    for (int v = 0; v < vectors; ++v) {
+      packed[v] = V::load_lanes(codes + v / tile_vectors * tile_bytes + v % tile_vectors * V::lanes * 4);
+    }
+    for_each_plane<plane_count>([&]<int Plane>() {
+      typename V::LaneVector weight[vectors];
+#pragma GCC unroll 16
+      for (int v = 0; v < vectors; ++v) weight[v] = V::template plane<Bits, Plane>(packed[v]);
+#pragma GCC unroll 8
+      for (int m = 0; m < Rows; ++m) {
+        const typename V::LaneVector four = V::broadcast4(x + m * x_stride + 4 * Plane);
+#pragma GCC unroll 16
+        for (int v = 0; v < vectors; ++v) partial[m][v] = Dot::step(partial[m][v], weight[v], four);
+      }
+    });
+  }
+
+  [[gnu::always_inline]] static Sum zero_term(
+      const Int8LinearBlock& block, const std::uint8_t* zeros, std::int32_t x_sum, int v) {
+    switch (block.layout->zero_kind) {
+      case ZeroKind::symmetric: return V::broadcast_i32(-(1 << (Bits - 1)) * x_sum);
+      case ZeroKind::integer:
+        return V::multiply_i32(
+            V::broadcast_i32(-x_sum),
+            V::load_u8_as_i32(
+                zeros + v / tile_vectors * block.layout->tile_zero_bytes() + v % tile_vectors * V::lanes));
+      default: return V::broadcast_i32(0);
+    }
+  }
+
+  static Float load_float(const std::uint8_t* from, std::int64_t tile_bytes, FloatType type, int v) {
+    const std::int64_t in_tile = v % tile_vectors * V::lanes * bytes_of(type);
+    return V::load_float(from + v / tile_vectors * tile_bytes + in_tile, type);
+  }
+
+  static void run(const Int8LinearBlock& block, std::int64_t row, std::int64_t tile) {
+    const PreparedLayout& layout = *block.layout;
+    const std::int64_t groups = layout.groups();
+    const std::int64_t tile_code_bytes = layout.tile_code_bytes();
+    const std::int64_t tile_scale_bytes = layout.tile_scale_bytes();
+    const std::int64_t tile_zero_bytes = layout.tile_zero_bytes();
+    const std::int64_t scale_bytes = tile_rows * bytes_of(layout.scale_type);  // of a group
+    const std::int64_t zero_bytes = layout.zero_kind == ZeroKind::offset ? scale_bytes : tile_rows;
+    const std::int64_t first_block = block.first_group * layout.group_blocks();
+    const std::uint8_t* codes = block.codes + tile * tile_code_bytes + first_block * tile_block_bytes;
+    const std::uint8_t* scales = block.scales + tile * tile_scale_bytes + block.first_group * scale_bytes;
+    const std::uint8_t* zeros = block.zeros + tile * tile_zero_bytes + block.first_group * zero_bytes;
+    const std::int8_t* x = block.x + row * block.x_stride + first_block * columns;
+    const float* x_scales = block.x_scales + row * groups;
+    const std::int32_t* x_sums = block.x_sums + row * groups;
+
+    const auto y_of = [&](int m) { return block.y + (row + m) * block.y_stride + tile * tile_rows; };
+    Float y[Rows][vectors];
+#pragma GCC unroll 8
+    for (int m = 0; m < Rows; ++m) {
+#pragma GCC unroll 16
+      for (int v = 0; v < vectors; ++v) {
+        y[m][v] =
+            block.first_group == 0 ? V::broadcast_f32(0.0F) : V::load_float(y_of(m) + v * V::lanes, FloatType::f32);
+      }
+    }
+    std::int64_t blocks_left = layout.blocks() - first_block;
+    for (std::int64_t g = block.first_group; g < block.end_group; ++g) {
+      const std::int64_t blocks = blocks_left < layout.group_blocks() ? blocks_left : layout.group_blocks();
+      blocks_left -= blocks;
+      Sum sums[Rows][vectors];
+#pragma GCC unroll 8
+      for (int m = 0; m < Rows; ++m) {
+#pragma GCC unroll 16
+        for (int v = 0; v < vectors; ++v) sums[m][v] = zero_term(block, zeros, x_sums[m * groups + g], v);
+      }
+      const auto advance = [&] {
+        if constexpr (Rows == 1) {
+          for (int t = 0; t < Tiles; ++t) __builtin_prefetch(codes + t * tile_code_bytes + linear_prefetch_bytes);
+        }
+        codes += tile_block_bytes;
+        x += columns;
+      };
+      if constexpr (Dot::max_steps == 0) {
+        for (std::int64_t b = 0; b < blocks; ++b) {
+          step(codes, tile_code_bytes, x, block.x_stride, sums);
+          advance();
+        }
+      } else {
+        constexpr std::int64_t run_blocks = Dot::max_steps / plane_count;
+        for (std::int64_t done = 0; done < blocks; done += run_blocks) {
+          typename Dot::Partial partial[Rows][vectors];
+#pragma GCC unroll 8
+          for (int m = 0; m < Rows; ++m) {
+#pragma GCC unroll 16
+            for (int v = 0; v < vectors; ++v) partial[m][v] = Dot::zero();
+          }
+          const std::int64_t end = blocks - done < run_blocks ? blocks - done : run_blocks;
+          for (std::int64_t b = 0; b < end; ++b) {
+            step(codes, tile_code_bytes, x, block.x_stride, partial);
+            advance();
+          }
+#pragma GCC unroll 8
+          for (int m = 0; m < Rows; ++m) {
+#pragma GCC unroll 16
+            for (int v = 0; v < vectors; ++v) sums[m][v] = Dot::widen(sums[m][v], partial[m][v]);
+          }
+        }
+      }
+      Float scale[vectors];
+#pragma GCC unroll 16
+      for (int v = 0; v < vectors; ++v) scale[v] = load_float(scales, tile_scale_bytes, layout.scale_type, v);
+#pragma GCC unroll 8
+      for (int m = 0; m < Rows; ++m) {
+        const Float x_scale = V::broadcast_f32(x_scales[m * groups + g]);
+#pragma GCC unroll 16
+        for (int v = 0; v < vectors; ++v) {
+          y[m][v] = V::fma(V::to_float(sums[m][v]), V::multiply(x_scale, scale[v]), y[m][v]);
+        }
+      }
+      if (layout.zero_kind == ZeroKind::offset) {
+#pragma GCC unroll 8
+        for (int m = 0; m < Rows; ++m) {
+          const Float x_scale = V::broadcast_f32(x_scales[m * groups + g]);
+          const Float x_sum = V::to_float(V::broadcast_i32(x_sums[m * groups + g]));
+#pragma GCC unroll 16
+          for (int v = 0; v < vectors; ++v) {
+            const Float offset = load_float(zeros, tile_zero_bytes, layout.scale_type, v);
+            y[m][v] = V::fma(x_sum, V::multiply(x_scale, offset), y[m][v]);
+          }
+        }
+      }
+      scales += scale_bytes;
+      zeros += zero_bytes;
+    }
+#pragma GCC unroll 8
+    for (int m = 0; m < Rows; ++m) {
+#pragma GCC unroll 16
+      for (int v = 0; v < vectors; ++v) V::store_float(y_of(m) + v * V::lanes, y[m][v]);
+    }
+  }
+};
+
+template <class V, int Bits>
+void int8_linear(const Int8LinearBlock& block) {
+  const auto run = [&]<int Rows, int Tiles>(std::int64_t row, std::int64_t tile) {
+    Int8LinearTile<V, Bits, Rows, Tiles>::run(block, row, tile);
+  };
+  if (block.rows == 1) {
+    linear_tiles<V::int8_tiles_single_row, 1>(block, run);
+  } else {
+    linear_tiles<V::int8_tiles, V::int8_rows>(block, run);
+  }
+}
+
+}  // namespace
+}  // namespace bittensor

@@ -1,0 +1,198 @@
+// The loop nest of the group-quantized linear: activations to int8, blocks of results, epilogue.
+
+#include "bittensor/linear.hpp"
+
+#include <algorithm>
+#include <utility>
+
+#include "bittensor/kernel_table.hpp"
+#include "scratch.hpp"
+
+namespace bittensor {
+namespace {
+
+/// Below this many products a second thread costs more than it saves: waking it takes about a microsecond.
+constexpr std::int64_t serial_products = std::int64_t{1} << 20;
+
+/// Rows are quantized and multiplied in panels whose codes stay in the second-level cache.
+constexpr std::int64_t panel_bytes = std::int64_t{1} << 19;
+
+/// Columns of the weight that are multiplied before the next rows: with 3 tiles, codes for half of the first-level
+/// cache.
+constexpr std::int64_t pass_columns = 1024;
+
+/// Tiles that a task takes at most: a multiple of the tiles that any kernel takes at a time.
+constexpr std::int64_t task_tiles = 24;
+
+std::int64_t ceil_divide(std::int64_t a, std::int64_t b) {
+  return (a + b - 1) / b;
+}
+
+std::int64_t round_up(std::int64_t value, std::int64_t unit) {
+  return ceil_divide(value, unit) * unit;
+}
+
+/// What the two modes do differently: the form of the activations, and the kernels.
+struct Int8Mode {
+  using Block = Int8LinearBlock;
+  using Value = std::int8_t;
+
+  static Int8Linear kernel(const LinearKernels& kernels, int bits) { return kernels.int8_linear_for(bits); }
+  static void count_calls(const KernelSet& kernels, int bits) {
+    count_call(KernelKind::quantize_row, 0, kernels.isa);
+    count_call(KernelKind::int8_linear, bits, kernels.isa);
+  }
+  static void prepare_row(
+      const LinearKernels& kernels, const void* x, FloatType type, const PreparedLayout& layout, Value* values,
+      float* scales, std::int32_t* sums) {
+    kernels.quantize_row(x, type, layout, values, scales, sums);
+  }
+  static void set_factors(Block& block, const float* scales, const std::int32_t* sums) {
+    block.x_scales = scales;
+    block.x_sums = sums;
+  }
+};
+
+struct FloatMode {
+  using Block = FloatLinearBlock;
+  using Value = float;
+
+  static FloatLinear kernel(const LinearKernels& kernels, int bits) { return kernels.float_linear_for(bits); }
+  static void count_calls(const KernelSet& kernels, int bits) {
+    count_call(KernelKind::widen_row, 0, kernels.isa);
+    count_call(KernelKind::float_linear, bits, kernels.isa);
+  }
+  static void prepare_row(
+      const LinearKernels& kernels, const void* x, FloatType type, const PreparedLayout& layout, Value* values,
+      float* sums, std::int32_t* /*unused*/) {
+    kernels.widen_row(x, type, layout, values, layout.zero_kind == ZeroKind::offset ? sums : nullptr);
+  }
+  static void set_factors(Block& block, const float* sums, const std::int32_t* /*unused*/) { block.x_sums = sums; }
+};
+
+template <class Mode>
+class Product {
+ public:
+  using Value = typename Mode::Value;
+
+  Product(const Linear& linear, const KernelSet& kernels)
+      : l_(linear),
+        layout_(linear.layout),
+        kernels_(kernels.linear),
+        multiply_(Mode::kernel(kernels.linear, linear.layout.bits)),
+        groups_(linear.layout.groups()),
+        // 64 bytes more than needed keep rows from meeting in the same sets of the cache.
+        x_stride_(round_up(linear.layout.padded_columns(), 64) + 64 / static_cast<std::int64_t>(sizeof(Value))) {
+    const std::int64_t rows = panel_bytes / (x_stride_ * static_cast<std::int64_t>(sizeof(Value)));
+    panel_rows_ = std::min(linear.rows, std::max<std::int64_t>(rows / 8 * 8, 8));
+  }
+
+  void run(const ParallelFor& parallel) {
+    const std::int64_t values = panel_rows_ * x_stride_ * static_cast<std::int64_t>(sizeof(Value));
+    const std::int64_t factors = round_up(panel_rows_ * groups_ * 4, 64);
+    std::byte* memory = scratch(ScratchUse::operation, static_cast<std::size_t>(values + 2 * factors));
+    x_ = reinterpret_cast<Value*>(memory);
+    x_factors_ = reinterpret_cast<float*>(memory + values);
+    x_sums_ = reinterpret_cast<std::int32_t*>(memory + values + factors);
+    const bool serial = l_.rows * layout_.in_features * layout_.out_features < serial_products;
+    const ParallelFor& loop = serial ? ParallelFor() : parallel;
+    for (std::int64_t first = 0; first < l_.rows; first += panel_rows_) {
+      const std::int64_t rows = std::min(panel_rows_, l_.rows - first);
+      prepare_rows(first, rows, loop);
+      multiply(first, rows, loop);
+    }
+  }
+
+ private:
+  void prepare_rows(std::int64_t first, std::int64_t rows, const ParallelFor& loop) const {
+    constexpr std::int64_t serial_values = std::int64_t{1} << 15;
+    const bool serial = rows * layout_.in_features < serial_values;
+    (serial ? ParallelFor() : loop)(rows, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t m = begin; m < end; ++m) {
+        Mode::prepare_row(
+            kernels_, static_cast<const std::uint8_t*>(l_.x) + (first + m) * l_.x_row_bytes, l_.float_type, layout_,
+            x_ + m * x_stride_, x_factors_ + m * groups_, x_sums_ + m * groups_);
+      }
+    });
+  }
+
+  /// Work is shared out in runs of tiles, and in ranges of rows as well where there are too few tiles.
+  void multiply(std::int64_t first, std::int64_t rows, const ParallelFor& loop) const {
+    const std::int64_t wanted = 4 * loop.thread_count();
+    const std::int64_t unit = rows == 1 ? 8 : 6;
+    const std::int64_t tiles = std::clamp(round_up(ceil_divide(layout_.tiles(), wanted), unit), unit, task_tiles);
+    const std::int64_t runs = ceil_divide(layout_.tiles(), tiles);
+    const std::int64_t ranges = std::clamp<std::int64_t>(wanted / runs, 1, ceil_divide(rows, 16));
+    const std::int64_t range_rows = round_up(ceil_divide(rows, ranges), 8);
+    const std::int64_t used_ranges = ceil_divide(rows, range_rows);
+    loop(runs * used_ranges, [&](std::int64_t begin, std::int64_t end) {
+      auto* y = reinterpret_cast<float*>(
+          scratch(ScratchUse::task, static_cast<std::size_t>(range_rows * tiles * tile_rows * 4)));
+      for (std::int64_t task = begin; task < end; ++task) {
+        const std::int64_t m = task % used_ranges * range_rows;
+        const std::int64_t tile = task / used_ranges * tiles;
+        multiply_block(first, m, std::min(range_rows, rows - m), tile, std::min(tiles, layout_.tiles() - tile), y);
+      }
+    });
+  }
+
+  void multiply_block(
+      std::int64_t first, std::int64_t m, std::int64_t rows, std::int64_t tile, std::int64_t tiles, float* y) const {
+    typename Mode::Block block{};
+    block.layout = &layout_;
+    block.codes = l_.prepared + layout_.codes_begin() + tile * layout_.tile_code_bytes();
+    block.scales = l_.prepared + layout_.scales_begin() + tile * layout_.tile_scale_bytes();
+    block.zeros = l_.prepared + layout_.zeros_begin() + tile * layout_.tile_zero_bytes();
+    block.tiles = tiles;
+    block.x = x_ + m * x_stride_;
+    block.x_stride = x_stride_;
+    Mode::set_factors(block, x_factors_ + m * groups_, x_sums_ + m * groups_);
+    block.rows = rows;
+    block.y = y;
+    block.y_stride = tiles * tile_rows;
+    // Few rows stream the weight once, tile by tile; many rows use a pass of it while it lies in the cache.
+    const std::int64_t pass_groups = rows <= 8 ? groups_ : std::max<std::int64_t>(pass_columns / layout_.group_size, 1);
+    for (block.first_group = 0; block.first_group < groups_; block.first_group = block.end_group) {
+      block.end_group = std::min(block.first_group + pass_groups, groups_);
+      multiply_(block);
+    }
+    const std::int64_t column = tile * tile_rows;
+    const std::int64_t columns = std::min(tiles * tile_rows, layout_.out_features - column);
+    const std::int64_t size = bytes_of(l_.float_type);
+    for (std::int64_t i = 0; i < rows; ++i) {
+      kernels_.store_outputs(
+          y + i * block.y_stride, columns, l_.bias != nullptr ? l_.bias + column : nullptr, l_.activation,
+          l_.float_type, static_cast<std::uint8_t*>(l_.out) + ((first + m + i) * layout_.out_features + column) * size);
+    }
+  }
+
+  const Linear& l_;
+  const PreparedLayout& layout_;
+  const LinearKernels& kernels_;
+  decltype(Mode::kernel(std::declval<const LinearKernels&>(), 4)) multiply_;
+  std::int64_t groups_;
+  std::int64_t x_stride_;  // values
+  std::int64_t panel_rows_ = 0;
+  Value* x_ = nullptr;
+  float* x_factors_ = nullptr;  // scales of the codes, or sums of the floats
+  std::int32_t* x_sums_ = nullptr;
+};
+
+template <class Mode>
+void run_linear(const Linear& linear, const KernelSet& kernels, const ParallelFor& parallel) {
+  Mode::count_calls(kernels, linear.layout.bits);
+  count_call(KernelKind::store_outputs, 0, kernels.isa);
+  if (linear.rows > 0) Product<Mode>(linear, kernels).run(parallel);
+}
+
+}  // namespace
+
+void linear_int8(const Linear& linear, const KernelSet& kernels, const ParallelFor& parallel) {
+  run_linear<Int8Mode>(linear, kernels, parallel);
+}
+
+void linear_float(const Linear& linear, const KernelSet& kernels, const ParallelFor& parallel) {
+  run_linear<FloatMode>(linear, kernels, parallel);
+}
+
+}  // namespace bittensor
