@@ -50,8 +50,8 @@ class Capabilities:
 class Backend(Protocol):
     """The operations behind `bittensor.pack_weights` and its siblings.
 
-    Subclass it: the methods that are not operations have defaults. Tensors arrive in any strides, with any leading dimensions (written ``...``), possibly
-    empty; results are new contiguous tensors. E = 64 / bits codes share a word.
+    Subclass it: the methods that are not operations have defaults. Tensors arrive in any strides, with any leading
+    dimensions (written ``...``), possibly empty; results are new contiguous tensors. E = 64 / bits codes share a word.
     """
 
     name: str

@@ -170,4 +170,4 @@ def scalar_scale(scale: float) -> torch.Tensor:
     try:
         return torch.tensor(float(scale), dtype=torch.float32)
     except OverflowError:
-        raise ValueError(f"scale: expected a finite value, got one too large for a float") from None
+        raise ValueError("scale: expected a finite value, got one too large for a float") from None

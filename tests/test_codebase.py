@@ -125,8 +125,14 @@ def test_conformance_imports_no_backend() -> None:
 
 @pytest.mark.parametrize("folder", ["benchmarks", "examples", "tests", "conformance/meta_tests"])
 def test_users_of_bittensor_import_no_backend(folder: str) -> None:
-    rule = f"{folder} reaches backends by name, through bittensor"
-    check(room_imports(folder), lambda each: root_of(each) not in BACKEND_PACKAGES, rule)
+    def allowed(each: Import) -> bool:
+        if folder == "benchmarks":  # the machine's limits and single kernels are measured below the protocol
+            return root_of(each) not in BACKEND_PACKAGES or each.names == ("_native",)
+        if folder == "conformance/meta_tests":  # broken backends are the reference with one thing changed
+            return root_of(each) not in BACKEND_PACKAGES or root_of(each) == "bittensor_reference"
+        return root_of(each) not in BACKEND_PACKAGES
+
+    check(room_imports(folder), allowed, f"{folder} reaches backends by name, through bittensor")
 
 
 def test_import_rules_see_every_form(tmp_path: Path) -> None:

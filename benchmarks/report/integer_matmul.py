@@ -19,6 +19,7 @@ import itertools
 from collections.abc import Callable
 
 import torch
+from bittensor_cpp import _native
 from torch.nn.functional import linear
 
 import bittensor
@@ -60,7 +61,6 @@ def packing(threads: int, rounds: int, isa: str) -> list[Row]:
     words = bittensor.pack_weights(codes, BITS)
     codes_again = torch.zeros_like(codes)
     words_again = torch.zeros_like(words)
-    native = machine.native()
     columns = codes.numel()  # rows are whole words, so that all of them make one long row
 
     new_copy, used_copy = "copy to new memory", "copy to memory in use"
@@ -72,13 +72,13 @@ def packing(threads: int, rounds: int, isa: str) -> list[Row]:
     }
     samples = {name: with_threads(threads, rate(CODE_BYTES, function)) for name, function in functions.items()}
     memcpy = "memcpy to memory in use"
-    samples[memcpy] = lambda: native.copy_bandwidth(CODE_BYTES, threads, 0.02, 2) / 1e9
+    samples[memcpy] = lambda: _native.copy_bandwidth(CODE_BYTES, threads, 0.02, 2) / 1e9
     pack_kernel, unpack_kernel, one_copy = "pack kernel", "unpack kernel", "copy to memory in use, 1 thread"
     code_buffer, word_buffer = codes.numpy(), words.numpy()
     code_output, word_output = codes_again.numpy(), words_again.numpy()
     kernels: dict[str, Callable[[], object]] = {
-        pack_kernel: lambda: native.pack_row(f"pack_row_b{BITS}_{isa}", code_buffer, columns, word_output),
-        unpack_kernel: lambda: native.unpack_row(f"unpack_row_b{BITS}_{isa}", word_buffer, columns, code_output),
+        pack_kernel: lambda: _native.pack_row(f"pack_row_b{BITS}_{isa}", code_buffer, columns, word_output),
+        unpack_kernel: lambda: _native.unpack_row(f"unpack_row_b{BITS}_{isa}", word_buffer, columns, code_output),
         one_copy: functions[used_copy],
     }
     samples |= {name: with_threads(1, rate(CODE_BYTES, function)) for name, function in kernels.items()}
@@ -97,7 +97,6 @@ def packing(threads: int, rounds: int, isa: str) -> list[Row]:
 def one_row(threads: int, rounds: int) -> list[Row]:
     x = torch.randint(0, 2**BITS, (1, FEATURES), dtype=torch.uint8)
     copies = itertools.cycle([new_weight() for _ in range(ROTATED_WEIGHTS)])
-    native = machine.native()
     total = ROTATED_WEIGHTS * WEIGHT_BYTES
     figure, limit = "packed_matmul M=1, weights from memory", f"read {total >> 20} MiB"
     taken = interleaved(
@@ -105,7 +104,7 @@ def one_row(threads: int, rounds: int) -> list[Row]:
             figure: with_threads(
                 threads, rate(WEIGHT_BYTES, lambda: bittensor.packed_matmul(x, next(copies), bits=BITS))
             ),
-            limit: lambda: native.read_bandwidth(total, threads, 0.02, 2) / 1e9,
+            limit: lambda: _native.read_bandwidth(total, threads, 0.02, 2) / 1e9,
         },
         rounds,
     )
@@ -114,9 +113,8 @@ def one_row(threads: int, rounds: int) -> list[Row]:
 
 def more_rows(threads: int, rounds: int, isa: str) -> list[Row]:
     weight = new_weight()
-    native = machine.native()
     limit = f"int8 peak, {isa}"
-    samples: dict[str, Sample] = {limit: lambda: native.int8_peak(isa, threads, 0.02, 3) / 1e9}
+    samples: dict[str, Sample] = {limit: lambda: _native.int8_peak(isa, threads, 0.02, 3) / 1e9}
     targets = {8: PEAK, 32: None, 128: PEAK, 512: None}
     for m in targets:
         x = torch.randint(0, 2**BITS, (m, FEATURES), dtype=torch.uint8)
@@ -159,13 +157,12 @@ def new_weight() -> torch.Tensor:
 
 
 def machine_limits(threads: int, isa: str) -> dict[str, float]:
-    native = machine.native()
     sizes = {"1 MiB": 2**20, "16 MiB": 2**24, "512 MiB": 2**29}
     figures = {
-        f"int8 {isa} GOP/s": native.int8_peak(isa, threads),
-        f"float32 fma {isa} GFLOP/s": native.fma_peak(isa, threads),
-        **{f"read {name} GB/s": native.read_bandwidth(size, threads) for name, size in sizes.items()},
-        **{f"memcpy {name} GB/s": native.copy_bandwidth(size, threads) for name, size in sizes.items()},
+        f"int8 {isa} GOP/s": _native.int8_peak(isa, threads),
+        f"float32 fma {isa} GFLOP/s": _native.fma_peak(isa, threads),
+        **{f"read {name} GB/s": _native.read_bandwidth(size, threads) for name, size in sizes.items()},
+        **{f"memcpy {name} GB/s": _native.copy_bandwidth(size, threads) for name, size in sizes.items()},
     }
     return {name: round(figure / 1e9, 1) for name, figure in figures.items()}
 

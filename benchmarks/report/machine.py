@@ -2,39 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import platform
 import subprocess
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
-from typing import Protocol, cast
 
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 CPUINFO = Path("/proc/cpuinfo")
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
-
-
-class Native(Protocol):
-    """What reports use of the C++ package beside its operators. Rates are operations or bytes per second."""
-
-    def int8_peak(self, isa: str, threads: int, seconds: float = ..., repeats: int = ...) -> float: ...
-    def fma_peak(self, isa: str, threads: int, seconds: float = ..., repeats: int = ...) -> float: ...
-    def read_bandwidth(self, size: int, threads: int, seconds: float = ..., repeats: int = ..., /) -> float: ...
-    def copy_bandwidth(self, size: int, threads: int, seconds: float = ..., repeats: int = ..., /) -> float: ...
-    def pack_row(self, kernel: str, codes: object, columns: int, words: object) -> int: ...
-    def unpack_row(self, kernel: str, words: object, columns: int, codes: object) -> None: ...
-
-
-def native() -> Native:
-    """The functions of `libbittensor` that measure limits and that call one kernel by its name.
-
-    Loaded by name: they are no backend, and nothing here computes with them.
-    """
-    return cast(Native, importlib.import_module("bittensor_cpp._native"))
 
 
 def describe() -> dict[str, object]:

@@ -163,17 +163,17 @@ void bind_limits(py::module_& module) {
       [](std::int64_t bytes, int threads, double seconds, int repeats) {
         return bittensor::read_bandwidth(bytes, {threads, seconds, repeats});
       },
-      py::arg("bytes"), py::arg("threads") = 1, py::arg("seconds") = defaults.seconds,
+      py::arg("size"), py::arg("threads") = 1, py::arg("seconds") = defaults.seconds,
       py::arg("repeats") = defaults.repeats, released,
-      "Bytes per second read from a buffer of `bytes` that the threads divide.");
+      "Bytes per second read from a buffer of `size` bytes that the threads divide.");
   module.def(
       "copy_bandwidth",
       [](std::int64_t bytes, int threads, double seconds, int repeats) {
         return bittensor::copy_bandwidth(bytes, {threads, seconds, repeats});
       },
-      py::arg("bytes"), py::arg("threads") = 1, py::arg("seconds") = defaults.seconds,
+      py::arg("size"), py::arg("threads") = 1, py::arg("seconds") = defaults.seconds,
       py::arg("repeats") = defaults.repeats, released,
-      "Bytes per second that memcpy copies between buffers of `bytes`; a byte read and written counts once.");
+      "Bytes per second that memcpy copies between buffers of `size` bytes; a byte read and written counts once.");
 }
 
 }  // namespace

@@ -9,15 +9,12 @@
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace check {
 
-struct Test {
-  const char* name;
-  void (*run)();
-};
-inline std::vector<Test> tests;
+inline std::vector<std::pair<const char*, void (*)()>> tests;
 inline char context[256] = "";  // what is being checked, for messages; set by CONTEXT
 
 [[noreturn]] inline void fail(const char* file, int line, const std::string& message) {
@@ -26,10 +23,8 @@ inline char context[256] = "";  // what is being checked, for messages; set by C
 
 template <class T>
 std::string show(const T& value) {
-  std::ostringstream text;
   if constexpr (std::integral<T>) return std::to_string(value);  // bytes as numbers
-  text << value;
-  return text.str();
+  return (std::ostringstream() << value).str();
 }
 
 /// Compares values, or containers, whose first difference it shows.
@@ -60,9 +55,9 @@ void throws(const char* file, int line, const std::string& what, const std::stri
 
 }  // namespace check
 
-#define TEST(title)                                                                  \
-  static void title();                                                               \
-  static const bool title##_added = (check::tests.push_back({#title, title}), true); \
+#define TEST(title)                                                                   \
+  static void title();                                                                \
+  static const bool title##_added = (check::tests.emplace_back(#title, title), true); \
   static void title()
 #define CONTEXT(...) static_cast<void>(std::snprintf(check::context, sizeof check::context, __VA_ARGS__))
 #define CHECK(...) ((__VA_ARGS__) ? void() : check::fail(__FILE__, __LINE__, #__VA_ARGS__))
@@ -72,16 +67,16 @@ void throws(const char* file, int line, const std::string& what, const std::stri
 
 // NOLINTNEXTLINE(misc-definitions-in-headers): included once by each program
 int main() {
-  int failures = 0;
-  for (const check::Test& test : check::tests) {
-    CONTEXT("%s", test.name);
+  int status = 0;
+  for (const auto& [name, run] : check::tests) {
+    CONTEXT("%s", name);
     try {
-      test.run();
+      run();
     } catch (const std::exception& error) {
-      ++failures;
-      std::printf("FAILED %s\n  %s\n  with: %s\n", test.name, error.what(), check::context);
+      std::printf("FAILED %s\n  %s\n  with: %s\n", name, error.what(), check::context);
+      status = 1;
     }
   }
-  std::printf("%zu tests, %d failed\n", check::tests.size(), failures);
-  return failures == 0 ? 0 : 1;
+  std::printf("%zu tests\n", check::tests.size());
+  return status;
 }
