@@ -44,9 +44,9 @@ const KernelSet& kernels(std::int64_t isa) {
 /// torch's own threads.
 bittensor::ParallelFor torch_threads() {
   std::uint32_t count = 1;
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_get_num_threads(&count));
+  TORCH_ERROR_CODE_CHECK(torch_get_num_threads(&count));
   const auto run = [](void*, std::int64_t total, bittensor::ParallelFor::Body body, void* context) {
-    STABLE_TORCH_ERROR_CODE_CHECK(torch_parallel_for(0, total, 1, body, context));
+    TORCH_ERROR_CODE_CHECK(torch_parallel_for(0, total, 1, body, context));
   };
   return {run, nullptr, static_cast<int>(count)};
 }
@@ -55,7 +55,7 @@ enum class Dtype : std::uint8_t { u8, i32, i64, f32, other };
 
 Dtype dtype_of(const Tensor& tensor) {
   std::int32_t dtype = 0;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(tensor.get(), &dtype));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(tensor.get(), &dtype));
   static const std::int32_t u8 = aoti_torch_dtype_uint8();
   static const std::int32_t i32 = aoti_torch_dtype_int32();
   static const std::int32_t i64 = aoti_torch_dtype_int64();
@@ -111,7 +111,7 @@ Tensor new_matrix(const Matrix& like, std::int64_t columns, std::int32_t dtype) 
   }
   static const std::int32_t cpu = aoti_torch_device_type_cpu();
   AtenTensorHandle handle = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(like.dimensions, sizes, strides, dtype, cpu, 0, &handle));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(like.dimensions, sizes, strides, dtype, cpu, 0, &handle));
   return Tensor(handle);
 }
 
@@ -306,7 +306,7 @@ Tensor packed_matmul(
 
 std::optional<bittensor::FloatType> float_type_of(const Tensor& tensor) {
   std::int32_t dtype = 0;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(tensor.get(), &dtype));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(tensor.get(), &dtype));
   static const std::int32_t f32 = aoti_torch_dtype_float32();
   static const std::int32_t f16 = aoti_torch_dtype_float16();
   static const std::int32_t bf16 = aoti_torch_dtype_bfloat16();
@@ -360,7 +360,7 @@ Tensor prepare(
   const std::int64_t size = layout.bytes();
   const std::int64_t stride = 1;
   AtenTensorHandle handle = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(
+  TORCH_ERROR_CODE_CHECK(
       aoti_torch_empty_strided(1, &size, &stride, aoti_torch_dtype_uint8(), aoti_torch_device_type_cpu(), 0, &handle));
   const Tensor prepared(handle);
   bittensor::prepare(weight, layout, static_cast<std::uint8_t*>(prepared.data_ptr()), kernels(isa), torch_threads());
@@ -402,7 +402,7 @@ Tensor linear(
   product.rows = input.rows;
   product.prepared = weight.data<std::uint8_t>();
   std::int32_t dtype = 0;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(x.get(), &dtype));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(x.get(), &dtype));
   const Tensor out = new_matrix(input, out_features, dtype);
   product.out = out.data_ptr();
   if (float_mode) {
