@@ -3,6 +3,7 @@
 // The operators refuse every argument that docs/numerics.md refuses, so that they are safe to call from anywhere; the
 // Python adapter replaces their messages by those of bittensor.checks, which say more.
 
+#include <sys/mman.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -91,6 +92,16 @@ struct Matrix {
   }
 };
 
+/// Asks for huge pages where new memory is large. Then its first touch costs a fault for each 2 MiB instead of each
+/// 4 KiB, and a weight that is packed into it streams faster ever after.
+void prefer_huge_pages(void* memory, std::int64_t bytes) {
+  constexpr std::uintptr_t huge = std::uintptr_t{1} << 21;
+  const std::uintptr_t begin = (reinterpret_cast<std::uintptr_t>(memory) + huge - 1) & ~(huge - 1);
+  const std::uintptr_t end = (reinterpret_cast<std::uintptr_t>(memory) + static_cast<std::uintptr_t>(bytes)) & ~(huge - 1);
+  // Advice only: where the system does not follow it, nothing changes but speed.
+  if (begin < end) static_cast<void>(madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE));
+}
+
 /// A new contiguous tensor with the leading dimensions of `like` and `columns` in the last.
 Tensor new_matrix(const Matrix& like, std::int64_t columns, std::int32_t dtype) {
   constexpr std::int64_t few = 8;
@@ -112,7 +123,12 @@ Tensor new_matrix(const Matrix& like, std::int64_t columns, std::int32_t dtype) 
   static const std::int32_t cpu = aoti_torch_device_type_cpu();
   AtenTensorHandle handle = nullptr;
   TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(like.dimensions, sizes, strides, dtype, cpu, 0, &handle));
-  return Tensor(handle);
+  const Tensor tensor(handle);
+  constexpr std::int64_t large = std::int64_t{1} << 19;  // values
+  if (stride >= large) {
+    prefer_huge_pages(tensor.data_ptr(), stride * static_cast<std::int64_t>(tensor.element_size()));
+  }
+  return tensor;
 }
 
 void check_bits(std::int64_t bits) {

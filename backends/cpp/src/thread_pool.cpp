@@ -25,6 +25,22 @@ struct ThreadPool::State {
   void* context = nullptr;
   std::vector<std::thread> workers;
 
+  State() = default;
+  State(const State&) = delete;
+  State& operator=(const State&) = delete;
+
+  /// Also runs when the pool's constructor fails half way, with the threads that it had started.
+  ~State() {
+    {
+      const std::lock_guard lock(mutex);
+      stop = true;
+    }
+    published.notify_all();
+    for (std::thread& worker : workers) {
+      if (worker.joinable()) worker.join();
+    }
+  }
+
   std::int64_t shares() const { return static_cast<std::int64_t>(workers.size()) + 1; }
 
   void run_share(std::int64_t share, std::int64_t total, ParallelFor::Body f, void* with) const {
@@ -76,14 +92,7 @@ ThreadPool::ThreadPool(int thread_count) : state_(std::make_unique<State>()) {
   }
 }
 
-ThreadPool::~ThreadPool() {
-  {
-    const std::lock_guard lock(state_->mutex);
-    state_->stop = true;
-  }
-  state_->published.notify_all();
-  for (std::thread& worker : state_->workers) worker.join();
-}
+ThreadPool::~ThreadPool() = default;
 
 ParallelFor ThreadPool::parallel_for() {
   const auto run = [](void* pool, std::int64_t count, ParallelFor::Body body, void* context) {

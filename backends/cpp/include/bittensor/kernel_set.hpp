@@ -34,7 +34,8 @@ using ExpandPlanes =
 
 /// Operands of `IntegerDot`. The sums are exact modulo 2^32.
 struct IntegerDotBlock {
-  const std::int8_t* planes;   // [rows, plane_stride], from ExpandPlanes
+  // [rows, plane_stride], from ExpandPlanes; below 8 bits in [-max_code, max_code], on which 16-bit sums rely
+  const std::int8_t* planes;
   std::int64_t plane_stride;   // bytes
   std::int64_t rows;           // rows of planes, at least 1
   const std::uint64_t* words;  // [columns, word_stride], packed weight rows

@@ -10,10 +10,11 @@
 namespace bittensor {
 
 /// A fixed number of threads that run `ParallelFor` loops; the thread that starts a loop works on it too.
-/// Several threads may start loops at once: they take turns.
+/// Several threads may start loops at once: they take turns. A loop must not start another one on the same pool.
 class BITTENSOR_API ThreadPool {
  public:
-  /// `thread_count` counts the calling thread. Throws std::invalid_argument if it is below 1.
+  /// `thread_count` counts the calling thread. Throws std::invalid_argument if it is below 1, and
+  /// std::system_error if the system gives no more threads.
   explicit ThreadPool(int thread_count);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
