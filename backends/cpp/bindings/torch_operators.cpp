@@ -97,7 +97,8 @@ struct Matrix {
 void prefer_huge_pages(void* memory, std::int64_t bytes) {
   constexpr std::uintptr_t huge = std::uintptr_t{1} << 21;
   const std::uintptr_t begin = (reinterpret_cast<std::uintptr_t>(memory) + huge - 1) & ~(huge - 1);
-  const std::uintptr_t end = (reinterpret_cast<std::uintptr_t>(memory) + static_cast<std::uintptr_t>(bytes)) & ~(huge - 1);
+  const std::uintptr_t end =
+      (reinterpret_cast<std::uintptr_t>(memory) + static_cast<std::uintptr_t>(bytes)) & ~(huge - 1);
   // Advice only: where the system does not follow it, nothing changes but speed.
   if (begin < end) static_cast<void>(madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE));
 }
