@@ -67,6 +67,12 @@ Dtype dtype_of(const Tensor& tensor) {
   return dtype == f32 ? Dtype::f32 : Dtype::other;
 }
 
+/// None in place of a tensor arrives as an undefined one, which some versions of torch read without a check.
+const Tensor& defined(const char* name, const Tensor& given) {
+  if (!given.defined()) refuse(std::string(name) + ": expected a tensor, got None");
+  return given;
+}
+
 /// A matrix operand: its leading dimensions count as rows.
 struct Matrix {
   Tensor tensor;  // contiguous
@@ -76,7 +82,8 @@ struct Matrix {
   std::int64_t rows;
   std::int64_t columns;
 
-  Matrix(const char* name, const Tensor& given) : tensor(given), dtype(dtype_of(given)), dimensions(given.dim()) {
+  Matrix(const char* name, const Tensor& given)
+      : tensor(defined(name, given)), dtype(dtype_of(given)), dimensions(given.dim()) {
     if (dimensions == 0) refuse(std::string(name) + ": expected at least one dimension, got a scalar tensor");
     if (!given.is_cpu()) refuse(std::string(name) + ": expected a tensor on the CPU");
     if (!given.is_contiguous()) tensor = torch::stable::contiguous(given);
