@@ -410,7 +410,7 @@ Tensor linear(
     refuse(
         "x: expected " + std::to_string(product.layout.in_features) + " columns, got " + std::to_string(input.columns));
   }
-  if (activation < 0 || activation > 1) refuse("activation: unknown");
+  if (activation < 0 || activation > 3) refuse("activation: unknown");
   product.activation = static_cast<bittensor::Activation>(activation);
   std::optional<Matrix> kept;
   if (bias) {

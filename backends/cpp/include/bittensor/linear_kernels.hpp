@@ -59,7 +59,7 @@ struct FloatLinearBlock {
 /// y += the terms of these groups in docs/numerics.md, section 5, in ascending order.
 using FloatLinear = void (*)(const FloatLinearBlock& block);
 
-enum class Activation : std::uint8_t { none, relu };
+enum class Activation : std::uint8_t { none, relu, gelu, silu };
 
 /// The end of a row: bias (null: none), activation, and one rounding to the output's type.
 using StoreOutputs =

@@ -206,6 +206,16 @@ struct Avx2 {
 
   static Float broadcast_f32(float value) { return _mm256_set1_ps(value); }
   static Float multiply(Float a, Float b) { return _mm256_mul_ps(a, b); }
+  /// NaN stays NaN.
+  static Float min(Float v, Float high) { return _mm256_min_ps(high, v); }
+  static Float divide(Float a, Float b) { return _mm256_div_ps(a, b); }
+  static Float magnitude(Float v) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0F), v); }
+  /// `yes` where the sign bit of v is set, else `no`.
+  static Float where_negative(Float v, Float yes, Float no) { return _mm256_blendv_ps(no, yes, v); }
+  /// 2^n for n in [-126, 127].
+  static Float power_of_two(LaneSum n) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n, _mm256_set1_epi32(127)), 23));
+  }
   static Float subtract_f32(Float a, Float b) { return _mm256_sub_ps(a, b); }
   template <int Bits, int Shift>
   static Float code_above_two_to_23(LaneVector packed) {

@@ -179,6 +179,18 @@ struct Avx512 {
 
   static Float broadcast_f32(float value) { return _mm512_set1_ps(value); }
   static Float multiply(Float a, Float b) { return _mm512_mul_ps(a, b); }
+  /// NaN stays NaN.
+  static Float min(Float v, Float high) { return _mm512_min_ps(high, v); }
+  static Float divide(Float a, Float b) { return _mm512_div_ps(a, b); }
+  static Float magnitude(Float v) { return _mm512_abs_ps(v); }
+  /// `yes` where the sign bit of v is set, else `no`.
+  static Float where_negative(Float v, Float yes, Float no) {
+    return _mm512_mask_blend_ps(_mm512_movepi32_mask(_mm512_castps_si512(v)), no, yes);
+  }
+  /// 2^n for n in [-126, 127].
+  static Float power_of_two(LaneSum n) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(n, _mm512_set1_epi32(127)), 23));
+  }
   static Float subtract_f32(Float a, Float b) { return _mm512_sub_ps(a, b); }
   template <int Bits, int Shift>
   static Float code_above_two_to_23(LaneVector packed) {

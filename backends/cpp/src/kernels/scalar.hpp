@@ -232,6 +232,23 @@ struct Scalar {
   static Float multiply(const Float& a, const Float& b) {
     return each([&](int i) { return a.at[i] * b.at[i]; });
   }
+  static Float min(const Float& v, const Float& high) {
+    return each([&](int i) { return v.at[i] > high.at[i] ? high.at[i] : v.at[i]; });
+  }
+  static Float divide(const Float& a, const Float& b) {
+    return each([&](int i) { return a.at[i] / b.at[i]; });
+  }
+  static Float magnitude(const Float& v) {
+    return each([&](int i) { return float_of(bits_of(v.at[i]) & 0x7FFFFFFFU); });
+  }
+  /// `yes` where the sign bit of v is set, else `no`.
+  static Float where_negative(const Float& v, const Float& yes, const Float& no) {
+    return each([&](int i) { return bits_of(v.at[i]) >> 31 != 0 ? yes.at[i] : no.at[i]; });
+  }
+  /// 2^n for n in [-126, 127].
+  static Float power_of_two(const LaneSum& n) {
+    return each([&](int i) { return float_of((n.at[i] + 127U) << 23); });
+  }
   static Float subtract_f32(const Float& a, const Float& b) {
     return each([&](int i) { return a.at[i] - b.at[i]; });
   }

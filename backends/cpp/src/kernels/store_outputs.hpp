@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "activation_functions.hpp"
 #include "bittensor/linear_kernels.hpp"
 
 namespace bittensor {
@@ -17,8 +18,12 @@ void store_outputs(
   const auto finish = [&](const float* from, const float* bias_from) {
     typename V::Float value = V::load_float(from, FloatType::f32);
     if (bias_from != nullptr) value = V::add(value, V::load_float(bias_from, FloatType::f32));
-    if (activation == Activation::relu) value = V::max(value, zero);
-    return value;
+    switch (activation) {
+      case Activation::relu: return V::max(value, zero);
+      case Activation::gelu: return gelu<V>(value);
+      case Activation::silu: return silu<V>(value);
+      default: return value;
+    }
   };
   auto* to = static_cast<std::uint8_t*>(out);
   const std::int64_t whole = columns / V::lanes * V::lanes;
