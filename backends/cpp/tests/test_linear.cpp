@@ -1,0 +1,257 @@
+// The group-quantized linear: prepare, restore, and both modes against the definition, in guarded memory.
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <limits>
+
+#include "bittensor/linear.hpp"
+#include "bittensor/prepare.hpp"
+#include "bittensor/thread_pool.hpp"
+#include "check.hpp"
+#include "guarded.hpp"
+#include "kernels_under_test.hpp"
+
+using bittensor::FloatType;
+using bittensor::KernelSet;
+using bittensor::PreparedLayout;
+using bittensor::ZeroKind;
+
+namespace {
+
+/// A weight by its definition, with float32 scales, and the canonical arrays of it.
+struct Weight {
+  PreparedLayout layout{};
+  std::vector<std::uint8_t> codes;
+  std::vector<float> scales;
+  std::vector<std::uint8_t> zeros;
+  std::vector<float> offsets;
+  std::vector<std::uint64_t> words;
+
+  Weight(const PreparedLayout& form, Random& random, bool largest_codes) : layout(form) {
+    const std::int64_t groups = layout.out_features * layout.groups();
+    codes = random_codes(random, layout.out_features * layout.in_features, layout.bits);
+    if (largest_codes) std::ranges::fill(codes, static_cast<std::uint8_t>(bittensor::max_code(layout.bits)));
+    std::uniform_real_distribution<float> values(-1, 1);
+    for (std::int64_t i = 0; i < groups; ++i) {
+      scales.push_back(values(random));
+      offsets.push_back(values(random));
+    }
+    zeros = random_codes(random, groups, layout.bits);
+    words = packed_by_rule(codes, layout.out_features, layout.in_features, layout.bits);
+  }
+
+  bittensor::GroupQuantized canonical() const { return {words.data(), scales.data(), zeros.data(), offsets.data()}; }
+
+  double zero(std::size_t group) const {
+    if (layout.zero_kind == ZeroKind::integer) return zeros[group];
+    return layout.zero_kind == ZeroKind::symmetric ? 1 << (layout.bits - 1) : 0;
+  }
+};
+
+/// Rows of int8 activations by docs/numerics.md, section 4.
+std::vector<float> int8_by_definition(const Weight& w, const std::vector<float>& x, std::int64_t rows) {
+  const PreparedLayout& l = w.layout;
+  std::vector<float> all;
+  for (std::int64_t m = 0; m < rows; ++m) {
+    for (std::int64_t n = 0; n < l.out_features; ++n) {
+      float y = 0;
+      for (std::int64_t g = 0; g < l.groups(); ++g) {
+        const std::int64_t begin = g * l.group_size;
+        const std::int64_t end = begin + l.columns_of_group(g);
+        const auto group = static_cast<std::size_t>(n * l.groups() + g);
+        float amax = 0;
+        bool finite = true;
+        for (std::int64_t k = begin; k < end; ++k) {
+          const float value = std::fabs(x[static_cast<std::size_t>(m * l.in_features + k)]);
+          finite = finite && std::isfinite(value);
+          amax = std::max(amax, value);
+        }
+        const bool zero = finite && amax < 0x1p-100F;
+        const float inverse = 127.0F / amax;
+        float scale = zero ? 0.0F : amax / 127.0F;
+        if (!finite) scale = std::numeric_limits<float>::quiet_NaN();
+        std::int64_t sum = 0;
+        std::int64_t total = 0;
+        for (std::int64_t k = begin; k < end && finite && !zero; ++k) {
+          const auto code =
+              static_cast<std::int64_t>(std::nearbyint(x[static_cast<std::size_t>(m * l.in_features + k)] * inverse));
+          sum += code * w.codes[static_cast<std::size_t>(n * l.in_features + k)];
+          total += code;
+        }
+        sum -= static_cast<std::int64_t>(w.zero(group)) * total;
+        y = std::fma(static_cast<float>(sum), scale * w.scales[group], y);
+        if (l.zero_kind == ZeroKind::offset) y = std::fma(static_cast<float>(total), scale * w.offsets[group], y);
+      }
+      all.push_back(y);
+    }
+  }
+  return all;
+}
+
+/// Rows of float activations by docs/numerics.md, section 5.
+std::vector<float> float_by_definition(const Weight& w, const std::vector<float>& x, std::int64_t rows) {
+  const PreparedLayout& l = w.layout;
+  std::vector<float> all;
+  for (std::int64_t m = 0; m < rows; ++m) {
+    for (std::int64_t n = 0; n < l.out_features; ++n) {
+      float y = 0;
+      for (std::int64_t g = 0; g < l.groups(); ++g) {
+        const auto group = static_cast<std::size_t>(n * l.groups() + g);
+        float p = 0;
+        float sum = 0;
+        for (std::int64_t k = g * l.group_size; k < g * l.group_size + l.columns_of_group(g); ++k) {
+          const float value = x[static_cast<std::size_t>(m * l.in_features + k)];
+          const float code = w.codes[static_cast<std::size_t>(n * l.in_features + k)];
+          p = std::fma(value, code - static_cast<float>(w.zero(group)), p);
+          sum += value;
+        }
+        y = std::fma(p, w.scales[group], y);
+        if (l.zero_kind == ZeroKind::offset) y = std::fma(sum, w.offsets[group], y);
+      }
+      all.push_back(y);
+    }
+  }
+  return all;
+}
+
+/// Equal bits, except that a NaN is a NaN and zeros of both signs are equal.
+void check_same(const std::vector<float>& actual, const std::vector<float>& expected) {
+  CHECK_EQUAL(actual.size(), expected.size());
+  for (std::size_t i = 0; i < actual.size(); ++i) {
+    if (std::isnan(actual[i]) && std::isnan(expected[i])) continue;
+    if (actual[i] != expected[i]) CHECK_EQUAL(actual[i], expected[i]);
+  }
+}
+
+PreparedLayout layout_of(
+    std::int64_t out_features, std::int64_t in_features, std::int64_t group_size, int bits, ZeroKind kind) {
+  return {out_features, in_features, group_size, bits, FloatType::f32, kind};
+}
+
+/// Shapes around tiles of 16 rows, blocks, and vectors; groups whole, ragged, of a single column.
+std::vector<PreparedLayout> layouts() {
+  std::vector<PreparedLayout> all;
+  for (const int bits : {2, 4, 8}) {
+    for (const ZeroKind kind : {ZeroKind::symmetric, ZeroKind::integer, ZeroKind::offset}) {
+      all.push_back(layout_of(1, 1, 1, bits, kind));
+      all.push_back(layout_of(15, 7, 7, bits, kind));
+      all.push_back(layout_of(16, 24, 8, bits, kind));
+      all.push_back(layout_of(17, 31, 16, bits, kind));
+      all.push_back(layout_of(49, 129, 64, bits, kind));
+      all.push_back(layout_of(130, 65, 24, bits, kind));
+      all.push_back(layout_of(200, 40, 32, bits, kind));
+    }
+  }
+  return all;
+}
+
+void check_linear(const Weight& w, const std::vector<float>& x, std::int64_t rows, bittensor::ThreadPool& pool) {
+  const PreparedLayout& l = w.layout;
+  const std::vector<float> int8_expected = int8_by_definition(w, x, rows);
+  const std::vector<float> float_expected = float_by_definition(w, x, rows);
+  for (const KernelSet* kernels : kernels_under_test()) {
+    for (const bool threads : {false, true}) {
+      CONTEXT(
+          "%s, %lld x %lld, groups of %lld, %d bits, zero kind %d, %lld rows, threads %d",
+          bittensor::isa_name(kernels->isa), static_cast<long long>(l.out_features),
+          static_cast<long long>(l.in_features), static_cast<long long>(l.group_size), l.bits,
+          static_cast<int>(l.zero_kind), static_cast<long long>(rows), static_cast<int>(threads));
+      const bittensor::ParallelFor loop = threads ? pool.parallel_for() : bittensor::ParallelFor();
+      Guarded<std::uint8_t> prepared(l.bytes(), Side::back);
+      bittensor::prepare(w.canonical(), l, prepared.data(), *kernels, loop);
+      CHECK(prepared.intact());
+      Guarded<float> input(x, Side::back);
+      Guarded<float> out(rows * l.out_features, Side::back);
+      bittensor::Linear linear;
+      linear.x = input.data();
+      linear.x_row_bytes = l.in_features * 4;
+      linear.rows = rows;
+      linear.prepared = prepared.data();
+      linear.layout = bittensor::read_layout(prepared.data(), l.bytes());
+      linear.out = out.data();
+      bittensor::linear_int8(linear, *kernels, loop);
+      check_same(out.values(), int8_expected);
+      bittensor::linear_float(linear, *kernels, loop);
+      check_same(out.values(), float_expected);
+      CHECK(out.intact());
+    }
+  }
+}
+
+TEST(restore_undoes_prepare) {
+  Random random(1);
+  for (const PreparedLayout& layout : layouts()) {
+    const Weight w(layout, random, false);
+    for (const KernelSet* kernels : kernels_under_test()) {
+      CONTEXT("%s, %d bits", bittensor::isa_name(kernels->isa), layout.bits);
+      std::vector<std::uint8_t> prepared(static_cast<std::size_t>(layout.bytes()));
+      bittensor::prepare(w.canonical(), layout, prepared.data(), *kernels);
+      Weight back = w;
+      std::ranges::fill(back.words, ~std::uint64_t{0});
+      std::ranges::fill(back.scales, 0.0F);
+      bittensor::restore(
+          prepared.data(), layout, {back.words.data(), back.scales.data(), back.zeros.data(), back.offsets.data()},
+          *kernels);
+      CHECK_EQUAL(back.words, w.words);
+      CHECK_EQUAL(back.scales, w.scales);
+      CHECK_EQUAL(back.zeros, w.zeros);
+      CHECK_EQUAL(back.offsets, w.offsets);
+    }
+  }
+}
+
+TEST(linear_follows_its_definition) {
+  Random random(2);
+  std::normal_distribution<float> normal;
+  bittensor::ThreadPool pool(3);
+  for (const PreparedLayout& layout : layouts()) {
+    const Weight w(layout, random, false);
+    for (const std::int64_t rows : {1, 2, 3, 5, 9, 17}) {
+      std::vector<float> x(static_cast<std::size_t>(rows * layout.in_features));
+      std::ranges::generate(x, [&] { return normal(random); });
+      if (rows == 5) std::fill_n(x.begin(), layout.in_features, 0.0F);  // a row of zeros
+      check_linear(w, x, rows, pool);
+    }
+  }
+}
+
+TEST(sums_of_sixteen_bits_do_not_saturate) {
+  Random random(3);
+  bittensor::ThreadPool pool(2);
+  for (const int bits : {2, 4, 8}) {
+    const Weight w(layout_of(33, 4096, 4096, bits, ZeroKind::offset), random, true);
+    for (const float sign : {1.0F, -1.0F}) check_linear(w, std::vector<float>(3 * 4096, sign), 3, pool);
+  }
+}
+
+TEST(a_nan_stays_in_its_row) {
+  Random random(4);
+  bittensor::ThreadPool pool(2);
+  const Weight w(layout_of(50, 64, 32, 4, ZeroKind::integer), random, false);
+  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+    std::vector<float> x(7 * 64, 0.5F);
+    x[3 * 64 + 40] = bad;
+    const std::vector<float> expected = int8_by_definition(w, x, 7);
+    for (std::size_t i = 0; i < expected.size(); ++i) CHECK_EQUAL(std::isnan(expected[i]), i / 50 == 3);
+    check_linear(w, x, 7, pool);
+  }
+}
+
+TEST(foreign_bytes_are_refused) {
+  Random random(5);
+  const Weight w(layout_of(17, 31, 16, 4, ZeroKind::integer), random, false);
+  std::vector<std::uint8_t> prepared(static_cast<std::size_t>(w.layout.bytes()));
+  bittensor::prepare(w.canonical(), w.layout, prepared.data(), bittensor::kernels_for(bittensor::Isa::scalar));
+  const auto read = [&](std::int64_t bytes) { return bittensor::read_layout(prepared.data(), bytes); };
+  CHECK_EQUAL(read(w.layout.bytes()).in_features, 31);
+  CHECK_THROWS(std::invalid_argument, "bytes", read(w.layout.bytes() - 1));
+  CHECK_THROWS(std::invalid_argument, "not a weight", read(10));
+  prepared[33] = 0x7F;  // bits
+  CHECK_THROWS(std::invalid_argument, "bits", read(w.layout.bytes()));
+  prepared[0] = 'X';
+  CHECK_THROWS(std::invalid_argument, "not a weight", read(w.layout.bytes()));
+  CHECK_THROWS(std::invalid_argument, "group size", bittensor::check_layout(layout_of(4, 64, 12, 4, ZeroKind::offset)));
+}
+
+}  // namespace
