@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <cstddef>
 #include <limits>
 #include <optional>
 #include <stdexcept>
@@ -68,7 +69,7 @@ Dtype dtype_of(const Tensor& tensor) {
 }
 
 /// None in place of a tensor arrives as an undefined one, which some versions of torch read without a check.
-const Tensor& defined(const char* name, const Tensor& given) {
+Tensor defined(const char* name, const Tensor& given) {
   if (!given.defined()) refuse(std::string(name) + ": expected a tensor, got None");
   return given;
 }
@@ -102,12 +103,14 @@ struct Matrix {
 /// Asks for huge pages where new memory is large. Then its first touch costs a fault for each 2 MiB instead of each
 /// 4 KiB, and a weight that is packed into it streams faster ever after.
 void prefer_huge_pages(void* memory, std::int64_t bytes) {
-  constexpr std::uintptr_t huge = std::uintptr_t{1} << 21;
-  const std::uintptr_t begin = (reinterpret_cast<std::uintptr_t>(memory) + huge - 1) & ~(huge - 1);
-  const std::uintptr_t end =
-      (reinterpret_cast<std::uintptr_t>(memory) + static_cast<std::uintptr_t>(bytes)) & ~(huge - 1);
+  constexpr std::int64_t huge = std::int64_t{1} << 21;
+  const auto position = static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(memory) % huge);
+  const std::int64_t skipped = (huge - position) % huge;
+  const std::int64_t whole = (bytes - skipped) / huge * huge;
   // Advice only: where the system does not follow it, nothing changes but speed.
-  if (begin < end) static_cast<void>(madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE));
+  if (whole > 0)
+    static_cast<void>(
+        madvise(static_cast<std::byte*>(memory) + skipped, static_cast<std::size_t>(whole), MADV_HUGEPAGE));
 }
 
 /// A new contiguous tensor with the leading dimensions of `like` and `columns` in the last.
