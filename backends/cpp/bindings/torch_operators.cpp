@@ -108,9 +108,10 @@ void prefer_huge_pages(void* memory, std::int64_t bytes) {
   const std::int64_t skipped = (huge - position) % huge;
   const std::int64_t whole = (bytes - skipped) / huge * huge;
   // Advice only: where the system does not follow it, nothing changes but speed.
-  if (whole > 0)
+  if (whole > 0) {
     static_cast<void>(
         madvise(static_cast<std::byte*>(memory) + skipped, static_cast<std::size_t>(whole), MADV_HUGEPAGE));
+  }
 }
 
 /// A new contiguous tensor with the leading dimensions of `like` and `columns` in the last.
