@@ -5,7 +5,8 @@ from ._distribution import __version__, warn_of_name_clash
 from .backend import PROTOCOL_VERSION, Backend, Capabilities
 from .errors import BackendError, BackendLoadError, UnknownBackendError, UnsupportedOperationError
 from .nn import PackedLinear
-from .ops import pack_weights, packed_matmul, unpack_tensor, unpack_weights
+from .ops import linear, pack_weights, packed_matmul, unpack_tensor, unpack_weights
+from .prepared_weight import PreparedWeight, WeightForm
 from .quantization import quantize
 from .quantized_weight import QuantizedWeight
 from .registry import available_backends, current_backend, get_backend, set_backend, use_backend
@@ -17,13 +18,16 @@ __all__ = [
     "BackendLoadError",
     "Capabilities",
     "PackedLinear",
+    "PreparedWeight",
     "QuantizedWeight",
     "UnknownBackendError",
     "UnsupportedOperationError",
+    "WeightForm",
     "__version__",
     "available_backends",
     "current_backend",
     "get_backend",
+    "linear",
     "nn",
     "pack_weights",
     "packed_matmul",

@@ -10,7 +10,9 @@ from .checks import describe, dtype_name
 from .codes import max_code
 from .grids import FloatBlock, Grid, GroupBlock, IntegerBlock, SymmetricBlock
 from .ops import pack_weights
-from .quantized_weight import SCALE_DTYPES, QuantizedWeight, _dtype_names, check_group_bits, check_group_size
+from .prepared_weight import SCALE_DTYPES
+from .quantized_weight import QuantizedWeight
+from .weight_checks import check_group_bits, check_group_size, dtype_names
 
 _BLOCK_ELEMENTS = 1 << 18
 """Weights fitted at once: a few arrays of float32 of this length stay in the caches."""
@@ -102,7 +104,7 @@ def quantize(
     block_type, search = _BLOCKS[zero], _SEARCHES[method]
     dtype = weight.dtype if scale_dtype is None else scale_dtype
     if dtype not in SCALE_DTYPES:
-        raise TypeError(f"scale_dtype: expected {_dtype_names(SCALE_DTYPES)}, got {dtype}")
+        raise TypeError(f"scale_dtype: expected {dtype_names(SCALE_DTYPES)}, got {dtype}")
 
     def fit(values: torch.Tensor, width: int) -> tuple[torch.Tensor, ...]:
         return _fit_groups(block_type(_groups(values, width), bits, dtype), search, values.shape)

@@ -18,7 +18,14 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("backends", "benchmarks", "bittensor", "conformance", "docs", "examples", "requirements", "tests")
 BACKEND_PACKAGES = frozenset({"bittensor_cpp", "bittensor_reference"})
 PROTOCOL_MODULES = frozenset(
-    {"bittensor", "bittensor.backend", "bittensor.checks", "bittensor.codes", "bittensor.errors"}
+    {
+        "bittensor",
+        "bittensor.backend",
+        "bittensor.checks",
+        "bittensor.codes",
+        "bittensor.errors",
+        "bittensor.prepared_weight",
+    }
 )
 TEXT_SUFFIXES = frozenset(
     {".cmake", ".cpp", ".css", ".hpp", ".html", ".inl", ".json", ".md", ".py", ".pyi", ".sh", ".toml", ".txt", ".yml"}
@@ -113,7 +120,7 @@ def test_conformance_imports_no_backend() -> None:
     modules = {"bittensor", "bittensor.backend", "bittensor.errors", "bittensor.registry"}
 
     def allowed(each: Import) -> bool:
-        if each.module == "bittensor.codes":
+        if each.module in {"bittensor.codes", "bittensor.prepared_weight"}:
             return bool(each.names) and all(name.isupper() for name in each.names)
         if root_of(each) == "bittensor":
             return each.module in modules

@@ -401,8 +401,8 @@ def test_size_and_repr() -> None:
 
 def test_equal() -> None:
     quantized = quantize(gaussian(2, 24), group_size=8)
-    padded = QuantizedWeight(quantized.words, quantized.scales, shape=(2, 24), group_size=8)
-    padded.words = quantized.words | torch.tensor([0, 0xF << 40])  # beyond column 24
+    words = quantized.words | torch.tensor([0, 0xF << 40])  # beyond column 24
+    padded = QuantizedWeight(words, quantized.scales, shape=(2, 24), group_size=8)
     assert not torch.equal(padded.words, quantized.words)
     assert quantized.equal(padded)
     for twin in (copy.deepcopy(quantized), pickle.loads(pickle.dumps(quantized))):

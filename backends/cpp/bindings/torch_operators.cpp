@@ -6,6 +6,8 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
 
 #include <algorithm>
 #include <atomic>
@@ -14,6 +16,7 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "bittensor/codes.hpp"
@@ -68,17 +71,21 @@ Dtype dtype_of(const Tensor& tensor) {
 
 /// A matrix operand: its leading dimensions count as rows.
 struct Matrix {
-  Tensor tensor;  // contiguous
+  Tensor tensor;
   Dtype dtype;
   std::int64_t dimensions;
   const std::int64_t* sizes;
   std::int64_t rows;
   std::int64_t columns;
 
-  Matrix(const char* name, const Tensor& given) : tensor(given), dtype(dtype_of(given)), dimensions(given.dim()) {
+  /// Copies `given` unless its elements follow each other, or `accepts` takes it as it is.
+  Matrix(const char* name, const Tensor& given, bool (*accepts)(const Tensor&) = nullptr)
+      : tensor(given), dtype(dtype_of(given)), dimensions(given.dim()) {
     if (dimensions == 0) refuse(std::string(name) + ": expected at least one dimension, got a scalar tensor");
     if (!given.is_cpu()) refuse(std::string(name) + ": expected a tensor on the CPU");
-    if (!given.is_contiguous()) tensor = torch::stable::contiguous(given);
+    if (!given.is_contiguous() && (accepts == nullptr || !accepts(given))) {
+      tensor = torch::stable::contiguous(given);
+    }
     sizes = tensor.sizes().data();
     columns = sizes[dimensions - 1];
     rows = 1;
@@ -316,6 +323,28 @@ std::optional<bittensor::FloatType> float_type_of(const Tensor& tensor) {
   return std::nullopt;
 }
 
+/// An uninitialized contiguous tensor on the CPU: [length], or [rows, columns].
+Tensor new_tensor(std::int32_t dtype, std::int64_t length) {
+  const std::int64_t stride = 1;
+  AtenTensorHandle handle = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      aoti_torch_empty_strided(1, &length, &stride, dtype, aoti_torch_device_type_cpu(), 0, &handle));
+  return Tensor(handle);
+}
+Tensor new_tensor(std::int32_t dtype, std::int64_t rows, std::int64_t columns) {
+  const std::int64_t sizes[2] = {rows, columns};
+  const std::int64_t strides[2] = {columns, 1};
+  AtenTensorHandle handle = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      aoti_torch_empty_strided(2, sizes, strides, dtype, aoti_torch_device_type_cpu(), 0, &handle));
+  return Tensor(handle);
+}
+
+std::int32_t torch_dtype_of(bittensor::FloatType type) {
+  if (type == bittensor::FloatType::f32) return aoti_torch_dtype_float32();
+  return type == bittensor::FloatType::f16 ? aoti_torch_dtype_float16() : aoti_torch_dtype_bfloat16();
+}
+
 Tensor prepare(
     const Tensor& words, const Tensor& scales, const std::optional<Tensor>& zeros, const std::optional<Tensor>& offsets,
     std::int64_t in_features, std::int64_t bits, std::int64_t group_size, std::int64_t isa) {
@@ -357,12 +386,7 @@ Tensor prepare(
     check_groups("offsets", *kept);
     weight.offsets = kept->data<void>();
   }
-  const std::int64_t size = layout.bytes();
-  const std::int64_t stride = 1;
-  AtenTensorHandle handle = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      aoti_torch_empty_strided(1, &size, &stride, aoti_torch_dtype_uint8(), aoti_torch_device_type_cpu(), 0, &handle));
-  const Tensor prepared(handle);
+  const Tensor prepared = new_tensor(aoti_torch_dtype_uint8(), layout.bytes());
   bittensor::prepare(weight, layout, static_cast<std::uint8_t*>(prepared.data_ptr()), kernels(isa), torch_threads());
   return prepared;
 }
@@ -372,13 +396,102 @@ bittensor::PreparedLayout layout_of(const Matrix& prepared) {
   return bittensor::read_layout(prepared.data<std::uint8_t>(), prepared.columns);
 }
 
+/// Words, scales, zeros and offsets, of which those that the weight does not have are empty.
+std::tuple<Tensor, Tensor, Tensor, Tensor> restore(const Tensor& prepared, std::int64_t isa) {
+  const Matrix blob("prepared", prepared);
+  const bittensor::PreparedLayout layout = layout_of(blob);
+  const std::int64_t rows = layout.out_features;
+  const std::int32_t scale_dtype = torch_dtype_of(layout.scale_type);
+  const bool has_zeros = layout.zero_kind == bittensor::ZeroKind::integer;
+  const bool has_offsets = layout.zero_kind == bittensor::ZeroKind::offset;
+  std::tuple<Tensor, Tensor, Tensor, Tensor> canonical{
+      new_tensor(aoti_torch_dtype_int64(), rows, bittensor::words_per_row(layout.in_features, layout.bits)),
+      new_tensor(scale_dtype, rows, layout.groups()),
+      has_zeros ? new_tensor(aoti_torch_dtype_uint8(), rows, layout.groups()) : new_tensor(aoti_torch_dtype_uint8(), 0),
+      has_offsets ? new_tensor(scale_dtype, rows, layout.groups()) : new_tensor(scale_dtype, 0)};
+  const auto& [words, scales, zeros, offsets] = canonical;
+  const bittensor::GroupQuantizedOutput weight = {
+      static_cast<std::uint64_t*>(words.data_ptr()), scales.data_ptr(), static_cast<std::uint8_t*>(zeros.data_ptr()),
+      offsets.data_ptr()};
+  bittensor::restore(blob.data<std::uint8_t>(), layout, weight, kernels(isa), torch_threads());
+  return canonical;
+}
+
+/// Rows of activations: their values follow each other, the rows may have any distance.
+struct Activations : Matrix {
+  std::int64_t row_stride;  // values
+
+  explicit Activations(const Tensor& given) : Matrix("x", given, &has_strided_rows), row_stride(columns) {
+    if (dimensions < 2 || tensor.is_contiguous()) return;
+    // The leading dimension that has more than one index and varies fastest.
+    for (std::int64_t i = dimensions - 1; i-- > 0;) {
+      if (sizes[i] > 1) {
+        row_stride = tensor.strides()[i];
+        break;
+      }
+    }
+  }
+
+  /// Whether one distance leads from each row to the next, through all leading dimensions.
+  static bool has_strided_rows(const Tensor& tensor) {
+    const std::int64_t dimensions = tensor.dim();
+    const std::int64_t* sizes = tensor.sizes().data();
+    const std::int64_t* strides = tensor.strides().data();
+    if (sizes[dimensions - 1] > 1 && strides[dimensions - 1] != 1) return false;
+    std::int64_t next = -1;
+    for (std::int64_t i = dimensions - 1; i-- > 0;) {
+      if (sizes[i] == 1) continue;
+      if (next >= 0 && strides[i] != next) return false;
+      next = strides[i] * sizes[i];
+    }
+    return true;
+  }
+};
+
+/// A bias of any float type as float32.
+class FloatBias {
+ public:
+  FloatBias(const std::optional<Tensor>& given, std::int64_t out_features) {
+    if (!given) return;
+    const std::optional<bittensor::FloatType> type = float_type_of(*given);
+    if (!type) refuse("bias: expected float32, float16 or bfloat16");
+    kept_.emplace("bias", *given);
+    if (kept_->dimensions != 1 || kept_->columns != out_features) {
+      refuse("bias: expected [" + std::to_string(out_features) + "]");
+    }
+    if (*type == bittensor::FloatType::f32) {
+      values_ = kept_->data<float>();
+    } else if (*type == bittensor::FloatType::f16) {
+      widen(kept_->data<torch::headeronly::Half>());
+    } else {
+      widen(kept_->data<torch::headeronly::BFloat16>());
+    }
+  }
+  ~FloatBias() = default;
+  FloatBias(const FloatBias&) = delete;
+  FloatBias& operator=(const FloatBias&) = delete;
+
+  const float* values() const { return values_; }
+
+ private:
+  template <class T>
+  void widen(const T* values) {
+    widened_.assign(values, values + kept_->columns);
+    values_ = widened_.data();
+  }
+
+  std::optional<Matrix> kept_;
+  std::vector<float> widened_;
+  const float* values_ = nullptr;
+};
+
 Tensor linear(
     const Tensor& x, const Tensor& prepared, std::int64_t out_features, const std::optional<Tensor>& bias,
     bool float_mode, std::int64_t activation, std::int64_t isa) {
   const Matrix weight("prepared", prepared);
-  const Matrix input("x", x);
   const std::optional<bittensor::FloatType> type = float_type_of(x);
   if (!type) refuse("x: expected float32, float16 or bfloat16");
+  const Activations input(x);
   bittensor::Linear product;
   product.layout = layout_of(weight);
   if (product.layout.out_features != out_features) refuse("out_features: the prepared weight has another number");
@@ -388,22 +501,14 @@ Tensor linear(
   }
   if (activation < 0 || activation > 1) refuse("activation: unknown");
   product.activation = static_cast<bittensor::Activation>(activation);
-  std::optional<Matrix> kept;
-  if (bias) {
-    kept.emplace("bias", *bias);
-    if (kept->dtype != Dtype::f32 || kept->dimensions != 1 || kept->columns != out_features) {
-      refuse("bias: expected float32 [" + std::to_string(out_features) + "]");
-    }
-    product.bias = kept->data<float>();
-  }
+  const FloatBias bias_values(bias, out_features);
+  product.bias = bias_values.values();
   product.x = input.data<void>();
   product.float_type = *type;
-  product.x_row_bytes = input.columns * bittensor::bytes_of(*type);
+  product.x_row_bytes = input.row_stride * bittensor::bytes_of(*type);
   product.rows = input.rows;
   product.prepared = weight.data<std::uint8_t>();
-  std::int32_t dtype = 0;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(x.get(), &dtype));
-  const Tensor out = new_matrix(input, out_features, dtype);
+  const Tensor out = new_matrix(input, out_features, torch_dtype_of(*type));
   product.out = out.data_ptr();
   if (float_mode) {
     bittensor::linear_float(product, kernels(isa), torch_threads());
@@ -424,6 +529,7 @@ STABLE_TORCH_LIBRARY(bittensor_cpp, library) {
   library.def(
       "prepare(Tensor words, Tensor scales, Tensor? zeros, Tensor? offsets, int in_features, int bits, "
       "int group_size, int isa=-1) -> Tensor");
+  library.def("restore(Tensor prepared, int isa=-1) -> (Tensor, Tensor, Tensor, Tensor)");
   library.def(
       "linear(Tensor x, Tensor prepared, int out_features, Tensor? bias=None, bool float_mode=False, "
       "int activation=0, int isa=-1) -> Tensor");
@@ -431,6 +537,7 @@ STABLE_TORCH_LIBRARY(bittensor_cpp, library) {
 
 STABLE_TORCH_LIBRARY_IMPL(bittensor_cpp, CPU, library) {
   library.impl("prepare", TORCH_BOX(&prepare));
+  library.impl("restore", TORCH_BOX(&restore));
   library.impl("linear", TORCH_BOX(&linear));
   library.impl("pack", TORCH_BOX(&pack));
   library.impl("unpack", TORCH_BOX(&unpack));

@@ -1,0 +1,71 @@
+"""The rules for the arguments of `bittensor.linear`, stated once; see `bittensor.checks`."""
+
+from __future__ import annotations
+
+import torch
+
+from .backend import Backend
+from .checks import check_operation, check_place, describe
+from .errors import UnsupportedOperationError
+from .prepared_weight import ACTIVATION_MODES, EPILOGUES, SCALE_DTYPES, WeightForm
+from .quantized_weight import QuantizedWeight
+from .weight_checks import dtype_names
+
+
+def check_linear(
+    backend: Backend, x: object, weight: object, bias: object, activation_mode: object, epilogue: object
+) -> None:
+    """Rules of `bittensor.linear`; docs/numerics.md, sections 3 to 5, gives the reasons."""
+    if not isinstance(weight, QuantizedWeight):
+        raise TypeError(f"weight: expected a QuantizedWeight, got {type(weight).__name__}")
+    _check_choice("activation_mode", activation_mode, ACTIVATION_MODES)
+    _check_choice("epilogue", epilogue, EPILOGUES)
+    check_operation(backend, "linear")
+    _check_declared(backend, weight.form, activation_mode, epilogue)
+    outputs, columns = weight.shape
+    rows = _check_floats(backend, "x", x, f"[..., {columns}]")
+    if rows.shape[-1:] != (columns,):
+        raise ValueError(f"x: expected {columns} values a row, as the weight has columns, got {describe(rows)}")
+    if weight.device.type not in backend.capabilities.devices:
+        raise ValueError(
+            f"weight: expected one on {' or '.join(sorted(backend.capabilities.devices))} (backend "
+            f"{backend.name!r}), got one on {weight.device}"
+        )
+    if bias is not None:
+        values = _check_floats(backend, "bias", bias, f"[{outputs}]")
+        if values.shape != (outputs,):
+            raise ValueError(f"bias: expected [{outputs}], one value for each output, got {describe(values)}")
+
+
+def _check_choice(name: str, value: object, choices: tuple[str | None, ...]) -> None:
+    if not isinstance(value, str) and not (value is None and None in choices):
+        raise TypeError(f"{name}: expected one of {choices}, got {type(value).__name__} {value!r}")
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {choices}, got {value!r}")
+
+
+def _check_declared(backend: Backend, form: WeightForm, activation_mode: object, epilogue: object) -> None:
+    declared = backend.capabilities
+    wanted: tuple[tuple[str, object, frozenset[object]], ...] = (
+        ("bits", form.bits, frozenset(declared.linear_bits)),
+        ("zero", form.zero, frozenset(declared.zero_kinds)),
+        ("scale dtype", form.scale_dtype, frozenset(declared.scale_dtypes)),
+        ("activation_mode", activation_mode, frozenset(declared.activation_modes)),
+        ("epilogue", epilogue, frozenset(declared.epilogues)),
+    )
+    for name, value, values in wanted:
+        if value not in values:
+            raise UnsupportedOperationError(
+                f"backend {backend.name!r} does not declare {name}={value!r} for linear; it declares "
+                f"{sorted(values, key=str)}"
+            )
+
+
+def _check_floats(backend: Backend, name: str, value: object, form: str) -> torch.Tensor:
+    expected = f"{name}: expected {dtype_names(SCALE_DTYPES)} {form}"
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"{expected}, got {type(value).__name__}")
+    if value.dtype not in SCALE_DTYPES:
+        raise TypeError(f"{expected}, got {describe(value)}")
+    check_place(backend, name, value)
+    return value
