@@ -9,21 +9,19 @@ from .checks import check_operation, check_place, describe
 from .errors import UnsupportedOperationError
 from .prepared_weight import ACTIVATION_MODES, EPILOGUES, SCALE_DTYPES, WeightForm
 from .quantized_weight import QuantizedWeight
-from .weight_checks import dtype_names
+from .weight_checks import check_choice, dtype_names
 
 
 def check_linear(
     backend: Backend, x: object, weight: object, bias: object, activation_mode: object, epilogue: object
 ) -> None:
     """Rules of `bittensor.linear`; docs/numerics.md, sections 3 to 5, gives the reasons."""
-    if not isinstance(weight, QuantizedWeight):
-        raise TypeError(f"weight: expected a QuantizedWeight, got {type(weight).__name__}")
-    _check_choice("activation_mode", activation_mode, ACTIVATION_MODES)
-    _check_choice("epilogue", epilogue, EPILOGUES)
+    weight = check_layer(weight, bias, activation_mode, epilogue)
     check_operation(backend, "linear")
     _check_declared(backend, weight.form, activation_mode, epilogue)
-    outputs, columns = weight.shape
-    rows = _check_floats(backend, "x", x, f"[..., {columns}]")
+    columns = weight.shape[1]
+    rows = _check_floats("x", x, f"[..., {columns}]")
+    check_place(backend, "x", rows)
     if rows.shape[-1:] != (columns,):
         raise ValueError(f"x: expected {columns} values a row, as the weight has columns, got {describe(rows)}")
     if weight.device.type not in backend.capabilities.devices:
@@ -31,17 +29,22 @@ def check_linear(
             f"weight: expected one on {' or '.join(sorted(backend.capabilities.devices))} (backend "
             f"{backend.name!r}), got one on {weight.device}"
         )
+    if isinstance(bias, torch.Tensor):
+        check_place(backend, "bias", bias)
+
+
+def check_layer(weight: object, bias: object, activation_mode: object, epilogue: object) -> QuantizedWeight:
+    """The rules that depend neither on the backend nor on the input; returns `weight`."""
+    if not isinstance(weight, QuantizedWeight):
+        raise TypeError(f"weight: expected a QuantizedWeight, got {type(weight).__name__}")
+    check_choice("activation_mode", activation_mode, ACTIVATION_MODES)
+    check_choice("epilogue", epilogue, EPILOGUES)
     if bias is not None:
-        values = _check_floats(backend, "bias", bias, f"[{outputs}]")
+        outputs = weight.shape[0]
+        values = _check_floats("bias", bias, f"[{outputs}]")
         if values.shape != (outputs,):
             raise ValueError(f"bias: expected [{outputs}], one value for each output, got {describe(values)}")
-
-
-def _check_choice(name: str, value: object, choices: tuple[str | None, ...]) -> None:
-    if not isinstance(value, str) and not (value is None and None in choices):
-        raise TypeError(f"{name}: expected one of {choices}, got {type(value).__name__} {value!r}")
-    if value not in choices:
-        raise ValueError(f"{name}: expected one of {choices}, got {value!r}")
+    return weight
 
 
 def _check_declared(backend: Backend, form: WeightForm, activation_mode: object, epilogue: object) -> None:
@@ -61,11 +64,10 @@ def _check_declared(backend: Backend, form: WeightForm, activation_mode: object,
             )
 
 
-def _check_floats(backend: Backend, name: str, value: object, form: str) -> torch.Tensor:
+def _check_floats(name: str, value: object, form: str) -> torch.Tensor:
     expected = f"{name}: expected {dtype_names(SCALE_DTYPES)} {form}"
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"{expected}, got {type(value).__name__}")
     if value.dtype not in SCALE_DTYPES:
         raise TypeError(f"{expected}, got {describe(value)}")
-    check_place(backend, name, value)
     return value

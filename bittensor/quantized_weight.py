@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import copy
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from .backend import Backend
-from .checks import _check_code_range, check_pack, check_unpack, describe, dtype_name
-from .codes import words_per_row
+from .checks import check_pack, check_unpack, describe, dtype_name
 from .held_weight import CanonicalTensors, HeldByBackend
-from .prepared_weight import CANONICAL_LAYOUT, SCALE_DTYPES, PreparedWeight, WeightForm
+from .prepared_weight import CANONICAL_LAYOUT, SCALE_DTYPES, PreparedWeight
 from .registry import current_backend
-from .weight_checks import (
-    check_finite,
-    check_group_bits,
-    check_group_size,
-    check_shape,
-    check_tensor,
-    dtype_names,
-)
+from .weight_checks import check_group_bits, check_weight, dtype_names
 
 _converting = threading.RLock()
 """Held while a weight changes its layout. One for all weights: a conversion uses every thread by itself."""
@@ -80,23 +73,7 @@ class QuantizedWeight:
         group_size: int | None,
         bits: int = 4,
     ) -> None:
-        rows, columns = check_shape(shape)
-        bits = check_group_bits(bits)
-        group_size = check_group_size(group_size, columns)
-        grouped = [rows, -(-columns // group_size)]
-        check_tensor("words", words, (torch.int64,), [rows, words_per_row(columns, bits)])
-        check_tensor("scales", scales, SCALE_DTYPES, grouped, words.device)
-        check_finite("scales", scales)
-        if zeros is not None and offsets is not None:
-            raise ValueError("zeros, offsets: expected at most one of them, got both")
-        if zeros is not None:
-            check_tensor("zeros", zeros, (torch.uint8,), grouped, words.device)
-            _check_code_range("zeros", zeros, bits)
-        if offsets is not None:
-            check_tensor("offsets", offsets, (scales.dtype,), grouped, words.device)
-            check_finite("offsets", offsets)
-        zero = "integer" if zeros is not None else "float" if offsets is not None else "symmetric"
-        self.form = WeightForm((rows, columns), bits, group_size, zero, scales.dtype)
+        self.form = check_weight(words, scales, zeros, offsets, shape, group_size, bits)
         self._held: CanonicalTensors | HeldByBackend = CanonicalTensors(words, scales, zeros, offsets)
 
     @classmethod
@@ -195,7 +172,11 @@ class QuantizedWeight:
         """The weight on another device; itself if it lies there already."""
         if torch.device(device) == self.device:
             return self
-        return self._holding(self._canonical().convert(lambda tensor: tensor.to(device)))
+        return self.convert(lambda tensor: tensor.to(device))
+
+    def convert(self, function: Callable[[torch.Tensor], torch.Tensor]) -> QuantizedWeight:
+        """The weight with `function` applied to each canonical tensor, which must keep its values."""
+        return self._holding(self._canonical().convert(function))
 
     @property
     def nbytes(self) -> int:

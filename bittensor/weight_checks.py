@@ -4,11 +4,41 @@ from __future__ import annotations
 
 import torch
 
-from .checks import check_int, describe, dtype_name
-from .prepared_weight import GROUP_BITS
+from .checks import _check_code_range, check_int, describe, dtype_name
+from .codes import words_per_row
+from .prepared_weight import GROUP_BITS, SCALE_DTYPES, WeightForm
 
 GROUP_SIZE_MULTIPLE = 8
 """A group is a multiple of this many columns, or a whole row."""
+
+
+def check_weight(
+    words: torch.Tensor,
+    scales: torch.Tensor,
+    zeros: torch.Tensor | None,
+    offsets: torch.Tensor | None,
+    shape: object,
+    group_size: object,
+    bits: object,
+) -> WeightForm:
+    """Rules of `bittensor.QuantizedWeight`; returns the form."""
+    rows, columns = check_shape(shape)
+    width = check_group_bits(bits)
+    size = check_group_size(group_size, columns)
+    grouped = [rows, -(-columns // size)]
+    check_tensor("words", words, (torch.int64,), [rows, words_per_row(columns, width)])
+    check_tensor("scales", scales, SCALE_DTYPES, grouped, words.device)
+    check_finite("scales", scales)
+    if zeros is not None and offsets is not None:
+        raise ValueError("zeros, offsets: expected at most one of them, got both")
+    if zeros is not None:
+        check_tensor("zeros", zeros, (torch.uint8,), grouped, words.device)
+        _check_code_range("zeros", zeros, width)
+    if offsets is not None:
+        check_tensor("offsets", offsets, (scales.dtype,), grouped, words.device)
+        check_finite("offsets", offsets)
+    zero = "integer" if zeros is not None else "float" if offsets is not None else "symmetric"
+    return WeightForm((rows, columns), width, size, zero, scales.dtype)
 
 
 def check_group_bits(bits: object) -> int:
@@ -35,6 +65,20 @@ def check_group_size(group_size: object, columns: int) -> int:
             f"a row, got {size}"
         )
     return size
+
+
+def check_choice(name: str, value: object, choices: tuple[str | None, ...]) -> None:
+    """`value` is one of `choices`: strings, and None where that is one of them."""
+    if not isinstance(value, str) and not (value is None and None in choices):
+        raise TypeError(f"{name}: expected one of {choices}, got {type(value).__name__} {value!r}")
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {choices}, got {value!r}")
+
+
+def check_scale_dtype(dtype: object) -> None:
+    """`dtype` is one of `SCALE_DTYPES`."""
+    if dtype not in SCALE_DTYPES:
+        raise TypeError(f"scale_dtype: expected {dtype_names(SCALE_DTYPES)}, got {dtype}")
 
 
 def check_shape(shape: object) -> tuple[int, int]:

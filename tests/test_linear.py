@@ -473,3 +473,16 @@ def test_a_backend_without_linear_stays_valid(monkeypatch: pytest.MonkeyPatch) -
         ):
             with pytest.raises(UnsupportedOperationError, match="'integers' does not declare the operation"):
                 call()
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_multiply_add_rounds_once(sign: float) -> None:
+    """The exact sum lies just above a tie of float32, and by less than float64 can tell."""
+    x = torch.zeros(1, 32)
+    x[0, 0], x[0, 16:23] = 127.0, torch.tensor([127.0, 127.0, 127.0, 127.0, 127.0, 33.0, 0.0])
+    codes = torch.full((3, 32), 8, dtype=torch.uint8)
+    codes[:, 0] = 9  # t = 127
+    codes[:, 16:22] = torch.tensor([15, 15, 15, 15, 12, 9], dtype=torch.uint8)  # t = 127 * 32 + 33 = 4097
+    scales = torch.tensor([[2.0**-60, sign * (1 + 2.0**-12)]]).repeat(3, 1) * torch.tensor([[sign, 1.0]])
+    y = check_int8(x, QuantizedWeight.from_codes(codes, scales, group_size=16))
+    assert y[0].tolist() == [sign * (4096 + 2 + 2.0**-11)] * 3
