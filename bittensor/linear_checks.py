@@ -11,6 +11,9 @@ from .prepared_weight import ACTIVATION_MODES, EPILOGUES, SCALE_DTYPES, WeightFo
 from .quantized_weight import QuantizedWeight
 from .weight_checks import check_choice, dtype_names
 
+LARGEST_GROUP = 65536
+"""127 * 255 times as many columns fits int32: the sums of docs/numerics.md, section 4, are exact."""
+
 
 def check_linear(
     backend: Backend, x: object, weight: object, bias: object, activation_mode: object, epilogue: object
@@ -20,6 +23,10 @@ def check_linear(
     check_operation(backend, "linear")
     _check_declared(backend, weight.form, activation_mode, epilogue)
     columns = weight.shape[1]
+    if weight.group_size > LARGEST_GROUP:
+        raise ValueError(
+            f"weight: expected groups of at most {LARGEST_GROUP} columns, whose sums fit int32, got {weight.group_size}"
+        )
     rows = _check_floats("x", x, f"[..., {columns}]")
     check_place(backend, "x", rows)
     if rows.shape[-1:] != (columns,):

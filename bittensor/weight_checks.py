@@ -51,9 +51,7 @@ def check_group_bits(bits: object) -> int:
 
 def check_group_size(group_size: object, columns: int) -> int:
     """`group_size` as a number of columns; None stands for all of them."""
-    if group_size is None:
-        return columns
-    size = check_int("group_size", group_size)
+    size = columns if group_size is None else check_int("group_size", group_size)
     if size > columns:
         raise ValueError(
             f"group_size: expected at most the {columns} columns of the weight, got {size}; "

@@ -1,4 +1,4 @@
-"""`QuantizedLinear` as a module, and the one copy of its weight: saving, loading, copying, moving, converting."""
+"""`QuantizedLinear` as a module: saving, loading, copying, moving, converting."""
 
 from __future__ import annotations
 
@@ -14,14 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import bittensor
-from bittensor import Backend, PreparedWeight, QuantizeConfig, QuantizedLinear, QuantizedWeight, quantize, use_backend
+from bittensor import Backend, QuantizeConfig, QuantizedLinear, quantize, use_backend
 
 ZEROS = ("symmetric", "integer", "float")
-FORMS = [
-    (bits, group_size, zero, dtype)
-    for bits, group_size, dtype in [(2, None, torch.float32), (4, 16, torch.float16), (8, 24, torch.bfloat16)]
-    for zero in ZEROS
-]
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -29,6 +24,7 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 X = normal(3, 40)
+WEIGHT = quantize(normal(21, 40, seed=1), group_size=16, zero="integer")
 
 
 def float_layer(outputs: int = 21, columns: int = 40, bias: bool = True) -> torch.nn.Linear:
@@ -44,103 +40,11 @@ def quantized_layer(zero: str = "integer", **settings: Any) -> QuantizedLinear:
     return QuantizedLinear.from_linear(float_layer(), **{"group_size": 16, "zero": zero} | settings)
 
 
-def weight_of(bits: int, group_size: int | None, zero: str, dtype: torch.dtype) -> QuantizedWeight:
-    return quantize(normal(21, 40, seed=1), bits, group_size, zero, scale_dtype=dtype)
-
-
 @pytest.fixture
 def layer(backend: Backend) -> QuantizedLinear:
     layer = quantized_layer()
     layer(X)
     return layer
-
-
-@pytest.mark.parametrize("form", FORMS, ids=str)
-def test_prepare_and_restore(backend: Backend, form: tuple[int, int | None, str, torch.dtype]) -> None:
-    weight = weight_of(*form)
-    prepared = backend.prepare(weight)
-    assert isinstance(prepared, PreparedWeight)
-    assert (prepared.form, prepared.layout) == (weight.form, backend.capabilities.layout)
-    restored = backend.restore(prepared)
-    assert restored.form == weight.form
-    tensors = weight.tensors()
-    assert restored.tensors().keys() == tensors.keys()
-    for name, tensor in restored.tensors().items():
-        assert torch.equal(tensor, tensors[name]), name
-        assert tensor.dtype is tensors[name].dtype
-
-
-def test_variants_share_one_layout() -> None:
-    cpp, weight = bittensor.get_backend("cpp"), weight_of(4, 16, "integer", torch.float16)
-    expected = cpp.prepare(weight)
-    for name in cpp.capabilities.variants:
-        variant = bittensor.get_backend(f"cpp:{name}")
-        assert variant.capabilities.layout == cpp.capabilities.layout
-        assert torch.equal(variant.prepare(weight).tensors[0], expected.tensors[0])
-        assert variant.restore(expected).equal(weight)
-
-
-def test_a_foreign_layout_is_refused() -> None:
-    cpp, reference = bittensor.get_backend("cpp"), bittensor.get_backend("reference")
-    weight = weight_of(4, 16, "integer", torch.float32)
-    for backend, other in ((cpp, reference), (reference, cpp)):
-        foreign = other.prepare(weight)
-        with pytest.raises(ValueError, match=f"weight: expected the layout .*, got '{foreign.layout}'"):
-            backend.linear(X, foreign, None, "int8", None)
-        with pytest.raises(ValueError, match="weight: expected the layout"):
-            backend.restore(foreign)
-
-
-def test_a_damaged_blob_is_refused() -> None:
-    cpp = bittensor.get_backend("cpp")
-    prepared = cpp.prepare(weight_of(4, 16, "integer", torch.float32))
-    for blob in (prepared.tensors[0][:-1], prepared.tensors[0][:10], torch.zeros(1000, dtype=torch.uint8)):
-        with pytest.raises((ValueError, RuntimeError), match="prepared weight"):
-            cpp.linear(X, PreparedWeight(prepared.form, prepared.layout, (blob,)), None, "int8", None)
-
-
-@pytest.mark.parametrize("zero", ZEROS)
-def test_a_weight_is_held_once(zero: str) -> None:
-    weight = weight_of(4, 16, zero, torch.float16)
-    original, tensors, shown = copy.deepcopy(weight), weight.tensors(), repr(weight)
-    with use_backend("cpp"):
-        bittensor.linear(X, weight)
-    held = weight._held.tensors
-    assert len(held) == 1
-    assert all(tensor.data_ptr() != held[0].data_ptr() for tensor in tensors.values())
-    assert weight.held_nbytes == held[0].numel()
-    assert (repr(weight), weight.nbytes) == (shown, original.nbytes)
-    assert weight.nbytes == sum(tensor.nbytes for tensor in tensors.values())
-    for name, tensor in weight.tensors().items():
-        assert torch.equal(tensor, tensors[name]), name
-        assert torch.equal(getattr(weight, name), tensors[name]), name
-    assert len(weight._held.tensors) == 1, "restoring keeps nothing"
-    assert weight.equal(original)
-    assert original.equal(weight)
-    assert torch.equal(weight.dequantize(), original.dequantize())
-    with use_backend("reference"):
-        bittensor.linear(X, weight)
-    assert [tensor.data_ptr() for tensor in weight._held.tensors] == [
-        each.data_ptr() for each in weight.canonical().tensors
-    ]
-    assert weight.held_nbytes == weight.nbytes
-    assert weight.equal(original)
-
-
-@pytest.mark.parametrize("used", [False, True])
-def test_copies_of_a_weight(backend: Backend, used: bool) -> None:
-    weight = weight_of(4, 16, "float", torch.float32)
-    if used:
-        bittensor.linear(X, weight)
-    for twin in (copy.copy(weight), copy.deepcopy(weight), pickle.loads(pickle.dumps(weight))):
-        assert twin.equal(weight)
-        assert torch.equal(bittensor.linear(X, twin), bittensor.linear(X, weight))
-    twin = copy.deepcopy(weight)
-    for tensor in twin._held.tensors:
-        tensor.zero_()
-    assert weight.equal(weight_of(4, 16, "float", torch.float32))
-    own, others = weight._held.tensors, copy.copy(weight)._held.tensors
-    assert [tensor.data_ptr() for tensor in own] == [tensor.data_ptr() for tensor in others]
 
 
 @pytest.mark.parametrize("mode", ["int8", "float"])
@@ -160,7 +64,7 @@ def test_from_linear(backend: Backend, mode: str, bias: bool) -> None:
 
 
 def test_from_quantized(backend: Backend) -> None:
-    weight, bias = weight_of(4, 16, "integer", torch.float32), normal(21)
+    weight, bias = copy.deepcopy(WEIGHT), normal(21)
     layer = QuantizedLinear.from_quantized(weight, bias, epilogue="relu")
     assert torch.equal(layer(X), bittensor.linear(X, weight, bias).relu())
     assert (layer.in_features, layer.out_features) == (40, 21)
@@ -313,9 +217,9 @@ def test_repr(layer: QuantizedLinear) -> None:
     ("arguments", "settings", "error", "message"),
     [
         ((X,), {}, TypeError, "weight: expected a QuantizedWeight, got Tensor"),
-        ((weight_of(4, 16, "integer", torch.float32), X), {}, ValueError, r"bias: expected \[21\]"),
-        ((weight_of(4, 16, "integer", torch.float32),), {"activation_mode": "fp8"}, ValueError, "activation_mode"),
-        ((weight_of(4, 16, "integer", torch.float32),), {"epilogue": "tanh"}, ValueError, "epilogue"),
+        ((WEIGHT, X), {}, ValueError, r"bias: expected \[21\]"),
+        ((WEIGHT,), {"activation_mode": "fp8"}, ValueError, "activation_mode"),
+        ((WEIGHT,), {"epilogue": "tanh"}, ValueError, "epilogue"),
     ],
 )
 def test_refusals(arguments: tuple[Any, ...], settings: dict[str, Any], error: type[Exception], message: str) -> None:
