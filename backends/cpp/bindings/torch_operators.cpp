@@ -462,9 +462,9 @@ class FloatBias {
     if (*type == bittensor::FloatType::f32) {
       values_ = kept_->data<float>();
     } else if (*type == bittensor::FloatType::f16) {
-      widen(kept_->data<torch::headeronly::Half>());
+      widen(kept_->data<torch::headeronly::Half>(), out_features);
     } else {
-      widen(kept_->data<torch::headeronly::BFloat16>());
+      widen(kept_->data<torch::headeronly::BFloat16>(), out_features);
     }
   }
   ~FloatBias() = default;
@@ -475,8 +475,8 @@ class FloatBias {
 
  private:
   template <class T>
-  void widen(const T* values) {
-    widened_.assign(values, values + kept_->columns);
+  void widen(const T* values, std::int64_t count) {
+    widened_.assign(values, values + count);
     values_ = widened_.data();
   }
 
