@@ -43,7 +43,7 @@ def check_floats(
     snippet: str,
     inputs: Sequence[torch.Tensor] = (),
 ) -> None:
-    """Compare floats bit for bit, the sign of zero included. Every NaN is the same NaN; `expected` has two dimensions."""
+    """Compare floats bit for bit, with the sign of zero. Every NaN is the same NaN; `expected` has two dimensions."""
     checked = _check_form(result, shape, dtype, what, snippet, inputs)
     actual = as_rows(checked, expected.shape[1])
     same = (actual.view(np.uint32) == expected.view(np.uint32)) | (np.isnan(actual) & np.isnan(expected))

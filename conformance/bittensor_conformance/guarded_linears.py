@@ -33,7 +33,7 @@ def run(operation: str, bits: int, target: str, announce: Callable[[str], None])
     call = _prepare if operation == "prepare" else _multiply
     # Preparing knows no modes: every other case.
     for case, layout, side in list(_calls(backend, bits))[:: 2 if operation == "prepare" else 1]:
-        name = f"{snippet(case, target)}\n# {operation} of tensors in layout {layout!r} with their {side} at such a page"
+        name = f"{snippet(case, target)}\n# {operation} of tensors in layout {layout!r}, their {side} at a guard page"
         announce(name)
         with bittensor.use_backend(target):
             call(backend, case, layout, side, name)

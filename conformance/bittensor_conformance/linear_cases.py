@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -24,12 +24,14 @@ __all__ = ["Fill", "FloatFill", "LinearCase", "WeightCase"]
 
 Mode = Literal["int8", "float"]
 Special = Literal["nan", "inf", "-inf"]
+SPECIALS: tuple[Special, ...] = get_args(Special)
 
 TORCH_DTYPES: dict[FloatDtype, torch.dtype] = {
     "float32": torch.float32,
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
+_CODES, _ZEROS = Fill(), Fill(seed=1)
 _SCALES, _OFFSETS, _X = FloatFill(seed=2, factor=0.1), FloatFill(seed=3), FloatFill(seed=4)
 
 
@@ -61,9 +63,9 @@ class WeightCase:
     group_size: int | None = None
     zero: ZeroKind = "symmetric"
     scale_dtype: FloatDtype = "float32"
-    codes: Fill = Fill()
+    codes: Fill = _CODES
     scales: FloatFill = _SCALES
-    zeros: Fill = Fill(seed=1)
+    zeros: Fill = _ZEROS
     offsets: FloatFill = _OFFSETS
     poison: int | None = None
     layout: str = "contiguous"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from math import prod
+from typing import Any
 
 from hypothesis import strategies as st
 
@@ -13,7 +14,7 @@ from bittensor.backend import Capabilities
 from .fills import STYLES, Fill
 from .float_fills import CALM_STYLES, FLOAT_STYLES, FloatFill
 from .layouts import LAYOUTS
-from .linear_cases import TORCH_DTYPES, LinearCase, Mode, Special, WeightCase
+from .linear_cases import SPECIALS, TORCH_DTYPES, LinearCase, Mode, WeightCase
 from .oracle_linear import FloatDtype, ZeroKind
 from .strategies import LEADING
 
@@ -22,7 +23,6 @@ OUTPUTS = (1, 2, 3, 7, 8, 9, 15, 16, 17, 18, 31, 32, 33, 47, 48, 49, 63, 64, 65,
 ROW_COLUMNS = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 129, 300)
 """Columns of a row that is one group."""
 FLOAT_DTYPES: tuple[FloatDtype, ...] = ("float32", "float16", "bfloat16")
-SPECIALS: tuple[Special | None, ...] = (None, None, None, "nan", "inf", "-inf")
 
 _SEEDS = st.integers(0, 2**32 - 1)
 _POISON = st.none() | _SEEDS
@@ -41,6 +41,20 @@ class Scope:
     zeros: tuple[ZeroKind, ...]
     scale_dtypes: tuple[FloatDtype, ...]
     epilogues: tuple[str | None, ...]
+
+    def weight(
+        self,
+        bits: int,
+        n: int,
+        k: int,
+        group_size: int | None = None,
+        zero: ZeroKind | None = None,
+        scale_dtype: FloatDtype | None = None,
+        **rest: Any,
+    ) -> WeightCase:
+        """A weight of the kinds that are given, of the first declared ones otherwise."""
+        zero, scale_dtype = zero or self.zeros[0], scale_dtype or self.scale_dtypes[0]
+        return WeightCase(bits, n, k, group_size, zero, scale_dtype, **rest)
 
 
 def scope(capabilities: Capabilities) -> Scope:
@@ -115,7 +129,7 @@ def linear_cases(
         bias=draw(st.none() | _CALM),
         bias_dtype=draw(_DTYPES),
         epilogue=draw(st.sampled_from(within.epilogues)),
-        special=draw(st.sampled_from(SPECIALS)),
+        special=draw(st.sampled_from((None, None, None, *SPECIALS))),
         x_layout=x_layout,
         bias_layout=bias_layout,
     )

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from .oracle import Codes, largest_code
+from .oracle import Codes, Integers, largest_code
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 Doubles: TypeAlias = npt.NDArray[np.float64]
@@ -51,13 +51,14 @@ class Weight:
     def groups(self) -> int:
         return -(-self.columns // self.group_size)
 
-    def centered(self) -> Codes | npt.NDArray[np.int64]:
+    def centered(self) -> Integers:
         """Q - zero for each code, ``[N, K]``, exact; q itself if there are offsets."""
-        if self.offsets is not None:
-            return self.codes.astype(np.int64)
-        if self.zeros is None:
-            return self.codes.astype(np.int64) - (largest_code(self.bits) + 1) // 2
-        return self.codes.astype(np.int64) - self.spread(self.zeros)
+        codes: Integers = self.codes.astype(np.int64)
+        if self.zeros is not None:
+            codes -= self.spread(self.zeros)
+        elif self.offsets is None:
+            codes -= (largest_code(self.bits) + 1) // 2
+        return codes
 
     def spread(self, grouped: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """The value of its group for each column: ``[N, G]`` to ``[N, K]``."""
@@ -138,7 +139,8 @@ def quantize_activations(x: Floats, group_size: int) -> Activations:
         codes = np.where(is_zero[:, :, None], np.float32(0), np.rint(values * inverse[:, :, None]))
     assert inverse.dtype == scales.dtype == codes.dtype == np.float32
     assert not codes.size or np.abs(codes).max() <= 127
-    return Activations(codes.astype(np.float64), scales, ~np.isfinite(x).all(axis=1))
+    bad: npt.NDArray[np.bool_] = np.any(~np.isfinite(x), axis=1)
+    return Activations(codes.astype(np.float64), scales, bad)
 
 
 def linear_int8(x: Floats, weight: Weight, bias: Floats | None, relu: bool, dtype: FloatDtype) -> Floats:
@@ -189,7 +191,7 @@ class Interval:
 
 def linear_float(x: Floats, weight: Weight, bias: Floats | None, relu: bool, dtype: FloatDtype) -> Interval:
     """Section 5 for rows ``[M, K]``: the interval for each of ``[M, N]``."""
-    finite = np.isfinite(x).all(axis=1)
+    finite: npt.NDArray[np.bool_] = np.all(np.isfinite(x), axis=1)
     values = np.where(finite[:, None], x, np.float32(0)).astype(np.float64)
     scales = weight.spread(weight.scales).astype(np.float64)
     dequantized = scales * weight.centered()

@@ -13,9 +13,9 @@ from ..cases import call_on, snippet
 from ..catalogue import check
 from ..compare import as_rows, fail
 from ..fills import Fill
-from ..float_fills import CALM_STYLES, FloatFill
+from ..float_fills import CALM_STYLES, FloatFill, FloatStyle
 from ..layouts import LAYOUTS
-from ..linear_cases import LinearCase, WeightCase
+from ..linear_cases import SPECIALS, LinearCase
 from ..linear_strategies import FLOAT_DTYPES, OUTPUTS, linear_cases, scope, shapes_of_groups
 from ..strategies import LEADING
 from ..targets import Target
@@ -45,7 +45,9 @@ def test_float_every_shape_of_groups(target: Target, bits: int) -> None:
     within = scope(target.capabilities)
     dtypes = cycle(within.scale_dtypes)
     cases = [
-        LinearCase(WeightCase(bits, 18, k, group_size, zero, next(dtypes), poison=k), (m,), "float", FloatFill(seed=k))
+        LinearCase(
+            within.weight(bits, 18, k, group_size, zero, next(dtypes), poison=k), (m,), "float", FloatFill(seed=k)
+        )
         for (group_size, k), zero, m in product(shapes_of_groups(), within.zeros, (1, 5))
     ]
     target.run(cases)
@@ -54,18 +56,19 @@ def test_float_every_shape_of_groups(target: Target, bits: int) -> None:
 @check("linear", applies=_float)
 def test_float_every_tail(target: Target, bits: int) -> None:
     """Tails of M and N, in each zero kind, and sums and outputs that are cut into passes and tasks."""
-    zeros = scope(target.capabilities).zeros
+    within = scope(target.capabilities)
+    zeros = within.zeros
     cases = [
-        LinearCase(WeightCase(bits, n, 41, 16, zero, codes=Fill("max")), (m,), "float", bias=FloatFill(seed=n))
+        LinearCase(within.weight(bits, n, 41, 16, zero, codes=Fill("max")), (m,), "float", bias=FloatFill(seed=n))
         for n, zero, m in product(OUTPUTS, zeros, (1, 2, 7))
     ]
     kinds = cycle(zeros)
     cases += [
-        LinearCase(WeightCase(bits, 17, 41, 16, next(kinds)), (m,), "float", x_dtype=dtype)
+        LinearCase(within.weight(bits, 17, 41, 16, next(kinds)), (m,), "float", x_dtype=dtype)
         for m, dtype in product((*range(1, 18), 33, 65), FLOAT_DTYPES)
     ]
     cases += [
-        LinearCase(WeightCase(bits, n, k, group_size, next(kinds)), (m,), "float")
+        LinearCase(within.weight(bits, n, k, group_size, next(kinds)), (m,), "float")
         for m, n, k, group_size in ((1, 33, 4100, 32), (9, 18, 3000, 24), (17, 17, 4100, 128), (2, 450, 72, 32))
     ]
     target.run(cases)
@@ -77,7 +80,7 @@ def test_float_every_dtype(target: Target, bits: int) -> None:
     within = scope(target.capabilities)
     biases = ((None, "float32"), *((FloatFill(seed=1), dtype) for dtype in FLOAT_DTYPES))
     cases = [
-        LinearCase(WeightCase(bits, 19, 50, 16, zero, dtype), (3,), "float", x_dtype=x_dtype, bias=bias,
+        LinearCase(within.weight(bits, 19, 50, 16, zero, dtype), (3,), "float", x_dtype=x_dtype, bias=bias,
                    bias_dtype=bias_dtype, epilogue=epilogue)
         for zero, dtype, x_dtype, (bias, bias_dtype), epilogue in product(
             within.zeros, within.scale_dtypes, FLOAT_DTYPES, biases, within.epilogues
@@ -89,10 +92,11 @@ def test_float_every_dtype(target: Target, bits: int) -> None:
 @check("linear", applies=_float)
 def test_float_small_integers_are_exact(target: Target, bits: int) -> None:
     """Integers and powers of two, all far below 2^24: no step rounds, so the result is the integer in any order."""
-    for zero, (group_size, k), m in product(
-        scope(target.capabilities).zeros, ((None, 31), (8, 43), (16, 64), (32, 97)), (1, 4, 9)
-    ):
-        weight = WeightCase(bits, 35, k, group_size, zero, scales=FloatFill("ends"), offsets=FloatFill("integers", 2))
+    within = scope(target.capabilities)
+    for zero, (group_size, k), m in product(within.zeros, ((None, 31), (8, 43), (16, 64), (32, 97)), (1, 4, 9)):
+        weight = within.weight(
+            bits, 35, k, group_size, zero, scales=FloatFill("ends"), offsets=FloatFill("integers", 2)
+        )
         case = LinearCase(weight, (m,), "float", FloatFill("integers", k), bias=FloatFill("integers", 3))
         text = snippet(case, target.name)
         interval = case.expected
@@ -140,9 +144,9 @@ def test_float_errors_are_not_biased(target: Target, bits: int) -> None:
 def test_float_every_magnitude_style(target: Target, bits: int) -> None:
     """Rows of zeros, of one sign, of equal magnitude, of magnitudes apart; wide ranges where no step overflows."""
     within = scope(target.capabilities)
-    styles = (*CALM_STYLES, "groups", "tiny", "subnormal", "huge")
+    styles: tuple[FloatStyle, ...] = (*CALM_STYLES, "groups", "tiny", "subnormal", "huge")
     cases = [
-        LinearCase(WeightCase(bits, 17, 72, 8, zero), (4,), "float", FloatFill(style, 6), x_dtype)
+        LinearCase(within.weight(bits, 17, 72, 8, zero), (4,), "float", FloatFill(style, 6), x_dtype)
         for zero, style, x_dtype in product(within.zeros, styles, FLOAT_DTYPES)
     ]
     target.run(cases)
@@ -151,10 +155,9 @@ def test_float_every_magnitude_style(target: Target, bits: int) -> None:
 @check("linear", applies=_float)
 def test_float_one_bad_row(target: Target, bits: int) -> None:
     """A NaN makes its row NaN, an infinity makes it not finite; the other rows lie within their bounds."""
-    for m, zero, dtype, special in product(
-        (1, 2, 5, 13), scope(target.capabilities).zeros, FLOAT_DTYPES, ("nan", "inf", "-inf")
-    ):
-        case = LinearCase(WeightCase(bits, 18, 41, 8, zero), (m,), "float", x_dtype=dtype, special=special)
+    within = scope(target.capabilities)
+    for m, zero, dtype, special in product((1, 2, 5, 13), within.zeros, FLOAT_DTYPES, SPECIALS):
+        case = LinearCase(within.weight(bits, 18, 41, 8, zero), (m,), "float", x_dtype=dtype, special=special)
         text = snippet(case, target.name)
         result = call_on(target.name, case, text)
         case.check(result, text)
@@ -167,10 +170,11 @@ def test_float_one_bad_row(target: Target, bits: int) -> None:
 @check("linear", applies=_float)
 def test_float_each_argument_in_each_layout(target: Target, bits: int) -> None:
     """One argument strided, the others contiguous: x with leading dimensions, the weight's tensors, the bias."""
-    zero = scope(target.capabilities).zeros[-1]
-    plain, cases = WeightCase(bits, 17, 41, 16, zero), []
+    within = scope(target.capabilities)
+    zero = within.zeros[-1]
+    plain, cases = within.weight(bits, 17, 41, 16, zero), []
     for layout in LAYOUTS:
-        strided = WeightCase(bits, 17, 41, 16, zero, layout=layout)
+        strided = within.weight(bits, 17, 41, 16, zero, layout=layout)
         cases += [LinearCase(strided, (5,), "float")]
         cases += [LinearCase(plain, (5,), "float", bias=FloatFill(), bias_layout=layout)]
         cases += [
@@ -184,9 +188,10 @@ def test_float_each_argument_in_each_layout(target: Target, bits: int) -> None:
 
 def _typical(target: Target, bits: int) -> list[LinearCase]:
     """Larger linears on normal values: the cases on which bias and bound are judged."""
+    within = scope(target.capabilities)
     dtypes = cycle(FLOAT_DTYPES)
     return [
-        LinearCase(WeightCase(bits, 48, k, group_size, zero), (32,), "float", x_dtype=next(dtypes))
-        for zero in scope(target.capabilities).zeros
+        LinearCase(within.weight(bits, 48, k, group_size, zero), (32,), "float", x_dtype=next(dtypes))
+        for zero in within.zeros
         for k, group_size in ((40, 8), (256, 32), (1100, 128), (900, None))
     ]

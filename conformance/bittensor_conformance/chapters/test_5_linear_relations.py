@@ -23,7 +23,7 @@ from ..catalogue import check
 from ..compare import as_rows, check_floats, fail
 from ..float_fills import FloatFill
 from ..layouts import LAYOUTS, OVERLAPPING
-from ..linear_cases import TORCH_DTYPES, LinearCase, Mode, WeightCase
+from ..linear_cases import TORCH_DTYPES, LinearCase, Mode
 from ..linear_strategies import FLOAT_DTYPES, scope
 from ..oracle_linear import Floats
 from ..targets import Target
@@ -38,9 +38,10 @@ def _declared(capabilities: Capabilities, mode: Any) -> bool:
 
 def _cases(target: Target, bits: int, mode: Mode) -> list[LinearCase]:
     """Linears with tails in every dimension, in each zero kind and dtype of x."""
-    zeros = scope(target.capabilities).zeros
+    within = scope(target.capabilities)
+    zeros = within.zeros
     return [
-        LinearCase(WeightCase(bits, n, k, size, zeros[i % len(zeros)]), (m,), mode, FloatFill(seed=m), dtype,
+        LinearCase(within.weight(bits, n, k, size, zeros[i % len(zeros)]), (m,), mode, FloatFill(seed=m), dtype,
                    bias=FloatFill(seed=n))
         for i, ((m, n, k, size), dtype) in enumerate(product(_SIZES, FLOAT_DTYPES))
     ]  # fmt: skip
@@ -79,7 +80,9 @@ def test_linear_of_equal_rows(target: Target, bits: int, case: Mode) -> None:
     for each in _cases(target, bits, case):
         row = each.inputs["x"].tensor[:1]
         alone = _on(target, each, x=row)
-        _check_same(target, each, _on(target, each, x=row.repeat(35, 1)), np.repeat(alone, 35, axis=0), "a row 35 times")
+        _check_same(
+            target, each, _on(target, each, x=row.repeat(35, 1)), np.repeat(alone, 35, axis=0), "a row 35 times"
+        )
 
 
 @check("linear", cases=_MODES, applies=_declared)
@@ -89,7 +92,7 @@ def test_linear_of_split_batch(target: Target, bits: int, case: Mode) -> None:
         x, whole = each.inputs["x"].tensor, _on(target, each)
         weight = each.weight.quantized()
         for part in (1, 4, 6, x.shape[0] // 2 + 1):
-            pieces = [_on(target, each, x=rows, weight=weight) for rows in x.split(part)]
+            pieces = [_on(target, each, x=rows, weight=weight) for rows in torch.split(x, part)]
             _check_same(target, each, np.concatenate(pieces), whole, f"parts of {part} rows")
 
 
@@ -110,7 +113,7 @@ def test_linear_of_split_outputs(target: Target, bits: int, case: Mode) -> None:
 
 @check("linear", cases=_MODES, applies=_declared)
 def test_linear_of_scaled_rows(target: Target, bits: int, case: Mode) -> None:
-    """x times a power of two gives the result times it, as long as nothing leaves the normal range."""
+    """X times a power of two gives the result times it, as long as nothing leaves the normal range."""
     for each in _cases(target, bits, case):
         if each.x_dtype == "float16":
             continue
@@ -210,15 +213,17 @@ def test_linear_is_the_same_on_every_variant(target: Target, bits: int, case: Mo
     for each in (*_cases(target, bits, case), *_large(target, bits, case)):
         x, bias = (each.inputs[tensor].tensor for tensor in ("x", "bias"))
         prepared = backend.prepare(each.weight.quantized())
-        results = [as_rows(on.linear(x, prepared, bias, case, None), each.weight.n) for on in (target.backend, backend)]
-        _check_same(target, each, *results, f"the result of {name}")
+        own = as_rows(target.backend.linear(x, prepared, bias, case, None), each.weight.n)
+        expected = as_rows(backend.linear(x, prepared, bias, case, None), each.weight.n)
+        _check_same(target, each, own, expected, f"the result of {name}")
 
 
 def _large(target: Target, bits: int, mode: Mode) -> list[LinearCase]:
     """Linears large enough that a backend may spread them over threads: above 2**20 products."""
-    zeros = scope(target.capabilities).zeros
+    within = scope(target.capabilities)
+    zeros = within.zeros
     sizes = ((1, 1030, 1100, 32), (70, 130, 257, 64), (400, 19, 200, 40), (3, 900, 500, 128))
     return [
-        LinearCase(WeightCase(bits, n, k, size, zeros[i % len(zeros)]), (m,), mode, bias=FloatFill())
+        LinearCase(within.weight(bits, n, k, size, zeros[i % len(zeros)]), (m,), mode, bias=FloatFill())
         for i, (m, n, k, size) in enumerate(sizes)
     ]

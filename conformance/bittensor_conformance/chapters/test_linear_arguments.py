@@ -10,13 +10,13 @@ import torch
 
 import bittensor
 from bittensor import PreparedWeight, QuantizedWeight, UnsupportedOperationError
-from bittensor.backend import Backend, Capabilities
+from bittensor.backend import PROTOCOL_VERSION, Backend, Capabilities
 
 from ..cases import snippet
 from ..catalogue import check
 from ..compare import fail
 from ..float_fills import FloatFill
-from ..linear_cases import TORCH_DTYPES, LinearCase, WeightCase
+from ..linear_cases import TORCH_DTYPES, LinearCase, Mode, WeightCase
 from ..linear_strategies import scope
 from ..oracle_linear import FloatDtype, ZeroKind
 from ..targets import Target
@@ -70,7 +70,7 @@ _RULES: dict[str, Rule] = {
 @check("linear", cases=_RULES, applies=lambda capabilities, _: 4 in capabilities.linear_bits)
 def test_linear_refuses(target: Target, case: Rule) -> None:
     """`bittensor.linear` refuses what its rules exclude, in words that say what came; and so does a strict backend."""
-    mode = "int8" if "int8" in target.capabilities.activation_modes else "float"
+    mode = _some_mode(target)
     good = {"x": _zeros(2, 9), "weight": _good_weight(target).quantized(), "bias": None}
     arguments = {**good, "activation_mode": mode, "epilogue": None, **case.changes}
     shown = f"bittensor.set_backend({target.name!r})\nbittensor.linear with {dict(case.changes)!r}"
@@ -103,8 +103,8 @@ def test_undeclared_kind_is_refused(target: Target, case: tuple[str, Any]) -> No
     zero: ZeroKind = value if field == "zero_kinds" else within.zeros[0]
     names: dict[torch.dtype, FloatDtype] = {dtype: name for name, dtype in TORCH_DTYPES.items()}
     dtype = names[value] if field == "scale_dtypes" else within.scale_dtypes[0]
-    modes, epilogues = target.capabilities.activation_modes, target.capabilities.epilogues
-    mode = value if field == "activation_modes" else sorted(modes)[0]
+    epilogues = target.capabilities.epilogues
+    mode: Mode = value if field == "activation_modes" else _some_mode(target)
     epilogue = value if field == "epilogues" else sorted(epilogues, key=str)[0]
     linear = LinearCase(replace(_WEIGHT, zero=zero, scale_dtype=dtype), (2,), mode, epilogue=epilogue)
     with bittensor.use_backend(target.name):
@@ -116,6 +116,7 @@ class _Elsewhere(Backend):
     """A backend with a layout that only it can read: the canonical tensors, inverted or negated."""
 
     name = "elsewhere"
+    protocol_version = PROTOCOL_VERSION
     capabilities = Capabilities(operations=frozenset({"prepare", "restore", "linear"}), layout="elsewhere/1")
 
     def prepare(self, weight: QuantizedWeight) -> PreparedWeight:
@@ -134,10 +135,11 @@ def _turned(tensor: torch.Tensor) -> torch.Tensor:
 @check("linear")
 def test_weight_of_another_layout_is_converted(target: Target, bits: int) -> None:
     """A weight that another backend holds is restored by that one, and prepared anew; and back again."""
+    within = scope(target.capabilities)
     elsewhere = _Elsewhere()
-    for zero in scope(target.capabilities).zeros:
+    for zero in within.zeros:
         for mode in sorted(target.capabilities.activation_modes):
-            linear = LinearCase(WeightCase(bits, 17, 41, 8, zero), (3,), "int8" if mode == "int8" else "float")
+            linear = LinearCase(within.weight(bits, 17, 41, 8, zero), (3,), "int8" if mode == "int8" else "float")
             text = f"{snippet(linear, target.name)}\n# with a weight that a backend with another layout has prepared"
             weight = linear.weight.quantized()
             for _ in range(2):
@@ -150,15 +152,20 @@ def test_weight_of_another_layout_is_converted(target: Target, bits: int) -> Non
 @check("linear")
 def test_prepared_weight_of_another_layout_is_refused(target: Target, bits: int) -> None:
     """Given directly, a prepared weight with another layout's name is an error, and never computed with."""
-    linear = LinearCase(WeightCase(bits, 17, 41, 8, scope(target.capabilities).zeros[0]), (3,))
+    within = scope(target.capabilities)
+    linear = LinearCase(within.weight(bits, 17, 41, 8), (3,))
     backend, x = target.backend, linear.inputs["x"].tensor
-    mode = sorted(target.capabilities.activation_modes)[0]
+    mode = _some_mode(target)
     own = backend.prepare(linear.weight.quantized())
     for foreign in (replace(own, layout=f"{own.layout}x"), _Elsewhere().prepare(linear.weight.quantized())):
         text = f"# on {target.name}: its own layout is {own.layout!r}, the weight's {foreign.layout!r}"
-        for call in (lambda w=foreign: backend.linear(x, w, None, mode, None), lambda w=foreign: backend.restore(w)):  # type: ignore[misc]
+        for call in (lambda w=foreign: backend.linear(x, w, None, mode, None), lambda w=foreign: backend.restore(w)):
             _check_raises(call, (ValueError,), (), text)
         target.examples += 1
+
+
+def _some_mode(target: Target) -> Mode:
+    return "int8" if "int8" in target.capabilities.activation_modes else "float"
 
 
 def _good_weight(target: Target) -> WeightCase:

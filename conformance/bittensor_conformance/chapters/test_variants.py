@@ -14,7 +14,8 @@ from ..catalogue import check
 from ..compare import fail
 from ..fills import BiasFill
 from ..float_fills import FloatFill
-from ..linear_cases import LinearCase, WeightCase
+from ..linear_cases import LinearCase
+from ..linear_strategies import scope
 from ..targets import Target
 
 T = TypeVar("T")
@@ -49,10 +50,11 @@ def test_packed_matmul_runs_its_own_kernels(target: Target, bits: int) -> None:
 @check("prepare", variants_only=True)
 def test_prepare_runs_its_own_kernels(target: Target, bits: int) -> None:
     """Preparing and restoring: no kernel of another variant gains a call."""
+    within = scope(target.capabilities)
     backend = target.backend
     for n, k in ((1, 9), (33, 130)):
-        weight = WeightCase(bits, n, k).quantized()
-        text = f"{source(WeightCase(bits, n, k))} prepared and restored on {target.name}"
+        weight = within.weight(bits, n, k).quantized()
+        text = f"{source(within.weight(bits, n, k))} prepared and restored on {target.name}"
         _check_calls(target, partial(_prepare_and_restore, backend, weight), text)
         target.examples += 1
 
@@ -60,9 +62,12 @@ def test_prepare_runs_its_own_kernels(target: Target, bits: int) -> None:
 @check("linear", variants_only=True)
 def test_linear_runs_its_own_kernels(target: Target, bits: int) -> None:
     """Only kernels called ``..._<variant>`` gain calls, and at least one does, in every mode and for M = 1."""
+    within = scope(target.capabilities)
     for mode in target.capabilities.activation_modes:
         for m, n, k in ((1, 33, 130), (17, 33, 130), (65, 3, 17)):
-            case = LinearCase(WeightCase(bits, n, k, 16), (m,), "float" if mode == "float" else "int8", bias=FloatFill())
+            case = LinearCase(
+                within.weight(bits, n, k, 16), (m,), "float" if mode == "float" else "int8", bias=FloatFill()
+            )
             text = f"{snippet(case, target.name)}\nprint(bittensor.get_backend({target.name!r}).kernel_calls())"
             case.check(_check_calls(target, partial(call_on, target.name, case, text), text), text)
             target.examples += 1
