@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 REQUIREMENTS := $(VENV)/.requirements-installed
 PACKAGE := $(VENV)/.package-installed
 CPP_SOURCES := $(shell find backends/cpp -name '*.?pp' -o -name CMakeLists.txt) CMakeLists.txt CMakePresets.json
+PYTHON_SOURCES := $(shell find bittensor backends conformance/bittensor_conformance -name '*.py')
 CMAKE = $(BIN)/cmake
 CTEST = $(BIN)/ctest
 BACKENDS ?= reference cpp
@@ -63,8 +64,9 @@ $(REQUIREMENTS): requirements/dev.txt
 	$(BIN)/python -m pip install -r requirements/dev.txt
 	touch $@
 
-# Editable: Python sources are used in place, C++ is compiled into the environment.
-$(PACKAGE): $(REQUIREMENTS) pyproject.toml $(CPP_SOURCES)
+# Editable: Python sources are used in place, C++ is compiled into the environment. The installation knows the Python
+# files by name, so that a new one needs it again; where nothing was compiled it takes seconds.
+$(PACKAGE): $(REQUIREMENTS) pyproject.toml $(CPP_SOURCES) $(PYTHON_SOURCES)
 	$(BIN)/python -m pip install --no-build-isolation --no-deps --editable .
 	touch $@
 

@@ -9,17 +9,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, NoReturn, Protocol
 
 import torch
 
 from .codes import SUPPORTED_BITS
-from .errors import UnknownBackendError
+from .errors import UnknownBackendError, UnsupportedOperationError
+from .prepared_weight import CANONICAL_LAYOUT, GROUP_BITS, SCALE_DTYPES, ZERO_KINDS, PreparedWeight
+
+if TYPE_CHECKING:
+    from .quantized_weight import QuantizedWeight
 
 PROTOCOL_VERSION = 1
 """Version of `Backend`. A backend written for another version is refused when it is loaded."""
 
-OPERATIONS = ("pack", "unpack", "packed_matmul")
+CODE_OPERATIONS = ("pack", "unpack", "packed_matmul")
+"""The operations on packed codes: what a backend declares unless it says otherwise."""
+
+WEIGHT_OPERATIONS = ("prepare", "restore", "linear")
+"""The operations on group-quantized weights. A backend declares all of them or none."""
+
+OPERATIONS = (*CODE_OPERATIONS, *WEIGHT_OPERATIONS)
 """Names of the operations a backend may declare: the methods of `Backend` of the same name."""
 
 
@@ -37,21 +47,38 @@ class Capabilities:
         checks_arguments: the backend itself refuses every argument that `bittensor.checks` refuses, with any
             TypeError, ValueError or RuntimeError; BitTensor then words the error. When False (the default) BitTensor
             checks before it calls.
+
+    The rest says what "linear" can do and counts only where that is declared:
+
+        linear_bits: code widths, out of 2, 4, 8.
+        zero_kinds: out of `ZERO_KINDS`.
+        scale_dtypes: dtypes of scales and offsets, out of `SCALE_DTYPES`.
+        activation_modes: out of `ACTIVATION_MODES`.
+        epilogues: out of `EPILOGUES`.
+        layout: name of the layout that `prepare` makes, the same for all variants of a backend. A new layout gets a
+            new name.
     """
 
-    operations: frozenset[str] = frozenset(OPERATIONS)
+    operations: frozenset[str] = frozenset(CODE_OPERATIONS)
     bits: frozenset[int] = frozenset(SUPPORTED_BITS)
     devices: frozenset[str] = frozenset({"cpu"})
     numerics: Literal["exact", "bounded"] = "exact"
     variants: tuple[str, ...] = ()
     checks_arguments: bool = False
+    linear_bits: frozenset[int] = frozenset(GROUP_BITS)
+    zero_kinds: frozenset[str] = frozenset(ZERO_KINDS)
+    scale_dtypes: frozenset[torch.dtype] = frozenset(SCALE_DTYPES)
+    activation_modes: frozenset[str] = frozenset({"int8", "float"})
+    epilogues: frozenset[str | None] = frozenset({None, "relu"})
+    layout: str = CANONICAL_LAYOUT
 
 
 class Backend(Protocol):
     """The operations behind `bittensor.pack_weights` and its siblings.
 
-    Subclass it: the methods that are not operations have defaults. Tensors arrive in any strides, with any leading
-    dimensions (written ``...``), possibly empty; results are new contiguous tensors. E = 64 / bits codes share a word.
+    Subclass it: operations that are not declared, and the methods that are no operations, have defaults. Tensors
+    arrive in any strides, with any leading dimensions (written ``...``), possibly empty; results are new contiguous
+    tensors. E = 64 / bits codes share a word.
     """
 
     name: str
@@ -60,11 +87,11 @@ class Backend(Protocol):
 
     def pack(self, codes: torch.Tensor, bits: int) -> torch.Tensor:
         """uint8 codes ``[..., K]`` to int64 words ``[..., ceil(K/E)]``; unused high bits are 0."""
-        ...
+        self._refuse("pack")
 
     def unpack(self, words: torch.Tensor, columns: int, bits: int) -> torch.Tensor:
         """int64 words ``[..., ceil(columns/E)]`` to uint8 codes ``[..., columns]``; unused bits are ignored."""
-        ...
+        self._refuse("unpack")
 
     def packed_matmul(
         self,
@@ -84,7 +111,35 @@ class Backend(Protocol):
         `in_features` is always given when `x` is packed (int64); `scale` is float32 of shape ``[]``, ``[1]`` or
         ``[N]``; `out_dtype` is None (packed int64 result) or torch.int32.
         """
-        ...
+        self._refuse("packed_matmul")
+
+    def prepare(self, weight: QuantizedWeight) -> PreparedWeight:
+        """The weight in the layout of this backend, ``capabilities.layout``.
+
+        A backend without a layout of its own returns ``weight.canonical()``.
+        """
+        self._refuse("prepare")
+
+    def restore(self, weight: PreparedWeight) -> QuantizedWeight:
+        """The exact inverse of `prepare`; the unused bits of words are 0.
+
+        For the canonical layout it is ``QuantizedWeight.from_canonical(weight)``.
+        """
+        self._refuse("restore")
+
+    def linear(
+        self,
+        x: torch.Tensor,
+        weight: PreparedWeight,
+        bias: torch.Tensor | None,
+        activation_mode: str,
+        epilogue: str | None,
+    ) -> torch.Tensor:
+        """``x @ W.T + bias``, x float ``[..., K]`` to ``[..., N]`` of its dtype; see `bittensor.linear`.
+
+        A `weight` of another layout is a ValueError. `bias` is float32, float16 or bfloat16 ``[N]``.
+        """
+        self._refuse("linear")
 
     def variant(self, name: str) -> Backend:
         """The same backend with its kernel path fixed to `name`, one of ``capabilities.variants``."""
@@ -101,3 +156,9 @@ class Backend(Protocol):
         ``v`` has a name that ends in ``_v``.
         """
         return {}
+
+    def _refuse(self, operation: str) -> NoReturn:
+        raise UnsupportedOperationError(
+            f"backend {self.name!r} does not declare the operation {operation!r}; it declares "
+            f"{sorted(self.capabilities.operations)}"
+        )

@@ -92,17 +92,22 @@ def _check_bits(backend: Backend, operation: str, bits: object) -> int:
     width = check_int("bits", bits)
     if width not in SUPPORTED_BITS:
         raise ValueError(f"bits: expected one of {SUPPORTED_BITS}, got {width}")
+    check_operation(backend, operation)
     declared = backend.capabilities
-    if operation not in declared.operations:
-        raise UnsupportedOperationError(
-            f"backend {backend.name!r} does not declare the operation {operation!r}; it declares "
-            f"{sorted(declared.operations)}"
-        )
     if width not in declared.bits:
         raise UnsupportedOperationError(
             f"backend {backend.name!r} does not declare bits={width}; it declares {sorted(declared.bits)}"
         )
     return width
+
+
+def check_operation(backend: Backend, operation: str) -> None:
+    """The backend declares `operation`."""
+    declared = backend.capabilities.operations
+    if operation not in declared:
+        raise UnsupportedOperationError(
+            f"backend {backend.name!r} does not declare the operation {operation!r}; it declares {sorted(declared)}"
+        )
 
 
 def _check_tensor(backend: Backend, name: str, value: object, dtype: torch.dtype, form: str) -> torch.Tensor:
@@ -113,11 +118,12 @@ def _check_tensor(backend: Backend, name: str, value: object, dtype: torch.dtype
         raise TypeError(f"{expected}, got {describe(value)}")
     if value.dim() == 0:
         raise ValueError(f"{expected} with at least one dimension, got a scalar tensor")
-    _check_place(backend, name, value)
+    check_place(backend, name, value)
     return value
 
 
-def _check_place(backend: Backend, name: str, tensor: torch.Tensor) -> None:
+def check_place(backend: Backend, name: str, tensor: torch.Tensor) -> None:
+    """The tensor is strided, and on a device that the backend serves."""
     if tensor.layout is not torch.strided:
         raise TypeError(f"{name}: expected a tensor of strided layout, got {tensor.layout}")
     devices = backend.capabilities.devices
@@ -196,7 +202,7 @@ def _check_bias(backend: Backend, bias: object, out_features: int) -> int:
         raise TypeError(f"{expected}, got {describe(bias)}")
     if list(bias.shape) != [out_features]:
         raise ValueError(f"{expected}, got {describe(bias)}")
-    _check_place(backend, "bias", bias)
+    check_place(backend, "bias", bias)
     return int(bias.to(torch.int64).abs().max()) if out_features else 0
 
 
@@ -210,7 +216,7 @@ def _check_scale(backend: Backend, scale: object, out_features: int) -> None:
         raise TypeError(f"{expected}, got {describe(scale)}")
     if list(scale.shape) not in ([], [1], [out_features]):
         raise ValueError(f"{expected}, got {describe(scale)}")
-    _check_place(backend, "scale", scale)
+    check_place(backend, "scale", scale)
     if not bool(scale.isfinite().all()):
         raise ValueError("scale: expected finite values, got NaN or infinity")
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 
 from .checks import check_int, check_pack, check_packed_matmul, check_unpack, check_unpack_rows
+from .linear_checks import check_linear
+from .linear_gradient import differentiable_linear
+from .quantized_weight import QuantizedWeight
 from .registry import current_backend
 
 REFUSALS = (TypeError, ValueError, RuntimeError)
@@ -149,6 +152,57 @@ def packed_matmul(
         return backend.packed_matmul(*arguments)
     except REFUSALS:
         check_packed_matmul(backend, *arguments)
+        raise
+
+
+def linear(
+    x: torch.Tensor,
+    weight: QuantizedWeight,
+    bias: torch.Tensor | None = None,
+    activation_mode: str = "int8",
+    epilogue: str | None = None,
+) -> torch.Tensor:
+    """Linear layer on a group-quantized weight: ``epilogue(x @ dequantize(weight).T + bias)``.
+
+    With "int8" every group of a row of `x` is rounded to 8 bits, with one scale for the group, and multiplied in
+    integers: the fast way, and the same bits from every backend with exact numerics (docs/numerics.md, section 4). A
+    row with a NaN or an infinity becomes NaN throughout and touches no other row. With "float" only the weight is
+    quantized (section 5).
+
+    The first call puts `weight` into the layout of the backend, where it stays: see `QuantizedWeight`. Gradients reach
+    `x` and `bias` (section 6), not the weight.
+
+    Args:
+        x: float32, float16 or bfloat16 ``[..., K]``; any strides.
+        weight: ``[N, K]``, from `bittensor.quantize` for example.
+        bias: float32, float16 or bfloat16 ``[N]``, added before the epilogue.
+        activation_mode: "int8" or "float".
+        epilogue: None, "relu", "gelu" or "silu".
+
+    Returns:
+        ``[..., N]`` of the dtype of `x`.
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: shapes that do not fit, an unknown mode or epilogue, or a device the backend does not serve.
+        UnsupportedOperationError: the backend does not declare the operation, the mode, the epilogue or the form of
+            the weight.
+
+    >>> import torch, bittensor
+    >>> weight = bittensor.quantize(torch.tensor([[1.0, -8.0], [7.0, 0.0]]), group_size=None)
+    >>> bittensor.linear(torch.tensor([[1.0, 1.0], [0.0, 127.0]]), weight, torch.tensor([0.5, 0.0]))
+    tensor([[   -6.5000,     7.0000],
+            [-1015.5000,     0.0000]])
+    """
+    backend = current_backend()
+    if not backend.capabilities.checks_arguments:
+        check_linear(backend, x, weight, bias, activation_mode, epilogue)
+    try:
+        if (x.requires_grad or (bias is not None and bias.requires_grad)) and torch.is_grad_enabled():
+            return differentiable_linear(backend, x, weight, bias, activation_mode, epilogue)
+        return backend.linear(x, weight.prepared_for(backend), bias, activation_mode, epilogue)
+    except (*REFUSALS, AttributeError):
+        check_linear(backend, x, weight, bias, activation_mode, epilogue)
         raise
 
 

@@ -10,7 +10,9 @@ from .checks import describe, dtype_name
 from .codes import max_code
 from .grids import FloatBlock, Grid, GroupBlock, IntegerBlock, SymmetricBlock
 from .ops import pack_weights
-from .quantized_weight import SCALE_DTYPES, QuantizedWeight, _dtype_names, check_group_bits, check_group_size
+from .prepared_weight import SCALE_DTYPES
+from .quantized_weight import QuantizedWeight
+from .weight_checks import check_choice, check_group_bits, check_group_size, check_scale_dtype
 
 _BLOCK_ELEMENTS = 1 << 18
 """Weights fitted at once: a few arrays of float32 of this length stay in the caches."""
@@ -97,12 +99,11 @@ def quantize(
     rows, columns = _check_weight(weight)
     bits = check_group_bits(bits)
     group_size = check_group_size(group_size, columns)
-    _check_choice("zero", zero, tuple(_BLOCKS))
-    _check_choice("method", method, tuple(_SEARCHES))
+    check_choice("zero", zero, tuple(_BLOCKS))
+    check_choice("method", method, METHODS)
     block_type, search = _BLOCKS[zero], _SEARCHES[method]
     dtype = weight.dtype if scale_dtype is None else scale_dtype
-    if dtype not in SCALE_DTYPES:
-        raise TypeError(f"scale_dtype: expected {_dtype_names(SCALE_DTYPES)}, got {dtype}")
+    check_scale_dtype(dtype)
 
     def fit(values: torch.Tensor, width: int) -> tuple[torch.Tensor, ...]:
         return _fit_groups(block_type(_groups(values, width), bits, dtype), search, values.shape)
@@ -276,13 +277,6 @@ def _check_weight(weight: object) -> tuple[int, int]:
     return weight.shape[0], weight.shape[1]
 
 
-def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if not isinstance(value, str):
-        raise TypeError(f"{name}: expected a str out of {choices}, got {type(value).__name__} {value!r}")
-    if value not in choices:
-        raise ValueError(f"{name}: expected one of {choices}, got {value!r}")
-
-
 def _check_finite_weights(values: torch.Tensor, first_row: int) -> None:
     wrong = ~values.isfinite()
     if bool(wrong.any()):
@@ -308,3 +302,4 @@ def _check_representable(scales: torch.Tensor, offsets: torch.Tensor, bits: int,
 
 _BLOCKS: dict[str, type[GroupBlock]] = {"symmetric": SymmetricBlock, "integer": IntegerBlock, "float": FloatBlock}
 _SEARCHES: dict[str, Search] = {"rtn": _round_to_nearest, "mse": _least_squares, "hqq": _half_quadratic}
+METHODS = tuple(_SEARCHES)

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import copy
+import threading
+from collections.abc import Callable
+from typing import Any
+
 import torch
 
-from .checks import _check_code_range, check_int, describe, dtype_name
-from .codes import words_per_row
-from .ops import pack_weights, unpack_weights
+from .backend import Backend
+from .checks import check_pack, check_unpack, describe, dtype_name
+from .held_weight import CanonicalTensors, HeldByBackend
+from .prepared_weight import CANONICAL_LAYOUT, SCALE_DTYPES, PreparedWeight
+from .registry import current_backend
+from .weight_checks import check_group_bits, check_weight, dtype_names
 
-GROUP_BITS = (2, 4, 8)
-"""Code widths of a group-quantized weight."""
-
-SCALE_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-"""Dtypes in which scales and offsets are kept; each is widened to float32 exactly."""
-
-GROUP_SIZE_MULTIPLE = 8
-"""A group is a multiple of this many columns, or a whole row."""
+_converting = threading.RLock()
+"""Held while a weight changes its layout. One for all weights: a conversion uses every thread by itself."""
 
 
 class QuantizedWeight:
@@ -32,7 +34,10 @@ class QuantizedWeight:
     float     ``scale * q + offsets[n, g]``       `offsets`
     ========  ==================================  =============================
 
-    The tensors are kept as they come, without a copy. Equality of two weights is `equal`.
+    The tensors are kept as they come, without a copy, until `bittensor.linear` first uses the weight. It then holds
+    them in the layout of the backend instead, and `words`, `scales`, `zeros` and `offsets` are restored, as new
+    tensors, each time they are asked for; `tensors` restores all at once. Do not write into them. Threads may share
+    a weight. Equality of two weights is `equal`.
 
     Args:
         words: int64 ``[N, ceil(K/E)]`` with E = 64 / bits, as `bittensor.pack_weights` makes it.
@@ -68,26 +73,8 @@ class QuantizedWeight:
         group_size: int | None,
         bits: int = 4,
     ) -> None:
-        rows, columns = _check_shape(shape)
-        self.shape = (rows, columns)
-        self.bits = check_group_bits(bits)
-        self.group_size = check_group_size(group_size, columns)
-        grouped = [rows, -(-columns // self.group_size)]
-        _check_tensor("words", words, (torch.int64,), [rows, words_per_row(columns, self.bits)])
-        _check_tensor("scales", scales, SCALE_DTYPES, grouped, words.device)
-        _check_finite("scales", scales)
-        if zeros is not None and offsets is not None:
-            raise ValueError("zeros, offsets: expected at most one of them, got both")
-        if zeros is not None:
-            _check_tensor("zeros", zeros, (torch.uint8,), grouped, words.device)
-            _check_code_range("zeros", zeros, self.bits)
-        if offsets is not None:
-            _check_tensor("offsets", offsets, (scales.dtype,), grouped, words.device)
-            _check_finite("offsets", offsets)
-        self.words = words
-        self.scales = scales
-        self.zeros = zeros
-        self.offsets = offsets
+        self.form = check_weight(words, scales, zeros, offsets, shape, group_size, bits)
+        self._held: CanonicalTensors | HeldByBackend = CanonicalTensors(words, scales, zeros, offsets)
 
     @classmethod
     def from_codes(
@@ -111,21 +98,95 @@ class QuantizedWeight:
         """
         if isinstance(codes, torch.Tensor) and codes.dim() != 2:
             raise ValueError(f"codes: expected uint8 [N, K], got {describe(codes)}")
-        words = pack_weights(codes, check_group_bits(bits))
-        rows, columns = codes.shape
-        return cls(words, scales, zeros, offsets, shape=(rows, columns), group_size=group_size, bits=bits)
+        backend = current_backend()
+        check_pack(backend, codes, check_group_bits(bits))
+        shape = (codes.shape[0], codes.shape[1])
+        words = backend.pack(codes, bits)
+        return cls(words, scales, zeros, offsets, shape=shape, group_size=group_size, bits=bits)
+
+    @classmethod
+    def from_canonical(cls, weight: PreparedWeight) -> QuantizedWeight:
+        """The weight of the layout "canonical", without a copy; undoes `canonical`."""
+        if weight.layout != CANONICAL_LAYOUT:
+            raise ValueError(f"weight: expected the layout {CANONICAL_LAYOUT!r}, got {weight.layout!r}")
+        form = weight.form
+        words, scales, *rest = weight.tensors
+        zeros = rest[0] if form.zero == "integer" else None
+        offsets = rest[0] if form.zero == "float" else None
+        return cls(words, scales, zeros, offsets, shape=form.shape, group_size=form.group_size, bits=form.bits)
+
+    def canonical(self) -> PreparedWeight:
+        """The weight in the layout "canonical": words, scales, and zeros or offsets if there are any."""
+        return PreparedWeight(self.form, CANONICAL_LAYOUT, self._canonical().tensors)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, K): outputs, inputs."""
+        return self.form.shape
+
+    @property
+    def bits(self) -> int:
+        """Width of a code."""
+        return self.form.bits
+
+    @property
+    def group_size(self) -> int:
+        """Columns that share a scale."""
+        return self.form.group_size
 
     @property
     def zero(self) -> str:
         """Kind of zero: "symmetric", "integer" or "float", as in `bittensor.quantize`."""
-        if self.zeros is not None:
-            return "integer"
-        return "symmetric" if self.offsets is None else "float"
+        return self.form.zero
+
+    @property
+    def words(self) -> torch.Tensor:
+        """Packed codes: int64 ``[N, ceil(K/E)]``."""
+        return self._canonical().words
+
+    @property
+    def scales(self) -> torch.Tensor:
+        """Scales ``[N, G]``."""
+        return self._canonical().scales
+
+    @property
+    def zeros(self) -> torch.Tensor | None:
+        """Zero points: uint8 codes ``[N, G]``, or None."""
+        return self._canonical().zeros
+
+    @property
+    def offsets(self) -> torch.Tensor | None:
+        """Offsets ``[N, G]`` of the dtype of the scales, or None."""
+        return self._canonical().offsets
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Words and scales, and zeros or offsets, by name: everything but the form."""
+        return self._canonical().named()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors lie."""
+        return self._held.tensors[0].device
+
+    def to(self, device: torch.device | str) -> QuantizedWeight:
+        """The weight on another device; itself if it lies there already."""
+        if torch.device(device) == self.device:
+            return self
+        return self.convert(lambda tensor: tensor.to(device))
+
+    def convert(self, function: Callable[[torch.Tensor], torch.Tensor]) -> QuantizedWeight:
+        """The weight with `function` applied to each canonical tensor, which must keep its values."""
+        return self._holding(self._canonical().convert(function))
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all tensors."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in self._tensors())
+        """Bytes of words, scales, zeros and offsets: what is saved."""
+        return self.form.nbytes
+
+    @property
+    def held_nbytes(self) -> int:
+        """Bytes in memory now: `nbytes`, or those of the layout of the backend that used the weight last."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self._held.tensors)
 
     @property
     def bits_per_weight(self) -> float:
@@ -134,7 +195,7 @@ class QuantizedWeight:
 
     def codes(self) -> torch.Tensor:
         """The unpacked codes: uint8 ``[N, K]``."""
-        return unpack_weights(self.words, self.shape[1], self.bits)
+        return self._codes(self._canonical())
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """The values that the codes stand for: ``[N, K]`` of `dtype`: float32, float16 or bfloat16.
@@ -143,14 +204,9 @@ class QuantizedWeight:
         then the cast to `dtype`.
         """
         if dtype not in SCALE_DTYPES:
-            raise TypeError(f"dtype: expected {_dtype_names(SCALE_DTYPES)}, got {dtype}")
-        values = self.codes().to(torch.float32)
-        whole = self.shape[1] - self.shape[1] % self.group_size
-        groups = whole // self.group_size
-        self._dequantize_groups(values[:, :whole].view(-1, groups, self.group_size), slice(0, groups))
-        if whole < self.shape[1]:
-            self._dequantize_groups(values[:, None, whole:], slice(groups, None))
-        return values.to(dtype)
+            raise TypeError(f"dtype: expected {dtype_names(SCALE_DTYPES)}, got {dtype}")
+        canonical = self._canonical()
+        return canonical.dequantize(self.form, self._codes(canonical)).to(dtype)
 
     def equal(self, other: QuantizedWeight) -> bool:
         """Whether both hold the same codes, scales, zero points and offsets in the same form.
@@ -164,11 +220,26 @@ class QuantizedWeight:
         """
         if not isinstance(other, QuantizedWeight):
             return False
-        forms = [(each.shape, each.bits, each.group_size, each.zero) for each in (self, other)]
-        if forms[0] != forms[1]:
+        if self.form != other.form:
             return False
-        pairs = [(self.codes(), other.codes()), *zip(self._tensors()[1:], other._tensors()[1:], strict=True)]
-        return all(mine.dtype == theirs.dtype and torch.equal(mine, theirs) for mine, theirs in pairs)
+        mine, theirs = self._canonical(), other._canonical()
+        pairs = [(self._codes(mine), other._codes(theirs)), *zip(mine.tensors[1:], theirs.tensors[1:], strict=True)]
+        return all(torch.equal(one, another) for one, another in pairs)
+
+    def prepared_for(self, backend: Backend) -> PreparedWeight:
+        """The weight in the layout of `backend`. From then on it is held in that layout only.
+
+        Raises:
+            UnsupportedOperationError: the backend does not declare the operation "prepare".
+        """
+        held = self._held
+        if type(held) is HeldByBackend and held.weight.layout == backend.capabilities.layout:
+            return held.weight
+        with _converting:
+            held = self._held
+            if type(held) is not HeldByBackend or held.weight.layout != backend.capabilities.layout:
+                self._held = held = HeldByBackend(backend.prepare(self), backend)
+        return held.weight
 
     def __repr__(self) -> str:
         return (
@@ -177,86 +248,36 @@ class QuantizedWeight:
             f"{self.bits_per_weight:.4g} bits per weight)"
         )
 
-    def _dequantize_groups(self, values: torch.Tensor, groups: slice) -> None:
-        """Turn codes ``[N, groups, columns]`` into values in place."""
-        if self.zeros is not None:
-            values -= self.zeros[:, groups, None]
-        elif self.offsets is None:
-            values -= 1 << (self.bits - 1)
-        values *= self.scales[:, groups, None].to(torch.float32)
-        if self.offsets is not None:
-            values += self.offsets[:, groups, None].to(torch.float32)
+    def __copy__(self) -> QuantizedWeight:
+        return self._holding(self._held)
 
-    def _tensors(self) -> list[torch.Tensor]:
-        return [each for each in (self.words, self.scales, self.zeros, self.offsets) if each is not None]
+    def __deepcopy__(self, memo: dict[int, Any]) -> QuantizedWeight:
+        return self._holding(self._held.convert(lambda tensor: copy.deepcopy(tensor, memo)))
 
+    def _holding(self, held: CanonicalTensors | HeldByBackend) -> QuantizedWeight:
+        twin = object.__new__(QuantizedWeight)
+        twin.form, twin._held = self.form, held
+        return twin
 
-def check_group_bits(bits: object) -> int:
-    """`bits` as an int, out of `GROUP_BITS`."""
-    width = check_int("bits", bits)
-    if width not in GROUP_BITS:
-        raise ValueError(f"bits: expected one of {GROUP_BITS} for a group-quantized weight, got {width}")
-    return width
+    def __getstate__(self) -> dict[str, Any]:
+        return {"form": self.form, **self.tensors()}
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        self.form = state.pop("form")
+        self._held = CanonicalTensors(**state)
 
-def check_group_size(group_size: object, columns: int) -> int:
-    """`group_size` as a number of columns; None stands for all of them."""
-    if group_size is None:
-        return columns
-    size = check_int("group_size", group_size)
-    if size > columns:
-        raise ValueError(
-            f"group_size: expected at most the {columns} columns of the weight, got {size}; "
-            "None makes every row one group"
-        )
-    if size != columns and (size < 1 or size % GROUP_SIZE_MULTIPLE):
-        raise ValueError(
-            f"group_size: expected a multiple of {GROUP_SIZE_MULTIPLE} up to {columns} columns, or None for one group "
-            f"a row, got {size}"
-        )
-    return size
+    def _canonical(self) -> CanonicalTensors:
+        held = self._held
+        if isinstance(held, HeldByBackend):
+            held = held.backend.restore(held.weight)._held
+            assert isinstance(held, CanonicalTensors)  # what a new weight holds
+        return held
 
-
-def _check_shape(shape: object) -> tuple[int, int]:
-    expected = "shape: expected (N, K), two counts of at least 1"
-    if not isinstance(shape, (tuple, list)):
-        raise TypeError(f"{expected}, got {type(shape).__name__} {shape!r}")
-    counts = [check_int("shape", count) for count in shape]
-    if len(counts) != 2 or min(counts) < 1:
-        raise ValueError(f"{expected}, got {shape}")
-    return counts[0], counts[1]
-
-
-def _check_tensor(
-    name: str,
-    value: object,
-    dtypes: tuple[torch.dtype, ...],
-    shape: list[int],
-    device: torch.device | None = None,
-) -> None:
-    expected = f"{name}: expected {_dtype_names(dtypes)} {shape}"
-    if not isinstance(value, torch.Tensor):
-        raise TypeError(f"{expected}, got {type(value).__name__}")
-    if value.layout is not torch.strided:
-        raise TypeError(f"{expected} of strided layout, got {value.layout}")
-    if value.dtype not in dtypes:
-        raise TypeError(f"{expected}, got {describe(value)}")
-    if list(value.shape) != shape:
-        raise ValueError(f"{expected}, got {describe(value)}")
-    if device is not None and value.device != device:
-        raise ValueError(f"{expected} on {device}, where the words are, got one on {value.device}")
-
-
-def _check_finite(name: str, values: torch.Tensor) -> None:
-    wrong = ~values.isfinite()
-    if bool(wrong.any()):
-        index = wrong.nonzero()[0].tolist()
-        raise ValueError(f"{name}: expected finite values, got {float(values[tuple(index)])} at index {index}")
-
-
-def _dtype_names(dtypes: tuple[torch.dtype, ...]) -> str:
-    names = [dtype_name(dtype) for dtype in dtypes]
-    return " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+    def _codes(self, canonical: CanonicalTensors) -> torch.Tensor:
+        backend = current_backend()
+        check_unpack(backend, canonical.words, self.shape[1], self.bits)
+        return backend.unpack(canonical.words, self.shape[1], self.bits)
 
 
 def _size(nbytes: int) -> str:

@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 
-from .backend import OPERATIONS, PROTOCOL_VERSION, Backend
+from .backend import OPERATIONS, PROTOCOL_VERSION, WEIGHT_OPERATIONS, Backend
 from .errors import BackendError, BackendLoadError, UnknownBackendError
 
 ENTRY_POINT_GROUP = "bittensor.backends"
@@ -158,9 +158,15 @@ def _check_protocol(name: str, backend: object) -> None:
             f"backend {name!r} follows protocol version {version}, this BitTensor speaks version {PROTOCOL_VERSION}; "
             "install matching versions of both"
         )
-    required = ("name", "capabilities", *OPERATIONS, "variant", "describe", "kernel_calls")
-    if missing := [attribute for attribute in required if not hasattr(backend, attribute)]:
-        raise BackendLoadError(f"backend {name!r} lacks {', '.join(missing)}; see bittensor.Backend")
-    declared = backend.capabilities.operations  # type: ignore[attr-defined]
+    declared: frozenset[str] = getattr(getattr(backend, "capabilities", None), "operations", frozenset())
     if unknown := sorted(set(declared) - set(OPERATIONS)):
         raise BackendLoadError(f"backend {name!r} declares unknown operations {unknown}; known: {list(OPERATIONS)}")
+    if declared & set(WEIGHT_OPERATIONS) and not declared >= set(WEIGHT_OPERATIONS):
+        raise BackendLoadError(
+            f"backend {name!r} declares {sorted(declared & set(WEIGHT_OPERATIONS))}, but {list(WEIGHT_OPERATIONS)} "
+            "belong together"
+        )
+    operations = [operation for operation in OPERATIONS if operation in declared]
+    required = ("name", "capabilities", *operations, "variant", "describe", "kernel_calls")
+    if missing := [attribute for attribute in required if not hasattr(backend, attribute)]:
+        raise BackendLoadError(f"backend {name!r} lacks {', '.join(missing)}; see bittensor.Backend")

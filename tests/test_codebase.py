@@ -18,7 +18,14 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("backends", "benchmarks", "bittensor", "conformance", "docs", "examples", "requirements", "tests")
 BACKEND_PACKAGES = frozenset({"bittensor_cpp", "bittensor_reference"})
 PROTOCOL_MODULES = frozenset(
-    {"bittensor", "bittensor.backend", "bittensor.checks", "bittensor.codes", "bittensor.errors"}
+    {
+        "bittensor",
+        "bittensor.backend",
+        "bittensor.checks",
+        "bittensor.codes",
+        "bittensor.errors",
+        "bittensor.prepared_weight",
+    }
 )
 TEXT_SUFFIXES = frozenset(
     {".cmake", ".cpp", ".css", ".hpp", ".html", ".inl", ".json", ".md", ".py", ".pyi", ".sh", ".toml", ".txt", ".yml"}
@@ -91,9 +98,14 @@ def test_bittensor_imports_only_torch() -> None:
                 return each.lazy
             if root_of(each) in {"typer", "rich"}:
                 return True
+        if each.file.name == "progress.py" and root_of(each) == "rich":
+            return each.lazy
         return root_of(each) in {"torch", "bittensor"}
 
-    rule = "bittensor imports torch; cli.py also typer and rich, and the conformance suite when it is asked for"
+    rule = (
+        "bittensor imports torch; cli.py also typer and rich, and the conformance suite when it is asked for, "
+        "progress.py rich when it shows progress"
+    )
     check(room_imports("bittensor"), allowed, rule)
 
 
@@ -113,7 +125,7 @@ def test_conformance_imports_no_backend() -> None:
     modules = {"bittensor", "bittensor.backend", "bittensor.errors", "bittensor.registry"}
 
     def allowed(each: Import) -> bool:
-        if each.module == "bittensor.codes":
+        if each.module in {"bittensor.codes", "bittensor.prepared_weight"}:
             return bool(each.names) and all(name.isupper() for name in each.names)
         if root_of(each) == "bittensor":
             return each.module in modules

@@ -41,8 +41,10 @@ def modules() -> list[str]:
     for name in PACKAGES:
         spec = importlib.util.find_spec(name)
         assert spec is not None, f"{name} is not installed"
-        files = [file for folder in spec.submodule_search_locations or () for file in Path(folder).glob("*.py")]
-        found += [name, *sorted(f"{name}.{file.stem}" for file in files if file.stem != "__init__")]
+        for folder in map(Path, spec.submodule_search_locations or ()):
+            files = (file.relative_to(folder).with_suffix("") for file in folder.rglob("*.py"))
+            parts = (file.parts[:-1] if file.name == "__init__" else file.parts for file in files)
+            found += sorted(".".join((name, *each)) for each in parts)
     return found
 
 
@@ -76,7 +78,20 @@ def test_doctests(name: str, registry_state: None) -> None:
     assert result.failed == 0, f"{result.failed} of {result.attempted} examples of {name} failed; see the output"
 
 
-@pytest.mark.parametrize("name", ["pack_weights", "unpack_weights", "unpack_tensor", "packed_matmul", "PackedLinear"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pack_weights",
+        "unpack_weights",
+        "unpack_tensor",
+        "packed_matmul",
+        "PackedLinear",
+        "linear",
+        "quantize",
+        "quantize_",
+        "QuantizedLinear",
+    ],
+)
 def test_public_operations_have_examples(name: str) -> None:
     assert ">>>" in (getattr(bittensor, name).__doc__ or "")
 

@@ -280,6 +280,35 @@ def test_unknown_operations(installed: dict[str, FakeEntryPoint]) -> None:
         bittensor.get_backend("unknown_operation")
 
 
+def test_operations_on_weights_belong_together(installed: dict[str, FakeEntryPoint]) -> None:
+    class Half(Fake):
+        capabilities = Capabilities(operations=frozenset({"linear"}))
+
+    installed["half"] = FakeEntryPoint(Half)
+    with pytest.raises(BackendLoadError, match=r"'half' declares \['linear'\], but .* belong together"):
+        bittensor.get_backend("half")
+
+
+def test_undeclared_operations_need_not_exist(installed: dict[str, FakeEntryPoint]) -> None:
+    class PackOnly:
+        name = "pack-only"
+        protocol_version = bittensor.PROTOCOL_VERSION
+        capabilities = Capabilities(operations=frozenset({"pack"}))
+
+        def pack(self, codes: torch.Tensor, bits: int) -> torch.Tensor:
+            return codes
+
+        def variant(self, name: str) -> None: ...
+        def describe(self) -> dict[str, str]:
+            return {}
+
+        def kernel_calls(self) -> dict[str, int]:
+            return {}
+
+    installed["pack-only"] = FakeEntryPoint(PackOnly)
+    assert bittensor.get_backend("pack-only").name == "pack-only"
+
+
 def test_variants(installed: dict[str, FakeEntryPoint]) -> None:
     fast = bittensor.get_backend("varied:fast")
     assert fast.name == "varied:fast"

@@ -6,10 +6,11 @@ the corpus (corpus/*.json), or typed in by whoever debugs a failure.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property
 from math import prod
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -44,7 +45,7 @@ def snippet(case: object, target: str) -> str:
     """Lines that replay `case` on `target`, and show what the oracle expects beside what came."""
     return (
         "import bittensor\n"
-        "from bittensor_conformance.cases import *\n"
+        f"from {type(case).__module__} import *\n"
         f"case = {source(case)}\n"
         f"with bittensor.use_backend({target!r}):\n"
         "    print(case.call())\n"
@@ -78,7 +79,7 @@ class PackCase:
         text = snippet(self, target)
         result = call_on(target, self, text)
         check_result(result, self.expected, what="pack", snippet=text, inputs=[self.placed.tensor])
-        _check_unmodified({"codes": self.placed}, text)
+        check_unmodified({"codes": self.placed}, text)
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class UnpackCase:
     @cached_property
     def placed(self) -> Placed:
         words = oracle.pack(self.codes.codes((*self.leading, self.columns), self.bits), self.bits)
-        return place(_poisoned(words, self.columns, self.bits, self.poison), self.layout)
+        return place(poisoned(words, self.columns, self.bits, self.poison), self.layout)
 
     @cached_property
     def expected(self) -> oracle.Codes:
@@ -109,7 +110,7 @@ class UnpackCase:
         text = snippet(self, target)
         result = call_on(target, self, text)
         check_result(result, self.expected, what="unpack", snippet=text, inputs=[self.placed.tensor])
-        _check_unmodified({"words": self.placed}, text)
+        check_unmodified({"words": self.placed}, text)
 
 
 @dataclass(frozen=True)
@@ -178,10 +179,10 @@ class MatmulCase:
         """Every tensor argument by name."""
         x = self.x.codes((*self.leading, self.k), self.bits)
         weight = oracle.pack(self.weight.codes((self.n, self.k), self.bits), self.bits)
-        placed = {"weight": place(_poisoned(weight, self.k, self.bits, self.poison), self.weight_layout)}
+        placed = {"weight": place(poisoned(weight, self.k, self.bits, self.poison), self.weight_layout)}
         if self.packed_x:
             words = oracle.pack(x, self.bits)
-            placed["x"] = place(_poisoned(words, self.k, self.bits, self.poison), self.x_layout)
+            placed["x"] = place(poisoned(words, self.k, self.bits, self.poison), self.x_layout)
         else:
             placed["x"] = place(x, self.x_layout)
         if self.scale is not None:
@@ -255,13 +256,22 @@ class MatmulCase:
         result = call_on(target, self, text)
         tensors = [each.tensor for each in self.placed.values()]
         check_result(result, self.expected, what="packed_matmul", snippet=text, inputs=tensors)
-        _check_unmodified(self.placed, text)
+        check_unmodified(self.placed, text)
 
 
 Case: TypeAlias = PackCase | UnpackCase | MatmulCase
 
 
-def call_on(target: str, case: Case, text: str) -> torch.Tensor:
+class Callable(Protocol):
+    """A case that ends in one call, whose result is a tensor."""
+
+    @property
+    def expected(self) -> object: ...
+
+    def call(self) -> torch.Tensor: ...
+
+
+def call_on(target: str, case: Callable, text: str) -> torch.Tensor:
     """The case's call on `target`; an exception is a failure with the lines that reproduce it."""
     assert case.expected is not None  # worked out first: what goes wrong there is not the target's fault
     try:
@@ -271,11 +281,13 @@ def call_on(target: str, case: Case, text: str) -> torch.Tensor:
         fail(f"expected a result, got {type(error).__name__}: {error}", text)
 
 
-def _poisoned(words: oracle.Words, columns: int, bits: int, seed: int | None) -> oracle.Words:
+def poisoned(words: oracle.Words, columns: int, bits: int, seed: int | None) -> oracle.Words:
+    """The words with garbage in their unused bits, unless `seed` is None."""
     return words if seed is None else oracle.poison(words, columns, bits, seed)
 
 
-def _check_unmodified(placed: dict[str, Placed], text: str) -> None:
+def check_unmodified(placed: Mapping[str, Placed], text: str) -> None:
+    """Fail if a byte of an input has changed, or of the memory around it."""
     for name, each in placed.items():
         if not each.is_unmodified():
             fail(f"{name}: the call wrote to its input, or to the memory around it", text)

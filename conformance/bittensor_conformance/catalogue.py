@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, TypeVar
 
-from bittensor.backend import OPERATIONS, Capabilities
+from bittensor.backend import OPERATIONS, WEIGHT_OPERATIONS, Capabilities
 from bittensor.codes import SUPPORTED_BITS
+from bittensor.prepared_weight import GROUP_BITS
 
 from . import chapters
 
@@ -53,6 +54,7 @@ class Check:
     undeclared: bool
     variants_only: bool
     requires: tuple[str, ...]
+    applies: Callable[[Capabilities, Any], bool]
 
     def instances(self, capabilities: Capabilities, is_variant: bool) -> Iterator[Instance]:
         """What a target with these capabilities owes."""
@@ -60,6 +62,8 @@ class Check:
             return
         for bits in self._widths(capabilities):
             for case, value in (self.cases or {"": None}).items():
+                if not self.applies(capabilities, value):
+                    continue
                 parts = [part for part in (case, f"{bits}-bit" if bits is not None else "") if part]
                 suffix = f"[{','.join(parts)}]" if parts else ""
                 arguments: dict[str, Any] = {} if bits is None else {"bits": bits}
@@ -69,11 +73,12 @@ class Check:
 
     def _widths(self, capabilities: Capabilities) -> list[int | None]:
         declared = self.operation == PROTOCOL or self.operation in capabilities.operations
+        offered = capabilities.linear_bits if self.operation in WEIGHT_OPERATIONS else capabilities.bits
         if self.undeclared:
-            return [bits for bits in self.widths if not (declared and bits in capabilities.bits)]
+            return [bits for bits in self.widths if not (declared and bits in offered)]
         if not declared:
             return []
-        return [bits for bits in self.widths if bits in capabilities.bits] if self.per_bits else [None]
+        return [bits for bits in self.widths if bits in offered] if self.per_bits else [None]
 
 
 CATALOGUE: dict[str, Check] = {}
@@ -83,11 +88,12 @@ CATALOGUE: dict[str, Check] = {}
 def check(
     operation: str,
     *,
-    widths: tuple[int, ...] = SUPPORTED_BITS,
+    widths: tuple[int, ...] | None = None,
     cases: Mapping[str, Any] | None = None,
     undeclared: bool = False,
     variants_only: bool = False,
     requires: tuple[str, ...] = (),
+    applies: Callable[[Capabilities, Any], bool] = lambda capabilities, case: True,
 ) -> Callable[[F], F]:
     """Declare a test function of a chapter as a check.
 
@@ -96,14 +102,18 @@ def check(
 
     Args:
         operation: one of `bittensor.backend.OPERATIONS`, or `PROTOCOL`.
-        widths: bit widths at which the check has a meaning.
+        widths: bit widths at which the check has a meaning; None for all that the operation can have.
         cases: values by name.
         undeclared: run for the operations and widths that are *not* declared, instead of those that are.
         variants_only: run on variants (``cpp:avx2``) only.
         requires: further operations without which the check has no meaning.
+        applies: whether capabilities make the check, or that one of its cases, due. True unless it is given.
     """
     if operation not in (*OPERATIONS, PROTOCOL):
         raise ValueError(f"operation: expected one of {[*OPERATIONS, PROTOCOL]}, got {operation!r}")
+
+    if widths is None:
+        widths = GROUP_BITS if operation in WEIGHT_OPERATIONS else SUPPORTED_BITS
 
     def declare(function: F) -> F:
         parameters = inspect.signature(function).parameters
@@ -112,7 +122,7 @@ def check(
         if ("case" in parameters) != (cases is not None):
             raise TypeError(f"{function.__name__}: a parameter 'case' and cases= go together")
         CATALOGUE[f"{chapter}/{name}"] = Check(
-            chapter, name, operation, "bits" in parameters, widths, cases, undeclared, variants_only, requires
+            chapter, name, operation, "bits" in parameters, widths, cases, undeclared, variants_only, requires, applies
         )
         return function
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-_DTYPES: dict[torch.dtype, str] = {torch.uint8: "uint8", torch.int32: "int32", torch.int64: "int64"}
+from .oracle_linear import Floats, Interval
+
+_DTYPES: dict[str, torch.dtype] = {"uint8": torch.uint8, "int32": torch.int32, "int64": torch.int64}
 
 
 def fail(reason: str, snippet: str) -> NoReturn:
@@ -27,20 +29,77 @@ def check_result(
     inputs: Sequence[torch.Tensor] = (),
 ) -> None:
     """Compare bit for bit: type, dtype, shape, contiguity, values; and that the result is new memory."""
+    checked = _check_form(result, expected.shape, _DTYPES[str(expected.dtype)], what, snippet, inputs)
+    check_equal(checked.numpy(), expected, what=what, snippet=snippet)
+
+
+def check_floats(
+    result: object,
+    expected: Floats,
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    *,
+    what: str,
+    snippet: str,
+    inputs: Sequence[torch.Tensor] = (),
+) -> None:
+    """Compare floats bit for bit, with the sign of zero. Every NaN is the same NaN; `expected` has two dimensions."""
+    checked = _check_form(result, shape, dtype, what, snippet, inputs)
+    actual = as_rows(checked, expected.shape[1])
+    same = (actual.view(np.uint32) == expected.view(np.uint32)) | (np.isnan(actual) & np.isnan(expected))
+    if not same.all():
+        _fail_at(~same, actual, lambda at: _show_float(expected[at]), what, snippet)
+
+
+def check_within(
+    result: object,
+    expected: Interval,
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    *,
+    what: str,
+    snippet: str,
+    inputs: Sequence[torch.Tensor] = (),
+) -> None:
+    """Compare floats with the interval in which they must lie."""
+    checked = _check_form(result, shape, dtype, what, snippet, inputs)
+    actual = as_rows(checked, expected.center.shape[1])
+    with np.errstate(invalid="ignore"):
+        inside = np.abs(actual.astype(np.float64) - expected.center) <= expected.reach
+    wrong = ~inside & expected.comparable
+    if wrong.any():
+        _fail_at(wrong, actual, lambda at: f"{expected.center[at]!r} +- {expected.reach[at]:.3g}", what, snippet)
+
+
+def as_rows(result: torch.Tensor, columns: int) -> Floats:
+    """A result of any float dtype and leading dimensions as float32 rows."""
+    rows: Floats = result.detach().to(torch.float32).reshape(-1, columns).numpy()
+    return rows
+
+
+def _check_form(
+    result: object,
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    what: str,
+    snippet: str,
+    inputs: Sequence[torch.Tensor],
+) -> torch.Tensor:
+    """Type, dtype, shape, contiguity; and that the result is new memory that carries no gradient."""
     if not isinstance(result, torch.Tensor):
         fail(f"{what}: expected a tensor, got {type(result).__name__}", snippet)
-    expected_dtype = str(expected.dtype)
-    if _DTYPES.get(result.dtype) != expected_dtype:
-        fail(f"{what}: expected dtype {expected_dtype}, got {str(result.dtype).removeprefix('torch.')}", snippet)
-    if tuple(result.shape) != expected.shape:
-        fail(f"{what}: expected shape {list(expected.shape)}, got {list(result.shape)}", snippet)
+    if result.dtype is not dtype:
+        wanted, got = (str(each).removeprefix("torch.") for each in (dtype, result.dtype))
+        fail(f"{what}: expected dtype {wanted}, got {got}", snippet)
+    if tuple(result.shape) != shape:
+        fail(f"{what}: expected shape {list(shape)}, got {list(result.shape)}", snippet)
     if not result.is_contiguous():
         fail(f"{what}: expected a contiguous result, got strides {list(result.stride())}", snippet)
     if result.requires_grad:
-        fail(f"{what}: integers carry no gradient, but the result requires one", snippet)
+        fail(f"{what}: no input requires a gradient, but the result does", snippet)
     if result.numel() and any(_shares_memory(result, each) for each in inputs):
         fail(f"{what}: expected new memory, got a view of an input", snippet)
-    check_equal(result.numpy(), expected, what=what, snippet=snippet)
+    return result
 
 
 def check_equal(actual: npt.NDArray[Any], expected: npt.NDArray[Any], *, what: str, snippet: str) -> None:
@@ -54,6 +113,22 @@ def check_equal(actual: npt.NDArray[Any], expected: npt.NDArray[Any], *, what: s
         f"{int(different.sum())} of {actual.size} values differ",
         snippet,
     )
+
+
+def _fail_at(
+    wrong: npt.NDArray[np.bool_], actual: Floats, expected: Callable[[tuple[int, ...]], str], what: str, snippet: str
+) -> NoReturn:
+    """Fail with the first wrong value, in row and column, and the count of the rest."""
+    at = tuple(int(i) for i in np.argwhere(wrong)[0])
+    fail(
+        f"{what}: at row {at[0]}, column {at[1]} expected {expected(at)}, got {_show_float(actual[at])}; "
+        f"{int(wrong.sum())} of {actual.size} values differ",
+        snippet,
+    )
+
+
+def _show_float(value: Any) -> str:
+    return f"{float(value)!r} ({float(value).hex()})"
 
 
 def _show(value: Any) -> str:

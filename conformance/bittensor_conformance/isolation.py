@@ -18,6 +18,8 @@ from dataclasses import asdict, dataclass
 from time import monotonic
 from typing import IO, Any
 
+from bittensor.backend import WEIGHT_OPERATIONS
+
 _START = "from bittensor_conformance.isolation import serve; serve()"
 _SECONDS = 300
 
@@ -127,11 +129,12 @@ def serve() -> None:
     """The child: run jobs from stdin, and tell of each step."""
     import torch
 
-    from . import guarded_calls, undeclared_calls
+    from . import guarded_calls, guarded_linears, undeclared_calls, undeclared_linears
 
     torch.set_num_threads(1)  # the calls are small
     events, target = int(sys.argv[1]), sys.argv[2]
-    kinds = {"guarded": guarded_calls.run, "undeclared": undeclared_calls.run}
+    on_codes = {"guarded": guarded_calls.run, "undeclared": undeclared_calls.run}
+    on_weights = {"guarded": guarded_linears.run, "undeclared": undeclared_linears.run}
 
     def tell(**event: Any) -> None:
         unsent = json.dumps(event).encode() + b"\n"
@@ -141,6 +144,7 @@ def serve() -> None:
     for line in sys.stdin:
         job = Job(**json.loads(line))
         try:
+            kinds = on_weights if job.operation in WEIGHT_OPERATIONS else on_codes
             calls = kinds[job.kind](job.operation, job.bits, target, lambda text: tell(at=text))
         except AssertionError as error:
             tell(failure=str(error), calls=0)

@@ -104,8 +104,8 @@ def place(values: Array, layout: str = "contiguous") -> Placed:
 def _poison(count: int, dtype: np.dtype[Any]) -> Array:
     """Garbage that is out of range as a code below 8 bits, NaN as a float, and large as an int32."""
     rng = np.random.default_rng(count)
-    if dtype == np.float32:
-        return np.full(count, np.nan, dtype=np.float32)
+    if dtype.kind == "f":
+        return np.full(count, np.nan, dtype=dtype)
     if dtype == np.uint8:
         return rng.integers(251, 256, count, dtype=np.uint8)
     information = np.iinfo(dtype)

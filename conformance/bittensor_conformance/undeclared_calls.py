@@ -33,16 +33,17 @@ def run(operation: str, bits: int, target: str, announce: Callable[[str], None])
     text = f"bittensor.set_backend({target!r})\n# {operation} at {bits} bits, which is not declared"
     announce(text)
     with bittensor.use_backend(target):
-        _check_refused(public[operation], (UnsupportedOperationError,), text)
+        check_refused(public[operation], (UnsupportedOperationError,), text)
     if backend.capabilities.checks_arguments:
         text = f"bittensor.get_backend({target!r}).{operation}(...)\n# at {bits} bits, which is not declared"
         announce(text)
-        _check_refused(direct[operation], (TypeError, ValueError, RuntimeError), text)
+        check_refused(direct[operation], (TypeError, ValueError, RuntimeError), text)
         return 2
     return 1
 
 
-def _check_refused(call: Callable[[], object], errors: tuple[type[Exception], ...], text: str) -> None:
+def check_refused(call: Callable[[], object], errors: tuple[type[Exception], ...], text: str) -> None:
+    """Fail unless the call raises one of `errors`."""
     expected = " or ".join(error.__name__ for error in errors)
     try:
         call()

@@ -3,10 +3,9 @@
 // The operators refuse every argument that docs/numerics.md refuses, so that they are safe to call from anywhere; the
 // Python adapter replaces their messages by those of bittensor.checks, which say more.
 
-#include <sys/mman.h>
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
 
 #include <algorithm>
 #include <atomic>
@@ -16,6 +15,7 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "bittensor/codes.hpp"
@@ -24,15 +24,10 @@
 #include "bittensor/pack.hpp"
 #include "bittensor/packed_matmul.hpp"
 #include "bittensor/prepare.hpp"
+#include "tensors.hpp"
 
+namespace bittensor::binding {
 namespace {
-
-using bittensor::KernelSet;
-using torch::stable::Tensor;
-
-[[noreturn]] void refuse(const std::string& message) {
-  throw std::invalid_argument(message);
-}
 
 /// The kernels of the `isa` argument: an index into known_isas(), or -1 for this process's choice.
 const KernelSet& kernels(std::int64_t isa) {
@@ -41,106 +36,6 @@ const KernelSet& kernels(std::int64_t isa) {
   const std::vector<bittensor::Isa> known = bittensor::known_isas();
   if (isa < 0 || isa >= static_cast<std::int64_t>(known.size())) refuse("isa: unknown index " + std::to_string(isa));
   return bittensor::kernels_for(known[static_cast<std::size_t>(isa)]);
-}
-
-/// torch's own threads.
-bittensor::ParallelFor torch_threads() {
-  std::uint32_t count = 1;
-  TORCH_ERROR_CODE_CHECK(torch_get_num_threads(&count));
-  const auto run = [](void*, std::int64_t total, bittensor::ParallelFor::Body body, void* context) {
-    TORCH_ERROR_CODE_CHECK(torch_parallel_for(0, total, 1, body, context));
-  };
-  return {run, nullptr, static_cast<int>(count)};
-}
-
-enum class Dtype : std::uint8_t { u8, i32, i64, f32, other };
-
-Dtype dtype_of(const Tensor& tensor) {
-  std::int32_t dtype = 0;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(tensor.get(), &dtype));
-  static const std::int32_t u8 = aoti_torch_dtype_uint8();
-  static const std::int32_t i32 = aoti_torch_dtype_int32();
-  static const std::int32_t i64 = aoti_torch_dtype_int64();
-  static const std::int32_t f32 = aoti_torch_dtype_float32();
-  if (dtype == u8) return Dtype::u8;
-  if (dtype == i32) return Dtype::i32;
-  if (dtype == i64) return Dtype::i64;
-  return dtype == f32 ? Dtype::f32 : Dtype::other;
-}
-
-/// None in place of a tensor arrives as an undefined one, which some versions of torch read without a check.
-Tensor defined(const char* name, const Tensor& given) {
-  if (!given.defined()) refuse(std::string(name) + ": expected a tensor, got None");
-  return given;
-}
-
-/// A matrix operand: its leading dimensions count as rows.
-struct Matrix {
-  Tensor tensor;  // contiguous
-  Dtype dtype;
-  std::int64_t dimensions;
-  const std::int64_t* sizes;
-  std::int64_t rows;
-  std::int64_t columns;
-
-  Matrix(const char* name, const Tensor& given)
-      : tensor(defined(name, given)), dtype(dtype_of(given)), dimensions(given.dim()) {
-    if (dimensions == 0) refuse(std::string(name) + ": expected at least one dimension, got a scalar tensor");
-    if (!given.is_cpu()) refuse(std::string(name) + ": expected a tensor on the CPU");
-    if (!given.is_contiguous()) tensor = torch::stable::contiguous(given);
-    sizes = tensor.sizes().data();
-    columns = sizes[dimensions - 1];
-    rows = 1;
-    for (std::int64_t i = 0; i + 1 < dimensions; ++i) rows *= sizes[i];
-  }
-
-  template <class T>
-  const T* data() const {
-    return static_cast<const T*>(tensor.data_ptr());
-  }
-};
-
-/// Asks for huge pages where new memory is large. Then its first touch costs a fault for each 2 MiB instead of each
-/// 4 KiB, and a weight that is packed into it streams faster ever after.
-void prefer_huge_pages(void* memory, std::int64_t bytes) {
-  constexpr std::int64_t huge = std::int64_t{1} << 21;
-  const auto position = static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(memory) % huge);
-  const std::int64_t skipped = (huge - position) % huge;
-  const std::int64_t whole = (bytes - skipped) / huge * huge;
-  // Advice only: where the system does not follow it, nothing changes but speed.
-  if (whole > 0) {
-    static_cast<void>(
-        madvise(static_cast<std::byte*>(memory) + skipped, static_cast<std::size_t>(whole), MADV_HUGEPAGE));
-  }
-}
-
-/// A new contiguous tensor with the leading dimensions of `like` and `columns` in the last.
-Tensor new_matrix(const Matrix& like, std::int64_t columns, std::int32_t dtype) {
-  constexpr std::int64_t few = 8;
-  std::int64_t fixed[2 * few];
-  std::vector<std::int64_t> many;
-  std::int64_t* sizes = fixed;
-  if (like.dimensions > few) {
-    many.resize(static_cast<std::size_t>(2 * like.dimensions));
-    sizes = many.data();
-  }
-  std::int64_t* strides = sizes + like.dimensions;
-  std::copy_n(like.sizes, like.dimensions, sizes);
-  sizes[like.dimensions - 1] = columns;
-  std::int64_t stride = 1;
-  for (std::int64_t i = like.dimensions; i-- > 0;) {
-    strides[i] = stride;
-    stride *= std::max<std::int64_t>(sizes[i], 1);
-  }
-  static const std::int32_t cpu = aoti_torch_device_type_cpu();
-  AtenTensorHandle handle = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(like.dimensions, sizes, strides, dtype, cpu, 0, &handle));
-  const Tensor tensor(handle);
-  constexpr std::int64_t large = std::int64_t{1} << 19;  // values
-  if (stride >= large) {
-    prefer_huge_pages(tensor.data_ptr(), stride * static_cast<std::int64_t>(tensor.element_size()));
-  }
-  return tensor;
 }
 
 void check_bits(std::int64_t bits) {
@@ -332,18 +227,6 @@ Tensor packed_matmul(
   return out;
 }
 
-std::optional<bittensor::FloatType> float_type_of(const Tensor& tensor) {
-  std::int32_t dtype = 0;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(tensor.get(), &dtype));
-  static const std::int32_t f32 = aoti_torch_dtype_float32();
-  static const std::int32_t f16 = aoti_torch_dtype_float16();
-  static const std::int32_t bf16 = aoti_torch_dtype_bfloat16();
-  if (dtype == f32) return bittensor::FloatType::f32;
-  if (dtype == f16) return bittensor::FloatType::f16;
-  if (dtype == bf16) return bittensor::FloatType::bf16;
-  return std::nullopt;
-}
-
 Tensor prepare(
     const Tensor& words, const Tensor& scales, const std::optional<Tensor>& zeros, const std::optional<Tensor>& offsets,
     std::int64_t in_features, std::int64_t bits, std::int64_t group_size, std::int64_t isa) {
@@ -385,12 +268,7 @@ Tensor prepare(
     check_groups("offsets", *kept);
     weight.offsets = kept->data<void>();
   }
-  const std::int64_t size = layout.bytes();
-  const std::int64_t stride = 1;
-  AtenTensorHandle handle = nullptr;
-  TORCH_ERROR_CODE_CHECK(
-      aoti_torch_empty_strided(1, &size, &stride, aoti_torch_dtype_uint8(), aoti_torch_device_type_cpu(), 0, &handle));
-  const Tensor prepared(handle);
+  const Tensor prepared = new_tensor(aoti_torch_dtype_uint8(), layout.bytes());
   bittensor::prepare(weight, layout, static_cast<std::uint8_t*>(prepared.data_ptr()), kernels(isa), torch_threads());
   return prepared;
 }
@@ -400,13 +278,102 @@ bittensor::PreparedLayout layout_of(const Matrix& prepared) {
   return bittensor::read_layout(prepared.data<std::uint8_t>(), prepared.columns);
 }
 
+/// Words, scales, zeros and offsets, of which those that the weight does not have are empty.
+std::tuple<Tensor, Tensor, Tensor, Tensor> restore(const Tensor& prepared, std::int64_t isa) {
+  const Matrix blob("prepared", prepared);
+  const bittensor::PreparedLayout layout = layout_of(blob);
+  const std::int64_t rows = layout.out_features;
+  const std::int32_t scale_dtype = torch_dtype_of(layout.scale_type);
+  const bool has_zeros = layout.zero_kind == bittensor::ZeroKind::integer;
+  const bool has_offsets = layout.zero_kind == bittensor::ZeroKind::offset;
+  std::tuple<Tensor, Tensor, Tensor, Tensor> canonical{
+      new_tensor(aoti_torch_dtype_int64(), rows, bittensor::words_per_row(layout.in_features, layout.bits)),
+      new_tensor(scale_dtype, rows, layout.groups()),
+      has_zeros ? new_tensor(aoti_torch_dtype_uint8(), rows, layout.groups()) : new_tensor(aoti_torch_dtype_uint8(), 0),
+      has_offsets ? new_tensor(scale_dtype, rows, layout.groups()) : new_tensor(scale_dtype, 0)};
+  const auto& [words, scales, zeros, offsets] = canonical;
+  const bittensor::GroupQuantizedOutput weight = {
+      static_cast<std::uint64_t*>(words.data_ptr()), scales.data_ptr(), static_cast<std::uint8_t*>(zeros.data_ptr()),
+      offsets.data_ptr()};
+  bittensor::restore(blob.data<std::uint8_t>(), layout, weight, kernels(isa), torch_threads());
+  return canonical;
+}
+
+/// Rows of activations: their values follow each other, the rows may have any distance.
+struct Activations : Matrix {
+  std::int64_t row_stride;  // values
+
+  explicit Activations(const Tensor& given) : Matrix("x", given, &has_strided_rows), row_stride(columns) {
+    if (dimensions < 2 || tensor.is_contiguous()) return;
+    // The leading dimension that has more than one index and varies fastest.
+    for (std::int64_t i = dimensions - 1; i-- > 0;) {
+      if (sizes[i] > 1) {
+        row_stride = tensor.strides()[i];
+        break;
+      }
+    }
+  }
+
+  /// Whether one distance leads from each row to the next, through all leading dimensions.
+  static bool has_strided_rows(const Tensor& tensor) {
+    const std::int64_t dimensions = tensor.dim();
+    const std::int64_t* sizes = tensor.sizes().data();
+    const std::int64_t* strides = tensor.strides().data();
+    if (sizes[dimensions - 1] > 1 && strides[dimensions - 1] != 1) return false;
+    std::int64_t next = -1;
+    for (std::int64_t i = dimensions - 1; i-- > 0;) {
+      if (sizes[i] == 1) continue;
+      if (next >= 0 && strides[i] != next) return false;
+      next = strides[i] * sizes[i];
+    }
+    return true;
+  }
+};
+
+/// A bias of any float type as float32.
+class FloatBias {
+ public:
+  FloatBias(const std::optional<Tensor>& given, std::int64_t out_features) {
+    if (!given) return;
+    const std::optional<bittensor::FloatType> type = float_type_of(*given);
+    if (!type) refuse("bias: expected float32, float16 or bfloat16");
+    kept_.emplace("bias", *given);
+    if (kept_->dimensions != 1 || kept_->columns != out_features) {
+      refuse("bias: expected [" + std::to_string(out_features) + "]");
+    }
+    if (*type == bittensor::FloatType::f32) {
+      values_ = kept_->data<float>();
+    } else if (*type == bittensor::FloatType::f16) {
+      widen(kept_->data<torch::headeronly::Half>(), out_features);
+    } else {
+      widen(kept_->data<torch::headeronly::BFloat16>(), out_features);
+    }
+  }
+  ~FloatBias() = default;
+  FloatBias(const FloatBias&) = delete;
+  FloatBias& operator=(const FloatBias&) = delete;
+
+  const float* values() const { return values_; }
+
+ private:
+  template <class T>
+  void widen(const T* values, std::int64_t count) {
+    widened_.assign(values, values + count);
+    values_ = widened_.data();
+  }
+
+  std::optional<Matrix> kept_;
+  std::vector<float> widened_;
+  const float* values_ = nullptr;
+};
+
 Tensor linear(
     const Tensor& x, const Tensor& prepared, std::int64_t out_features, const std::optional<Tensor>& bias,
     bool float_mode, std::int64_t activation, std::int64_t isa) {
   const Matrix weight("prepared", prepared);
-  const Matrix input("x", x);
   const std::optional<bittensor::FloatType> type = float_type_of(x);
   if (!type) refuse("x: expected float32, float16 or bfloat16");
+  const Activations input(x);
   bittensor::Linear product;
   product.layout = layout_of(weight);
   if (product.layout.out_features != out_features) refuse("out_features: the prepared weight has another number");
@@ -416,22 +383,14 @@ Tensor linear(
   }
   if (activation < 0 || activation > 3) refuse("activation: unknown");
   product.activation = static_cast<bittensor::Activation>(activation);
-  std::optional<Matrix> kept;
-  if (bias) {
-    kept.emplace("bias", *bias);
-    if (kept->dtype != Dtype::f32 || kept->dimensions != 1 || kept->columns != out_features) {
-      refuse("bias: expected float32 [" + std::to_string(out_features) + "]");
-    }
-    product.bias = kept->data<float>();
-  }
+  const FloatBias bias_values(bias, out_features);
+  product.bias = bias_values.values();
   product.x = input.data<void>();
   product.float_type = *type;
-  product.x_row_bytes = input.columns * bittensor::bytes_of(*type);
+  product.x_row_bytes = input.row_stride * bittensor::bytes_of(*type);
   product.rows = input.rows;
   product.prepared = weight.data<std::uint8_t>();
-  std::int32_t dtype = 0;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(x.get(), &dtype));
-  const Tensor out = new_matrix(input, out_features, dtype);
+  const Tensor out = new_matrix(input, out_features, torch_dtype_of(*type));
   product.out = out.data_ptr();
   if (float_mode) {
     bittensor::linear_float(product, kernels(isa), torch_threads());
@@ -442,6 +401,7 @@ Tensor linear(
 }
 
 }  // namespace
+}  // namespace bittensor::binding
 
 STABLE_TORCH_LIBRARY(bittensor_cpp, library) {
   library.def("pack(Tensor codes, int bits=4, int isa=-1) -> Tensor");
@@ -452,15 +412,17 @@ STABLE_TORCH_LIBRARY(bittensor_cpp, library) {
   library.def(
       "prepare(Tensor words, Tensor scales, Tensor? zeros, Tensor? offsets, int in_features, int bits, "
       "int group_size, int isa=-1) -> Tensor");
+  library.def("restore(Tensor prepared, int isa=-1) -> (Tensor, Tensor, Tensor, Tensor)");
   library.def(
       "linear(Tensor x, Tensor prepared, int out_features, Tensor? bias=None, bool float_mode=False, "
       "int activation=0, int isa=-1) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(bittensor_cpp, CPU, library) {
-  library.impl("prepare", TORCH_BOX(&prepare));
-  library.impl("linear", TORCH_BOX(&linear));
-  library.impl("pack", TORCH_BOX(&pack));
-  library.impl("unpack", TORCH_BOX(&unpack));
-  library.impl("packed_matmul", TORCH_BOX(&packed_matmul));
+  library.impl("prepare", TORCH_BOX(&bittensor::binding::prepare));
+  library.impl("restore", TORCH_BOX(&bittensor::binding::restore));
+  library.impl("linear", TORCH_BOX(&bittensor::binding::linear));
+  library.impl("pack", TORCH_BOX(&bittensor::binding::pack));
+  library.impl("unpack", TORCH_BOX(&bittensor::binding::unpack));
+  library.impl("packed_matmul", TORCH_BOX(&bittensor::binding::packed_matmul));
 }

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import torch
 
-from bittensor.backend import PROTOCOL_VERSION, Backend, Capabilities
+from bittensor import PreparedWeight, QuantizedWeight
+from bittensor.backend import OPERATIONS, PROTOCOL_VERSION, Backend, Capabilities
+from bittensor.errors import UnsupportedOperationError
 
 from . import _native
 
@@ -17,6 +19,18 @@ _Operator = Callable[..., torch.Tensor]
 _pack: _Operator = torch.ops.bittensor_cpp.pack.default
 _unpack: _Operator = torch.ops.bittensor_cpp.unpack.default
 _packed_matmul: _Operator = torch.ops.bittensor_cpp.packed_matmul.default
+_prepare: _Operator = torch.ops.bittensor_cpp.prepare.default
+_restore: Callable[..., tuple[torch.Tensor, ...]] = torch.ops.bittensor_cpp.restore.default
+_linear: _Operator = torch.ops.bittensor_cpp.linear.default
+
+LAYOUT = "cpp/tiles-1"
+"""Name of the layout of prepared weights: a header, then tiles of 16 rows that every instruction set reads."""
+
+_EPILOGUES = {None: 0, "relu": 1}
+"""The operator's `activation` argument."""
+
+_FLOAT_MODES = {"int8": False, "float": True}
+"""The operator's `float_mode` argument."""
 
 PROCESS_CHOICE = -1
 """The operators' `isa` argument that means: the best supported instruction set, capped by BITTENSOR_ISA."""
@@ -47,7 +61,13 @@ class CppBackend(Backend):
             self._isa = _native.known_isas().index(isa)
             self._isa_name, self._isa_reason = isa, f"variant {isa!r} of the backend was asked for"
             variants = ()
-        self.capabilities = Capabilities(variants=variants, checks_arguments=True)
+        self.capabilities = Capabilities(
+            operations=frozenset(OPERATIONS),
+            variants=variants,
+            checks_arguments=True,
+            epilogues=frozenset(_EPILOGUES),
+            layout=LAYOUT,
+        )
 
     def pack(self, codes: torch.Tensor, bits: int) -> torch.Tensor:
         return _pack(codes, bits, self._isa)
@@ -83,6 +103,54 @@ class CppBackend(Backend):
         sums = out_dtype is torch.int32
         return _packed_matmul(x, weight, bias, bits, in_features, x_zero, weight_zero, scale, out_zero, sums, self._isa)
 
+    def prepare(self, weight: QuantizedWeight) -> PreparedWeight:
+        form, tensors = weight.form, weight.tensors()
+        blob = _prepare(
+            tensors["words"],
+            tensors["scales"],
+            tensors.get("zeros"),
+            tensors.get("offsets"),
+            form.shape[1],
+            form.bits,
+            form.group_size,
+            self._isa,
+        )
+        return PreparedWeight(form, LAYOUT, (blob,))
+
+    def restore(self, weight: PreparedWeight) -> QuantizedWeight:
+        _check_layout(weight)
+        form = weight.form
+        words, scales, zeros, offsets = _restore(weight.tensors[0], self._isa)
+        return QuantizedWeight(
+            words,
+            scales,
+            zeros if form.zero == "integer" else None,
+            offsets if form.zero == "float" else None,
+            shape=form.shape,
+            group_size=form.group_size,
+            bits=form.bits,
+        )
+
+    def linear(
+        self,
+        x: torch.Tensor,
+        weight: PreparedWeight,
+        bias: torch.Tensor | None,
+        activation_mode: str,
+        epilogue: str | None,
+    ) -> torch.Tensor:
+        if weight.layout != LAYOUT:
+            _check_layout(weight)
+        if epilogue is None and activation_mode == "int8" and self._isa == PROCESS_CHOICE:
+            if bias is None:
+                return _linear(x, weight.tensors[0], weight.form.shape[0])
+            return _linear(x, weight.tensors[0], weight.form.shape[0], bias)
+        try:
+            float_mode, activation = _FLOAT_MODES[activation_mode], _EPILOGUES[epilogue]
+        except KeyError as error:
+            raise UnsupportedOperationError(f"backend {self.name!r} does not declare {error} for linear") from None
+        return _linear(x, weight.tensors[0], weight.form.shape[0], bias, float_mode, activation, self._isa)
+
     def variant(self, name: str) -> Backend:
         return CppBackend(name)
 
@@ -100,3 +168,11 @@ class CppBackend(Backend):
 
     def kernel_calls(self) -> Mapping[str, int]:
         return {kernel["name"]: kernel["calls"] for kernel in _native.kernel_table()}
+
+
+def _check_layout(weight: PreparedWeight) -> None:
+    if weight.layout != LAYOUT:
+        raise ValueError(
+            f"weight: expected the layout {LAYOUT!r} of the C++ backend, got {weight.layout!r}; restore it by the "
+            "backend that prepared it, and prepare it again"
+        )

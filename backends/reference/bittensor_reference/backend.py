@@ -5,8 +5,11 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from bittensor.backend import PROTOCOL_VERSION, Backend, Capabilities
+from bittensor import PreparedWeight, QuantizedWeight
+from bittensor.backend import OPERATIONS, PROTOCOL_VERSION, Backend, Capabilities
 from bittensor.codes import codes_per_word, max_code, words_per_row
+
+from .linear import linear_float, linear_int8
 
 
 class ReferenceBackend(Backend):
@@ -14,7 +17,7 @@ class ReferenceBackend(Backend):
 
     name = "reference"
     protocol_version = PROTOCOL_VERSION
-    capabilities = Capabilities()
+    capabilities = Capabilities(operations=frozenset(OPERATIONS))
 
     def pack(self, codes: torch.Tensor, bits: int) -> torch.Tensor:
         words, per_word = words_per_row(codes.shape[-1], bits), codes_per_word(bits)
@@ -53,6 +56,33 @@ class ReferenceBackend(Backend):
         if scale is not None:
             acc = torch.round(acc.to(torch.float32) * scale) + out_zero
         return self.pack(acc.clamp(0, max_code(bits)).to(torch.uint8), bits)
+
+    def prepare(self, weight: QuantizedWeight) -> PreparedWeight:
+        return weight.canonical()
+
+    def restore(self, weight: PreparedWeight) -> QuantizedWeight:
+        return QuantizedWeight.from_canonical(weight)
+
+    @torch.no_grad()
+    def linear(
+        self,
+        x: torch.Tensor,
+        weight: PreparedWeight,
+        bias: torch.Tensor | None,
+        activation_mode: str,
+        epilogue: str | None,
+    ) -> torch.Tensor:
+        quantized = self.restore(weight)
+        rows, columns = x.shape[:-1].numel(), x.shape[-1]
+        codes = self.unpack(quantized.words, columns, quantized.bits)
+        multiply = {"int8": linear_int8, "float": linear_float}[activation_mode]
+        y = multiply(x.reshape(rows, columns).to(torch.float32), quantized, codes)
+        if bias is not None:
+            y = y + bias.to(torch.float32)
+        if epilogue == "relu":
+            y = torch.where(y < 0, 0.0, y)  # NaN stays NaN, -0 stays -0
+        # By way of float32: a rounding to float16 and one to bfloat16 start there.
+        return y.to(torch.float32).to(x.dtype).reshape(*x.shape[:-1], quantized.shape[0])
 
 
 def _shifts(bits: int) -> torch.Tensor:

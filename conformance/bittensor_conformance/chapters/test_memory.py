@@ -28,6 +28,18 @@ def test_packed_matmul_stays_inside_its_inputs(target: Target, bits: int) -> Non
     _check(target, Job("guarded", "packed_matmul", bits))
 
 
+@check("prepare")
+def test_prepare_stays_inside_its_inputs(target: Target, bits: int) -> None:
+    """A weight's tensors, canonical and prepared, against inaccessible pages, write-protected."""
+    _check(target, Job("guarded", "prepare", bits))
+
+
+@check("linear")
+def test_linear_stays_inside_its_inputs(target: Target, bits: int) -> None:
+    """x, prepared weight and bias against inaccessible pages, write-protected: multiplying neither crashes nor errs."""
+    _check(target, Job("guarded", "linear", bits))
+
+
 @check("pack", undeclared=True)
 def test_undeclared_pack_is_refused(target: Target, bits: int) -> None:
     """UnsupportedOperationError for what the capabilities leave out."""
@@ -44,6 +56,18 @@ def test_undeclared_unpack_is_refused(target: Target, bits: int) -> None:
 def test_undeclared_packed_matmul_is_refused(target: Target, bits: int) -> None:
     """UnsupportedOperationError for what the capabilities leave out."""
     _check(target, Job("undeclared", "packed_matmul", bits))
+
+
+@check("prepare", undeclared=True)
+def test_undeclared_prepare_is_refused(target: Target, bits: int) -> None:
+    """An error for what the capabilities leave out."""
+    _check(target, Job("undeclared", "prepare", bits))
+
+
+@check("linear", undeclared=True)
+def test_undeclared_linear_is_refused(target: Target, bits: int) -> None:
+    """UnsupportedOperationError for what the capabilities leave out."""
+    _check(target, Job("undeclared", "linear", bits))
 
 
 def _check(target: Target, job: Job) -> None:

@@ -1,4 +1,4 @@
-"""Modules on packed weights."""
+"""A linear layer on integer codes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from .ops import pack_weights, packed_matmul, scalar_scale
+from ..ops import pack_weights, packed_matmul, scalar_scale
 
 
 class PackedLinear(torch.nn.Module):

@@ -1,0 +1,83 @@
+"""The group-quantized linear as docs/numerics.md, sections 4 and 5, defines it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from bittensor import QuantizedWeight
+
+from .fma import fma
+
+SMALLEST_AMAX = 2.0**-100
+"""A group of activations below this counts as zero."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """A group of columns of a weight: codes float64 ``[N, columns]``, the rest float32 ``[N]``."""
+
+    columns: slice
+    codes: torch.Tensor
+    zero: torch.Tensor
+    scale: torch.Tensor
+    offset: torch.Tensor | None
+
+
+def linear_int8(x: torch.Tensor, weight: QuantizedWeight, codes: torch.Tensor) -> torch.Tensor:
+    """Section 4 before the bias: float32 ``[M, K]`` to ``[M, N]``. `codes` are those of the weight, unpacked."""
+    y = x.new_zeros(x.shape[0], weight.shape[0])
+    finite = x.isfinite().all(dim=1, keepdim=True)
+    x = torch.where(finite, x, 0.0)
+    for group in groups(weight, codes):
+        x_codes, scale = quantize_activations(x[:, group.columns])
+        # float64 holds these sums exactly, in any order.
+        dot = F.linear(x_codes, group.codes)
+        total = x_codes.sum(dim=1, keepdim=True)
+        t = (dot - group.zero * total).to(torch.float32)
+        y = fma(t, scale * group.scale, y)
+        if group.offset is not None:
+            y = fma(total.to(torch.float32), scale * group.offset, y)
+    return torch.where(finite, y, torch.nan)
+
+
+def linear_float(x: torch.Tensor, weight: QuantizedWeight, codes: torch.Tensor) -> torch.Tensor:
+    """Section 5 before the bias, in float64: float32 ``[M, K]`` to ``[M, N]``."""
+    x = x.to(torch.float64)
+    y = x.new_zeros(x.shape[0], weight.shape[0])
+    for group in groups(weight, codes):
+        part = x[:, group.columns]
+        y = y + F.linear(part, group.codes - group.zero[:, None]) * group.scale
+        if group.offset is not None:
+            y = y + part.sum(dim=1, keepdim=True) * group.offset
+    return y
+
+
+def quantize_activations(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A group of float32 activations ``[M, columns]`` as codes, float64, and scales, float32 ``[M, 1]``."""
+    amax = x.abs().amax(dim=1, keepdim=True)
+    is_zero = amax < SMALLEST_AMAX
+    # Division of tensors by tensors: torch divides a number by a tensor in two roundings.
+    largest_code = torch.full_like(amax, 127.0)
+    codes = torch.round(x * (largest_code / torch.where(is_zero, 1.0, amax)))
+    return torch.where(is_zero, 0.0, codes).to(torch.float64), torch.where(is_zero, 0.0, amax / largest_code)
+
+
+def groups(weight: QuantizedWeight, codes: torch.Tensor) -> Iterator[Group]:
+    """The groups of columns in ascending order."""
+    codes = codes.to(torch.float64)
+    tensors = {name: tensor.to(torch.float32) for name, tensor in weight.tensors().items() if name != "words"}
+    rows, columns = weight.shape
+    no_zero = torch.full((rows,), 0.0 if weight.zero == "float" else 2.0 ** (weight.bits - 1))
+    for g in range(weight.form.groups):
+        span = slice(g * weight.group_size, min((g + 1) * weight.group_size, columns))
+        yield Group(
+            span,
+            codes[:, span],
+            tensors["zeros"][:, g] if "zeros" in tensors else no_zero,
+            tensors["scales"][:, g],
+            tensors["offsets"][:, g] if "offsets" in tensors else None,
+        )

@@ -1,0 +1,80 @@
+"""The rules for the arguments of `bittensor.linear`, stated once; see `bittensor.checks`."""
+
+from __future__ import annotations
+
+import torch
+
+from .backend import Backend
+from .checks import check_operation, check_place, describe
+from .errors import UnsupportedOperationError
+from .prepared_weight import ACTIVATION_MODES, EPILOGUES, SCALE_DTYPES, WeightForm
+from .quantized_weight import QuantizedWeight
+from .weight_checks import check_choice, dtype_names
+
+LARGEST_GROUP = 65536
+"""127 * 255 times as many columns fits int32: the sums of docs/numerics.md, section 4, are exact."""
+
+
+def check_linear(
+    backend: Backend, x: object, weight: object, bias: object, activation_mode: object, epilogue: object
+) -> None:
+    """Rules of `bittensor.linear`; docs/numerics.md, sections 3 to 5, gives the reasons."""
+    weight = check_layer(weight, bias, activation_mode, epilogue)
+    check_operation(backend, "linear")
+    _check_declared(backend, weight.form, activation_mode, epilogue)
+    columns = weight.shape[1]
+    if weight.group_size > LARGEST_GROUP:
+        raise ValueError(
+            f"weight: expected groups of at most {LARGEST_GROUP} columns, whose sums fit int32, got {weight.group_size}"
+        )
+    rows = _check_floats("x", x, f"[..., {columns}]")
+    check_place(backend, "x", rows)
+    if rows.shape[-1:] != (columns,):
+        raise ValueError(f"x: expected {columns} values a row, as the weight has columns, got {describe(rows)}")
+    if weight.device.type not in backend.capabilities.devices:
+        raise ValueError(
+            f"weight: expected one on {' or '.join(sorted(backend.capabilities.devices))} (backend "
+            f"{backend.name!r}), got one on {weight.device}"
+        )
+    if isinstance(bias, torch.Tensor):
+        check_place(backend, "bias", bias)
+
+
+def check_layer(weight: object, bias: object, activation_mode: object, epilogue: object) -> QuantizedWeight:
+    """The rules that depend neither on the backend nor on the input; returns `weight`."""
+    if not isinstance(weight, QuantizedWeight):
+        raise TypeError(f"weight: expected a QuantizedWeight, got {type(weight).__name__}")
+    check_choice("activation_mode", activation_mode, ACTIVATION_MODES)
+    check_choice("epilogue", epilogue, EPILOGUES)
+    if bias is not None:
+        outputs = weight.shape[0]
+        values = _check_floats("bias", bias, f"[{outputs}]")
+        if values.shape != (outputs,):
+            raise ValueError(f"bias: expected [{outputs}], one value for each output, got {describe(values)}")
+    return weight
+
+
+def _check_declared(backend: Backend, form: WeightForm, activation_mode: object, epilogue: object) -> None:
+    declared = backend.capabilities
+    wanted: tuple[tuple[str, object, frozenset[object]], ...] = (
+        ("bits", form.bits, frozenset(declared.linear_bits)),
+        ("zero", form.zero, frozenset(declared.zero_kinds)),
+        ("scale dtype", form.scale_dtype, frozenset(declared.scale_dtypes)),
+        ("activation_mode", activation_mode, frozenset(declared.activation_modes)),
+        ("epilogue", epilogue, frozenset(declared.epilogues)),
+    )
+    for name, value, values in wanted:
+        if value not in values:
+            raise UnsupportedOperationError(
+                f"backend {backend.name!r} does not declare {name}={value!r} for linear; it declares "
+                f"{sorted(values, key=str)}"
+            )
+
+
+def _check_floats(name: str, value: object, form: str) -> torch.Tensor:
+    expected = f"{name}: expected {dtype_names(SCALE_DTYPES)} {form}"
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"{expected}, got {type(value).__name__}")
+    if value.dtype not in SCALE_DTYPES:
+        raise TypeError(f"{expected}, got {describe(value)}")
+    return value

@@ -1,0 +1,232 @@
+"""docs/numerics.md, section 4: linear with int8 activations, bit for bit against the oracle."""
+
+from __future__ import annotations
+
+from itertools import cycle, product
+
+from bittensor.backend import Capabilities
+
+from .. import oracle
+from ..catalogue import check
+from ..fills import Fill
+from ..float_fills import FLOAT_STYLES, SCALE_STYLES, SMALL_STYLES, FloatFill, FloatStyle
+from ..layouts import LAYOUTS
+from ..linear_cases import SPECIALS, LinearCase
+from ..linear_strategies import FLOAT_DTYPES, OUTPUTS, linear_cases, scope, shapes_of_groups
+from ..oracle_linear import FloatDtype
+from ..strategies import LEADING, ROWS
+from ..targets import Target
+
+_WIDE_DTYPES: tuple[FloatDtype, ...] = ("float32", "bfloat16")
+"""Dtypes with the exponents of float32."""
+
+
+def _int8(capabilities: Capabilities, _: object) -> bool:
+    return "int8" in capabilities.activation_modes and capabilities.numerics == "exact"
+
+
+@check("linear", applies=_int8)
+def test_int8_matches_the_oracle(target: Target, bits: int) -> None:
+    """Any weight, x, bias and epilogue, of any magnitude, NaN and infinity included."""
+    cases = linear_cases(bits, scope(target.capabilities), "int8", target.profile.work)
+    target.for_all(cases, lambda case: case.run(target.name))
+
+
+@check("linear", applies=_int8)
+def test_int8_of_any_layout_matches_the_oracle(target: Target, bits: int) -> None:
+    """Every tensor argument in any strides."""
+    cases = linear_cases(bits, scope(target.capabilities), "int8", target.profile.work // 4, any_layout=True)
+    target.for_all(cases, lambda case: case.run(target.name))
+
+
+@check("linear", applies=_int8)
+def test_int8_every_tail(target: Target, bits: int) -> None:
+    """Tails of M, N and K in all combinations, zero kinds in turn: no lost or added row, column or group."""
+    within = scope(target.capabilities)
+    kinds = cycle(within.zeros)
+    cases = [
+        LinearCase(within.weight(bits, n, k, group_size, next(kinds), poison=k), (m,), x=FloatFill(seed=m))
+        for m, n, (group_size, k) in product(
+            [rows for rows in ROWS if rows <= 17 or bits == 4],
+            (1, 15, 17, 33),
+            ((None, 3), (8, 9), (16, 31), (16, 65), (32, 97)),
+        )
+    ]
+    target.run(cases)
+
+
+@check("linear", applies=_int8)
+def test_int8_every_shape_of_groups(target: Target, bits: int) -> None:
+    """Every group size with whole and ragged groups, for one row, a few, and a tile of them, in each zero kind."""
+    within = scope(target.capabilities)
+    dtypes = cycle(within.scale_dtypes)
+    cases = [
+        LinearCase(within.weight(bits, 18, k, group_size, zero, next(dtypes), poison=k), (m,), x=FloatFill(seed=k))
+        for (group_size, k), zero, m in product(shapes_of_groups(), within.zeros, (1, 5))
+    ]
+    target.run(cases)
+
+
+@check("linear", applies=_int8)
+def test_int8_every_output_tail(target: Target, bits: int) -> None:
+    """Any N, in each zero kind."""
+    within = scope(target.capabilities)
+    zeros = within.zeros
+    cases = [
+        LinearCase(within.weight(bits, n, 40, 16, zero, codes=Fill("max")), (m,), bias=FloatFill(seed=n))
+        for n, zero, m in product(OUTPUTS, zeros, (1, 2, 7))
+    ]
+    target.run(cases)
+
+
+@check("linear", applies=_int8)
+def test_int8_every_dtype(target: Target, bits: int) -> None:
+    """Each dtype of x, of scales and of the bias, in each zero kind, with and without bias and epilogue."""
+    within = scope(target.capabilities)
+    biases = ((None, "float32"), *((FloatFill(seed=1), dtype) for dtype in FLOAT_DTYPES))
+    cases = [
+        LinearCase(within.weight(bits, 19, 50, 16, zero, dtype), (3,), x_dtype=x_dtype, bias=bias,
+                   bias_dtype=bias_dtype, epilogue=epilogue)
+        for zero, dtype, x_dtype, (bias, bias_dtype), epilogue in product(
+            within.zeros, within.scale_dtypes, FLOAT_DTYPES, biases, within.epilogues
+        )
+    ]  # fmt: skip
+    target.run(cases)
+
+
+@check("linear", applies=_int8)
+def test_int8_every_magnitude(target: Target, bits: int) -> None:
+    """Rows of every style, in each dtype: zeros, groups around 2^-100, subnormals, the largest finite values."""
+    within = scope(target.capabilities)
+    cases = [
+        LinearCase(within.weight(bits, 17, 72, 8, zero, scales=FloatFill(scales, 5)), (4,), x=FloatFill(style, 6),
+                   x_dtype=x_dtype)
+        for zero, style, x_dtype, scales in product(within.zeros, FLOAT_STYLES, FLOAT_DTYPES, SCALE_STYLES[:2])
+    ]  # fmt: skip
+    target.run(cases)
+
+
+@check("linear", applies=_int8)
+def test_int8_smallest_groups(target: Target, bits: int) -> None:
+    """Groups of 2^-100 and more are quantized, groups below it are zero; neither touches its neighbours."""
+    within = scope(target.capabilities)
+    cases = [
+        LinearCase(within.weight(bits, 17, 19, 8, zero, scales=FloatFill(factor=2.0**60), offsets=FloatFill()), (9,),
+                   x=FloatFill(style, seed), x_dtype=dtype)
+        for zero, style, dtype, seed in product(
+            within.zeros, SMALL_STYLES, _WIDE_DTYPES, (1, 2)
+        )
+    ]  # fmt: skip
+    # One value to a group, on the threshold and on its neighbours.
+    values = tuple(2.0**-100 * (1 + step * 2.0**-24) for step in (-2, -1, 0, 2, 4))
+    cases += [
+        LinearCase(within.weight(bits, 3, 1, None, zero, scales=FloatFill(factor=2.0**60)), (5,),
+                   x=FloatFill(values=tuple(sign * value for value in values)))
+        for zero in within.zeros
+        for sign in (1, -1)
+    ]  # fmt: skip
+    target.run(cases, always=True)
+
+
+@check("linear", applies=_int8)
+def test_int8_rounds_codes_half_to_even(target: Target, bits: int) -> None:
+    """X * (127 / amax) on and beside a half, of either sign; the quotient is rounded before the product."""
+    within = scope(target.capabilities)
+    # Scales of 1 show the sums of the codes themselves. The largest value is that of a row, or of eight columns.
+    row = within.weight(bits, 1, 8, None, codes=Fill("max"), scales=FloatFill("ends"))
+    eight = within.weight(bits, 5, 96, 8, scales=FloatFill("ends"))
+    styles: tuple[FloatStyle, ...] = ("ties", "near_ties")
+    cases = [
+        LinearCase(weight, (64,), x=FloatFill(style, seed))
+        for weight, style, seed in product((row, eight), styles, range(5))
+    ]
+    target.run(cases, always=True)
+
+
+@check("linear", applies=_int8)
+def test_int8_takes_the_largest_magnitude(target: Target, bits: int) -> None:
+    """A group's scale comes from its largest value, whichever sign and place it has."""
+    within = scope(target.capabilities)
+    weight = within.weight(bits, 3, 19, 8)
+    cases = [
+        LinearCase(weight, x=FloatFill(values=tuple(peak if k == place else 0.3 * (-1) ** k for k in range(19))))
+        for place, peak in product(range(19), (5.0, -5.0))
+    ]
+    target.run(cases, always=True)
+
+
+@check("linear", applies=_int8)
+def test_int8_one_bad_row(target: Target, bits: int) -> None:
+    """A NaN or an infinity makes all of its own row NaN and touches no other, also after a bias and relu."""
+    within = scope(target.capabilities)
+    cases = [
+        LinearCase(within.weight(bits, 18, 41, 8, zero), (m,), x=FloatFill(seed=seed), x_dtype=dtype, special=special,
+                   bias=FloatFill() if seed else None, epilogue=within.epilogues[seed % len(within.epilogues)])
+        for m, zero, dtype, special in product((1, 2, 5, 13), within.zeros, FLOAT_DTYPES, SPECIALS)
+        for seed in range(2)
+    ]  # fmt: skip
+    target.run(cases)
+
+
+@check("linear", applies=_int8)
+def test_int8_extreme_codes(target: Target, bits: int) -> None:
+    """All codes at their ends against activations of 127 and -127, K in the thousands: nothing saturates on the way."""
+    within = scope(target.capabilities)
+    top = oracle.largest_code(bits)
+    ends: tuple[Fill, ...] = (Fill("max"), Fill("zero"), Fill("ends", seed=2))
+    cases = [
+        LinearCase(within.weight(bits, 17, k, group_size, zero, codes=codes, zeros=zeros), (m,), x=x)
+        for k, group_size in ((16, 8), (64, 32), (1030, 128), (5000, None))
+        for zero in within.zeros
+        for codes in ends
+        for zeros in ((Fill("max"), Fill("zero")) if zero == "integer" else (Fill("zero"),))
+        for m, x in ((1, FloatFill(values=(1.0,) * k)), (3, FloatFill("ends", 1)))
+    ]
+    # One group of 65536 columns: 127 * 255 * 65536 is just below 2**31.
+    deep = 65536
+    cases += [
+        LinearCase(within.weight(bits, 2, deep, None, "integer", codes=Fill("max"), zeros=Fill(values=(0, top))), (m,),
+                   x=FloatFill(values=(sign,) * (m * deep)))
+        for m, sign in ((1, 1.0), (1, -1.0), (2, -1.0))
+        if "integer" in within.zeros
+    ]  # fmt: skip
+    target.run(cases, always=True)
+
+
+@check("linear", applies=_int8)
+def test_int8_many_groups(target: Target, bits: int) -> None:
+    """Sums over thousands of columns and over hundreds of outputs, for few rows and many: groups in ascending order."""
+    within = scope(target.capabilities)
+    kinds = cycle(product(within.zeros, _WIDE_DTYPES))
+    cases = []
+    for m, n, k, group_size in ((1, 33, 4100, 32), (9, 18, 3000, 24), (17, 17, 4100, 128), (8, 33, 2056, 8),
+                                (2, 450, 72, 32), (33, 400, 40, 16), (65, 65, 130, 64), (300, 33, 65, 32)):  # fmt: skip
+        zero, x_dtype = next(kinds)
+        cases.append(LinearCase(within.weight(bits, n, k, group_size, zero), (m,), x_dtype=x_dtype, bias=FloatFill()))
+    target.run(cases, always=True)
+
+
+@check("linear", applies=_int8)
+def test_int8_each_argument_in_each_layout(target: Target, bits: int) -> None:
+    """One argument strided, the others contiguous: x with leading dimensions, the weight's tensors, the bias."""
+    within = scope(target.capabilities)
+    zero = within.zeros[-1]
+    plain, cases = within.weight(bits, 17, 41, 16, zero), []
+    for layout in LAYOUTS:
+        strided = within.weight(bits, 17, 41, 16, zero, layout=layout)
+        cases += [LinearCase(strided, (5,)), LinearCase(plain, (5,), bias=FloatFill(), bias_layout=layout)]
+        cases += [
+            LinearCase(plain, leading, x_dtype=dtype, x_layout=layout)
+            for leading in ((), (5,), (2, 3), (2, 1, 3), (1, 4, 1))
+            for dtype in ("float32", "bfloat16")
+        ]
+        cases += [LinearCase(within.weight(bits, 3, 1), leading, x_layout=layout) for leading in ((5,), (2, 3))]
+    target.run(cases, always=True)
+
+
+@check("linear", applies=_int8)
+def test_int8_leading_dimensions(target: Target, bits: int) -> None:
+    """Every leading shape, those without rows included."""
+    within = scope(target.capabilities)
+    weight = within.weight(bits, 9, 17, 8)
+    target.run([LinearCase(weight, leading, bias=FloatFill()) for leading in LEADING], always=True)

@@ -1,0 +1,135 @@
+"""What hypothesis draws for sections 3 to 5 of docs/numerics.md, within what a target declares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from math import prod
+from typing import Any
+
+from hypothesis import strategies as st
+
+from bittensor.backend import Capabilities
+
+from .fills import STYLES, Fill
+from .float_fills import CALM_STYLES, FLOAT_STYLES, FloatFill
+from .layouts import LAYOUTS
+from .linear_cases import SPECIALS, TORCH_DTYPES, LinearCase, Mode, WeightCase
+from .oracle_linear import FloatDtype, ZeroKind
+from .strategies import LEADING
+
+GROUP_SIZES = (8, 16, 24, 32, 64, 128)
+OUTPUTS = (1, 2, 3, 7, 8, 9, 15, 16, 17, 18, 31, 32, 33, 47, 48, 49, 63, 64, 65, 97, 130)
+ROW_COLUMNS = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 129, 300)
+"""Columns of a row that is one group."""
+FLOAT_DTYPES: tuple[FloatDtype, ...] = ("float32", "float16", "bfloat16")
+
+_SEEDS = st.integers(0, 2**32 - 1)
+_POISON = st.none() | _SEEDS
+_LAYOUTS = st.sampled_from(tuple(LAYOUTS))
+_CONTIGUOUS = st.just("contiguous")
+_DTYPES = st.sampled_from(FLOAT_DTYPES)
+_CODES = st.builds(Fill, style=st.sampled_from(STYLES), seed=_SEEDS)
+_CALM = st.builds(FloatFill, style=st.sampled_from(CALM_STYLES), seed=_SEEDS)
+_ANY = st.builds(FloatFill, style=st.sampled_from(FLOAT_STYLES), seed=_SEEDS)
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What a target declares about group-quantized weights, as the suite's own names in a fixed order."""
+
+    zeros: tuple[ZeroKind, ...]
+    scale_dtypes: tuple[FloatDtype, ...]
+    epilogues: tuple[str | None, ...]
+
+    def weight(
+        self,
+        bits: int,
+        n: int,
+        k: int,
+        group_size: int | None = None,
+        zero: ZeroKind | None = None,
+        scale_dtype: FloatDtype | None = None,
+        **rest: Any,
+    ) -> WeightCase:
+        """A weight of the kinds that are given, of the first declared ones otherwise."""
+        zero, scale_dtype = zero or self.zeros[0], scale_dtype or self.scale_dtypes[0]
+        return WeightCase(bits, n, k, group_size, zero, scale_dtype, **rest)
+
+
+def scope(capabilities: Capabilities) -> Scope:
+    """What cases may be made of on a target."""
+    kinds: tuple[ZeroKind, ...] = ("symmetric", "integer", "float")
+    return Scope(
+        tuple(kind for kind in kinds if kind in capabilities.zero_kinds),
+        tuple(name for name in FLOAT_DTYPES if TORCH_DTYPES[name] in capabilities.scale_dtypes),
+        tuple(name for name in (None, "relu") if name in capabilities.epilogues),
+    )
+
+
+def shapes_of_groups() -> tuple[tuple[int | None, int], ...]:
+    """Pairs of group size and K: whole groups, ragged last groups, one group, one group a row."""
+    pairs: list[tuple[int | None, int]] = [(None, columns) for columns in ROW_COLUMNS]
+    for size in GROUP_SIZES:
+        ragged = (size + 1, size + 7, 2 * size - 1, 2 * size + 1, 2 * size + 9, 3 * size + 5, 5 * size - 4)
+        pairs += [(size, columns) for columns in (size, 2 * size, 4 * size, *ragged)]
+    return tuple(pairs)
+
+
+_SHAPES = st.sampled_from(shapes_of_groups())
+_OUTPUTS = st.sampled_from(OUTPUTS)
+
+
+@cache
+def weight_cases(
+    bits: int, within: Scope, *, calm: bool = False, any_layout: bool = False
+) -> st.SearchStrategy[WeightCase]:
+    """Any weight; `calm` keeps scales and offsets where products stay in the range of float32."""
+    floats = _CALM if calm else _CALM | _ANY
+
+    def build(shape: tuple[int | None, int], **fields: object) -> WeightCase:
+        group_size, columns = shape
+        return WeightCase(bits, k=columns, group_size=group_size, **fields)  # type: ignore[arg-type]
+
+    return st.builds(
+        build,
+        shape=_SHAPES,
+        n=_OUTPUTS,
+        zero=st.sampled_from(within.zeros),
+        scale_dtype=st.sampled_from(within.scale_dtypes),
+        codes=_CODES,
+        scales=floats,
+        zeros=_CODES,
+        offsets=floats,
+        poison=_POISON,
+        layout=_LAYOUTS if any_layout else _CONTIGUOUS,
+    )
+
+
+@cache
+def _leading(largest: int) -> st.SearchStrategy[tuple[int, ...]]:
+    return st.sampled_from([leading for leading in LEADING if prod(leading) <= largest])
+
+
+@st.composite
+def linear_cases(
+    draw: st.DrawFn, bits: int, within: Scope, mode: Mode, work: int, *, any_layout: bool = False
+) -> LinearCase:
+    """Linears of up to `work` multiply-adds. Float activations are calm, so that the bound says something."""
+    calm = mode == "float"
+    weight = draw(weight_cases(bits, within, calm=calm, any_layout=any_layout))
+    rows = work // (weight.n * weight.k)
+    x_layout, bias_layout = (draw(_LAYOUTS), draw(_LAYOUTS)) if any_layout else ("contiguous", "contiguous")
+    return LinearCase(
+        weight,
+        draw(_leading(next(each for each in (128, 65, 33, 17, 8, 1) if each <= max(1, rows)))),
+        mode,
+        draw(_CALM if calm else _CALM | _ANY),
+        draw(_DTYPES),
+        bias=draw(st.none() | _CALM),
+        bias_dtype=draw(_DTYPES),
+        epilogue=draw(st.sampled_from(within.epilogues)),
+        special=draw(st.sampled_from((None, None, None, *SPECIALS))),
+        x_layout=x_layout,
+        bias_layout=bias_layout,
+    )

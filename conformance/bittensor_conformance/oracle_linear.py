@@ -1,0 +1,219 @@
+"""The oracle for sections 3 to 5 of docs/numerics.md: group-quantized weights and the two linears.
+
+As in oracle.py, nothing here is shared with what is tested. Every float32 step is either one NumPy operation on float32
+arrays, or `fma`, which is exact in float64 up to its one rounding. float16 and bfloat16 values are kept as the float32
+values they widen to.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from .oracle import Codes, Integers, largest_code
+
+Floats: TypeAlias = npt.NDArray[np.float32]
+Doubles: TypeAlias = npt.NDArray[np.float64]
+FloatDtype = Literal["float32", "float16", "bfloat16"]
+ZeroKind = Literal["symmetric", "integer", "float"]
+
+SMALLEST_AMAX = np.float32(2.0**-100)
+_HALF_UNIT: dict[FloatDtype, float] = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+"""Half a unit in the last place of 1.0: the largest relative error of one rounding."""
+SMALLEST: dict[FloatDtype, float] = {"float32": 2.0**-149, "float16": 2.0**-24, "bfloat16": 2.0**-133}
+"""The smallest subnormal: twice the largest error of one rounding near 0."""
+LARGEST: dict[FloatDtype, float] = {
+    "float32": float(np.finfo(np.float32).max),
+    "float16": 65504.0,
+    "bfloat16": float(np.array(0x7F7F0000, dtype=np.uint32).view(np.float32)),
+}
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A group-quantized weight: codes ``[N, K]``, and scales with zeros or offsets ``[N, G]``."""
+
+    codes: Codes
+    scales: Floats
+    zeros: Codes | None
+    offsets: Floats | None
+    bits: int
+    group_size: int
+
+    @property
+    def columns(self) -> int:
+        return int(self.codes.shape[1])
+
+    @property
+    def groups(self) -> int:
+        return -(-self.columns // self.group_size)
+
+    def centered(self) -> Integers:
+        """Q - zero for each code, ``[N, K]``, exact; q itself if there are offsets."""
+        codes: Integers = self.codes.astype(np.int64)
+        if self.zeros is not None:
+            codes -= self.spread(self.zeros)
+        elif self.offsets is None:
+            codes -= (largest_code(self.bits) + 1) // 2
+        return codes
+
+    def spread(self, grouped: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The value of its group for each column: ``[N, G]`` to ``[N, K]``."""
+        group_of_column = np.arange(self.columns) // self.group_size
+        spread: npt.NDArray[Any] = grouped[:, group_of_column]
+        return spread
+
+
+def dequantize(weight: Weight, dtype: FloatDtype = "float32") -> Floats:
+    """Scale * (q - zero), or scale * q + offset: a product and a sum in float32, then the cast."""
+    with np.errstate(over="ignore", under="ignore"):
+        values: Floats = weight.spread(weight.scales) * weight.centered().astype(np.float32)
+        if weight.offsets is not None:
+            values = values + weight.spread(weight.offsets)
+    assert values.dtype == np.float32, "every step is rounded to float32"
+    return rounded(values, dtype)
+
+
+def rounded(values: Floats, dtype: FloatDtype) -> Floats:
+    """The nearest values of `dtype`, halves to even, as float32."""
+    if dtype == "float32":
+        return values
+    with np.errstate(over="ignore", under="ignore"):
+        if dtype == "float16":
+            return values.astype(np.float16).astype(np.float32)
+    bits = values.view(np.uint32).astype(np.uint64)
+    nearest = ((bits + 0x7FFF + ((bits >> np.uint64(16)) & np.uint64(1))) >> np.uint64(16) << np.uint64(16)).astype(
+        np.uint32
+    )
+    result: Floats = np.where(np.isnan(values), np.float32(np.nan), nearest.view(np.float32))
+    return result
+
+
+def fma(a: Floats, b: Floats, c: Floats) -> Floats:
+    """A * b + c with one rounding, to float32.
+
+    The product of two float32 is exact in float64. Its sum with c is rounded there to odd: of the two neighbours of an
+    inexact sum, the one with an odd last bit is taken. That bit then says on which side of a tie the sum lies, and the
+    second rounding, which drops more than two bits, is the only one that counts.
+    """
+    assert a.dtype == b.dtype == c.dtype == np.float32
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        product = a.astype(np.float64) * b.astype(np.float64)
+        addend = c.astype(np.float64)
+        total: Doubles = np.asarray(product + addend)
+        # Knuth's TwoSum: total + error is product + addend, exactly.
+        restored = total - product
+        error = (product - (total - restored)) + (addend - restored)
+        inexact = np.isfinite(total) & (error != 0)
+        even = (total.view(np.int64) & 1) == 0
+        outward = np.nextafter(total, np.where(error > 0, np.inf, -np.inf))
+        result: Floats = np.where(inexact & even, outward, total).astype(np.float32)
+    return result
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Rows quantized to int8: codes ``[M, G, group_size]`` with zeros for columns that do not exist."""
+
+    codes: Doubles
+    scales: Floats
+    not_finite: npt.NDArray[np.bool_]
+
+
+def quantize_activations(x: Floats, group_size: int) -> Activations:
+    """Codes and scale of each group of each row ``[M, K]``; a row with a NaN or an infinity is marked."""
+    rows, columns = x.shape
+    groups = -(-columns // group_size)
+    padded = np.zeros((rows, groups * group_size), dtype=np.float32)
+    padded[:, :columns] = np.where(np.isfinite(x), x, np.float32(0))
+    values = padded.reshape(rows, groups, group_size)
+    amax = np.abs(values).max(axis=2)
+    is_zero = amax < SMALLEST_AMAX
+    divisor = np.where(is_zero, np.float32(1), amax)
+    inverse = np.float32(127) / divisor
+    scales: Floats = np.where(is_zero, np.float32(0), divisor / np.float32(127))
+    with np.errstate(under="ignore"):
+        codes = np.where(is_zero[:, :, None], np.float32(0), np.rint(values * inverse[:, :, None]))
+    assert inverse.dtype == scales.dtype == codes.dtype == np.float32
+    assert not codes.size or np.abs(codes).max() <= 127
+    bad: npt.NDArray[np.bool_] = np.any(~np.isfinite(x), axis=1)
+    return Activations(codes.astype(np.float64), scales, bad)
+
+
+def linear_int8(x: Floats, weight: Weight, bias: Floats | None, relu: bool, dtype: FloatDtype) -> Floats:
+    """Section 4 for rows ``[M, K]``: ``[M, N]``, rounded to `dtype`."""
+    quantized = quantize_activations(x, weight.group_size)
+    rows, outputs = x.shape[0], weight.codes.shape[0]
+    codes = np.zeros((outputs, weight.groups * weight.group_size))
+    codes[:, : weight.columns] = weight.codes
+    by_group = codes.reshape(outputs, weight.groups, weight.group_size)
+    # Sums of integers far below 2**53: exact in float64, in any order.
+    dots = np.matmul(quantized.codes.transpose(1, 0, 2), by_group.transpose(1, 2, 0))
+    sums = quantized.codes.sum(axis=2)
+    y = np.zeros((rows, outputs), dtype=np.float32)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        for g in range(weight.groups):
+            total = dots[g]
+            if weight.offsets is None:
+                zero = (largest_code(weight.bits) + 1) // 2 if weight.zeros is None else weight.zeros[:, g]
+                total = total - sums[:, g, None] * zero
+            scale = quantized.scales[:, g, None]
+            y = fma(total.astype(np.float32), scale * weight.scales[None, :, g], y)
+            if weight.offsets is not None:
+                y = fma(sums[:, g, None].astype(np.float32), scale * weight.offsets[None, :, g], y)
+        if bias is not None:
+            y = y + bias
+        if relu:
+            y = np.where(y < 0, np.float32(0), y)  # NaN stays NaN
+    y[quantized.not_finite] = np.nan
+    return rounded(y, dtype)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """What section 5 allows: results within `reach` of `center`, where `comparable`.
+
+    Attributes:
+        center: the result in float64, before the activation and the cast.
+        bound: largest error before the cast.
+        reach: largest error after it.
+        comparable: False where a step may have left the range of float32, or the row is not finite.
+    """
+
+    center: Doubles
+    bound: Doubles
+    reach: Doubles
+    comparable: npt.NDArray[np.bool_]
+
+
+def linear_float(x: Floats, weight: Weight, bias: Floats | None, relu: bool, dtype: FloatDtype) -> Interval:
+    """Section 5 for rows ``[M, K]``: the interval for each of ``[M, N]``."""
+    finite: npt.NDArray[np.bool_] = np.all(np.isfinite(x), axis=1)
+    values = np.where(finite[:, None], x, np.float32(0)).astype(np.float64)
+    scales = weight.spread(weight.scales).astype(np.float64)
+    dequantized = scales * weight.centered()
+    sizes = np.abs(scales * weight.codes)
+    if weight.offsets is not None:
+        offsets = weight.spread(weight.offsets).astype(np.float64)
+        dequantized += offsets
+        sizes += np.abs(offsets)
+    else:
+        sizes += np.abs(scales * (weight.codes - weight.centered()))
+    center: Doubles = values @ dequantized.T
+    size: Doubles = np.abs(values) @ sizes.T
+    steps = weight.columns + weight.groups + 4
+    bound = steps * (_HALF_UNIT["float32"] * size + 2.0**-149)
+    largest = np.abs(values).sum(axis=1, keepdims=True) * largest_code(weight.bits)
+    if bias is not None:
+        center = center + bias
+        bound = bound + _HALF_UNIT["float32"] * (np.abs(bias) + np.abs(center))
+        largest = largest + np.abs(bias)
+    if relu:
+        center = np.maximum(center, 0)
+    reach = bound + np.maximum(_HALF_UNIT[dtype] * (np.abs(center) + bound), SMALLEST[dtype] / 2)
+    in_range = np.maximum(size, largest) < LARGEST["float32"] / 4
+    fits = np.abs(center) + reach < LARGEST[dtype]
+    return Interval(center, bound, reach, finite[:, None] & in_range & fits)

@@ -1,0 +1,372 @@
+"""Linears that are wrong in one way each. The suite must reject every one of them."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from bittensor_reference import ReferenceBackend
+from broken_backends import Sound, _as_if_contiguous
+from sound_linear import SoundLinear
+
+from bittensor import PreparedWeight, QuantizedWeight
+from bittensor.backend import OPERATIONS, Capabilities
+
+Tensor = torch.Tensor
+
+
+class NarrowLinear(SoundLinear):
+    """A control: declares little of what there is, and is right there."""
+
+    capabilities = Capabilities(
+        operations=frozenset(OPERATIONS),
+        linear_bits=frozenset({4}),
+        zero_kinds=frozenset({"integer"}),
+        scale_dtypes=frozenset({torch.float32}),
+        activation_modes=frozenset({"int8"}),
+        epilogues=frozenset({None}),
+    )
+
+
+# Preparing
+
+
+class SwapsNibblesInPrepare(SoundLinear):
+    def prepare_words(self, codes: Tensor, bits: int) -> Tensor:
+        return super().prepare_words(_swapped(codes), bits)
+
+
+class SwapsNibblesAndSwapsBack(SwapsNibblesInPrepare):
+    """What is restored is right; what is computed with is not."""
+
+    def restore(self, weight: PreparedWeight) -> QuantizedWeight:
+        words, *rest = weight.tensors
+        codes = _swapped(ReferenceBackend().unpack(words, weight.form.shape[1], weight.form.bits))
+        return super().restore(replace(weight, tensors=(ReferenceBackend().pack(codes, weight.form.bits), *rest)))
+
+
+def _swapped(codes: Tensor) -> Tensor:
+    even, swapped = codes.shape[-1] // 2 * 2, codes.clone()
+    swapped[..., 0:even:2], swapped[..., 1:even:2] = codes[..., 1:even:2], codes[..., 0:even:2]
+    return swapped
+
+
+class RestoresWordsWithGarbage(SoundLinear):
+    capabilities = replace(SoundLinear.capabilities, layout="sound/1")
+
+    def prepare(self, weight: QuantizedWeight) -> PreparedWeight:
+        return replace(weight.canonical(), layout="sound/1")
+
+    def restore(self, weight: PreparedWeight) -> QuantizedWeight:
+        return super().restore(replace(weight, layout="canonical"))
+
+
+class RestoresRoundedScales(SoundLinear):
+    """By way of float16, as if every scale had come in it."""
+
+    def restore(self, weight: PreparedWeight) -> QuantizedWeight:
+        words, scales, *rest = weight.tensors
+        return super().restore(replace(weight, tensors=(words, scales.bfloat16().to(scales.dtype), *rest)))
+
+
+class TakesAnyLayout(SoundLinear):
+    def linear(self, x: Tensor, weight: PreparedWeight, *rest: Any) -> Tensor:
+        return super().linear(x, replace(weight, layout="canonical"), *rest)
+
+
+# Groups
+
+
+class GroupIndexRoundedEarly(SoundLinear):
+    """Right for groups of 16 columns and their multiples."""
+
+    def group_of(self, column: int) -> int:
+        return column // 16 * 16 // self.form.group_size
+
+
+class ScalesTransposed(SoundLinear):
+    def scales_of(self, grouped: Tensor, group: int) -> Tensor:
+        return super().scales_of(grouped.reshape(grouped.shape[::-1]).T, group)
+
+
+class LastGroupHasScaleOfPrevious(SoundLinear):
+    def scales_of(self, grouped: Tensor, group: int) -> Tensor:
+        ragged = self.form.shape[1] % self.form.group_size and group == self.form.groups - 1
+        return super().scales_of(grouped, group - 1 if ragged and group else group)
+
+
+class LinearKTailDropped(SoundLinear):
+    def columns_of_groups(self) -> list[list[int]]:
+        return [columns[: len(columns) // 4 * 4] or columns for columns in super().columns_of_groups()]
+
+
+class SymmetricZeroOffByOne(SoundLinear):
+    def zeros_of(self, weight: QuantizedWeight, group: int) -> Tensor:
+        return super().zeros_of(weight, group) - float(weight.zero == "symmetric")
+
+
+class ZerosOfFirstGroup(SoundLinear):
+    def zeros_of(self, weight: QuantizedWeight, group: int) -> Tensor:
+        return super().zeros_of(weight, 0)
+
+
+class UnusedBitsMultiplied(SoundLinear):
+    """Multiplies whole words: right as long as their unused bits are 0."""
+
+    def prepare(self, weight: QuantizedWeight) -> PreparedWeight:
+        return weight.canonical()
+
+    def dot(self, a: Tensor, codes: Tensor) -> Tensor:
+        return super().dot(a, codes) + a.sum(dim=1, keepdim=True) * self.unused
+
+    def codes_of_weight(self, weight: QuantizedWeight) -> Tensor:
+        self.unused = self.whole_words(weight)[:, weight.shape[1] :].sum(dim=1)
+        return super().codes_of_weight(weight)
+
+
+# Quantization of activations
+
+
+class RowHasOneScale(SoundLinear):
+    def largest(self, row: Tensor, part: Tensor) -> Tensor:
+        return super().largest(row, row)
+
+
+class LargestValueNotMagnitude(SoundLinear):
+    def largest(self, row: Tensor, part: Tensor) -> Tensor:
+        return part.amax(dim=1, keepdim=True).abs() if part.shape[1] else super().largest(row, part)
+
+    def round(self, values: Tensor) -> Tensor:
+        return super().round(values).clamp(-127, 127)
+
+
+class RoundsCodesHalfAway(SoundLinear):
+    def round(self, values: Tensor) -> Tensor:
+        return values.sign() * (values.abs() + 0.5).floor()
+
+
+class DividesByTheScale(SoundLinear):
+    """x / (amax / 127), for x * (127 / amax)."""
+
+    def scaled(self, part: Tensor, amax: Tensor) -> Tensor:
+        return part / self.activation_scale(amax)
+
+
+class ScaleByReciprocal(SoundLinear):
+    """amax * (1 / 127), for amax / 127."""
+
+    def activation_scale(self, amax: Tensor) -> Tensor:
+        return amax * torch.full_like(amax, 127.0).reciprocal()
+
+
+class NoSmallestGroup(SoundLinear):
+    smallest = 2.0**-120
+
+
+class LargestOfSubnormals(SoundLinear):
+    """Counts as zero only what is zero, and divides by it."""
+
+    smallest = 2.0**-149
+
+
+# Sums
+
+
+class SixteenBitPairs(SoundLinear):
+    """Adds neighbouring products with saturation at 16 bits, as pmaddubsw does."""
+
+    def dot(self, a: Tensor, codes: Tensor) -> Tensor:
+        odd = a.shape[1] % 2
+        products = torch.nn.functional.pad(a, (0, odd))[:, None] * torch.nn.functional.pad(codes, (0, odd))
+        return products.unflatten(-1, (-1, 2)).sum(-1).clamp(-(2**15), 2**15 - 1).sum(-1)
+
+
+class AsumMissing(SoundLinear):
+    def accumulate_offset(self, total: Tensor, a_scale: Tensor, offset: Tensor, y: Tensor) -> Tensor:
+        return y
+
+
+class MultipliesThenAdds(SoundLinear):
+    def accumulate(self, t: Tensor, a_scale: Tensor, w_scale: Tensor, y: Tensor) -> Tensor:
+        return t.float() * (a_scale * w_scale) + y
+
+
+class ScalesOneByOne(SoundLinear):
+    """(t * a_scale) * w_scale, for t * (a_scale * w_scale)."""
+
+    def accumulate(self, t: Tensor, a_scale: Tensor, w_scale: Tensor, y: Tensor) -> Tensor:
+        return super().accumulate((t.float() * a_scale).double(), torch.ones_like(a_scale), w_scale, y)
+
+
+class ExactTotals(SoundLinear):
+    """Does not round sums beyond 2^24 to float32: closer, and not what the contract says."""
+
+    def accumulate(self, t: Tensor, a_scale: Tensor, w_scale: Tensor, y: Tensor) -> Tensor:
+        return (t * (a_scale * w_scale).double() + y.double()).float()
+
+
+class GroupsDescend(SoundLinear):
+    def int8(self, x: Tensor, weight: QuantizedWeight, codes: Tensor) -> Tensor:
+        last = weight.form.groups - 1
+        columns = super().columns_of_groups()[::-1]
+        turned = _Turned(self, last)
+        turned.form, turned.columns = self.form, columns
+        return turned.int8(x, weight, codes)
+
+
+class _Turned(SoundLinear):
+    def __init__(self, of: SoundLinear, last: int) -> None:
+        self.of, self.last = of, last
+
+    columns: list[list[int]]
+
+    def columns_of_groups(self) -> list[list[int]]:
+        return self.columns
+
+    def scales_of(self, grouped: Tensor, group: int) -> Tensor:
+        return super().scales_of(grouped, self.last - group)
+
+    def zeros_of(self, weight: QuantizedWeight, group: int) -> Tensor:
+        return super().zeros_of(weight, self.last - group)
+
+
+# Rows and the end of a row
+
+
+class BiasBeforeTheGroups(SoundLinear):
+    def start(self, rows: int, weight: QuantizedWeight) -> Tensor:
+        zeros = super().start(rows, weight)
+        return zeros if self.bias is None else zeros + self.bias.float()
+
+    def add_float_bias(self, y: Tensor, bias: Tensor | None) -> Tensor:
+        return y
+
+
+class NanReachesItsNeighbours(SoundLinear):
+    def mark(self, y: Tensor, finite: Tensor) -> Tensor:
+        blocks = finite.float().flatten()
+        spoiled = (
+            torch.stack([blocks[m // 4 * 4 : m // 4 * 4 + 4].amin() for m in range(len(blocks))]) if len(y) else blocks
+        )
+        return super().mark(y, spoiled.bool()[:, None])
+
+
+class NanIsZero(SoundLinear):
+    def mark(self, y: Tensor, finite: Tensor) -> Tensor:
+        return y
+
+
+class ReluDropsNan(SoundLinear):
+    def relu(self, y: Tensor) -> Tensor:
+        return torch.where(y > 0, y, 0.0)
+
+
+class Truncates(SoundLinear):
+    """To bfloat16, by dropping bits."""
+
+    def cast(self, y: Tensor, dtype: torch.dtype) -> Tensor:
+        return (
+            y.view(torch.int32).bitwise_and(-(2**16)).view(torch.float32).to(dtype)
+            if dtype is torch.bfloat16
+            else y.to(dtype)
+        )
+
+
+class LinearTailRowsOff(SoundLinear):
+    def mark(self, y: Tensor, finite: Tensor) -> Tensor:
+        y[len(y) // 4 * 4 :] *= 1 + 2.0**-23
+        return super().mark(y, finite)
+
+
+# The float mode
+
+
+class HalfPrecisionProducts(SoundLinear):
+    def float(self, x: Tensor, weight: QuantizedWeight, codes: Tensor) -> Tensor:
+        return super().float(x.half().float(), weight, codes)
+
+
+class LeansTowardsZero(SoundLinear):
+    """Within the bound, and always on one side."""
+
+    def float(self, x: Tensor, weight: QuantizedWeight, codes: Tensor) -> Tensor:
+        return super().float(x, weight, codes) * (1 - 2.0**-21)
+
+
+class FloatNanLeaks(SoundLinear):
+    def float(self, x: Tensor, weight: QuantizedWeight, codes: Tensor) -> Tensor:
+        return super().float(x, weight, codes) + (x.sum() * 0)
+
+
+class FloatDependsOnTheBatch(SoundLinear):
+    def float(self, x: Tensor, weight: QuantizedWeight, codes: Tensor) -> Tensor:
+        return super().float(x, weight, codes) * (1 + 2.0**-22 * (len(x) > 4))
+
+
+class FloatDependsOnThreads(SoundLinear):
+    def float(self, x: Tensor, weight: QuantizedWeight, codes: Tensor) -> Tensor:
+        return super().float(x, weight, codes) * (1 + 2.0**-22 * (torch.get_num_threads() == 3))
+
+
+# Memory and the protocol
+
+
+class LinearIgnoresStrideOfX(SoundLinear):
+    def linear(self, x: Tensor, *rest: Any) -> Tensor:
+        return super().linear(_as_if_contiguous(x), *rest)
+
+
+class LinearWritesToX(SoundLinear):
+    def linear(self, x: Tensor, *rest: Any) -> Tensor:
+        result = super().linear(x, *rest)
+        x[x.isnan()] = 0.0
+        return result
+
+
+class ReadsPastThePreparedWeight(SoundLinear):
+    def linear(self, x: Tensor, weight: PreparedWeight, *rest: Any) -> Tensor:
+        last = weight.tensors[-1]
+        if last.is_contiguous():
+            ctypes.string_at(last.data_ptr() + last.numel() * last.element_size(), 1)
+        return super().linear(x, weight, *rest)
+
+
+class _LinearVariant(SoundLinear):
+    capabilities = replace(SoundLinear.capabilities, variants=("fast",))
+    kernel = "linear_fast"
+
+    def __init__(self) -> None:
+        self.calls: dict[str, int] = {}
+
+    def linear(self, *arguments: Any) -> Tensor:
+        self.calls[self.kernel] = self.calls.get(self.kernel, 0) + 1
+        return super().linear(*arguments)
+
+    def variant(self, name: str) -> _LinearVariant:
+        variant = type(self)()
+        variant.is_fast = True
+        return variant
+
+    is_fast = False
+
+    def kernel_calls(self) -> Mapping[str, int]:
+        return dict(self.calls)
+
+
+class LinearBorrowsKernels(_LinearVariant):
+    kernel = "linear_slow"
+
+
+class FloatDiffersOnTheVariant(_LinearVariant):
+    def float(self, x: Tensor, weight: QuantizedWeight, codes: Tensor) -> Tensor:
+        return super().float(x, weight, codes) * (1 + 2.0**-22 * self.is_fast)
+
+
+LINEAR_FAULTS: dict[str, type[Sound]] = {
+    each.__name__: each
+    for each in [SoundLinear, *globals().values()]
+    if isinstance(each, type) and issubclass(each, SoundLinear) and not each.__name__.startswith("_")
+}

@@ -1,0 +1,143 @@
+"""A linear that is right, in steps that broken_linears.py replaces one by one."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from bittensor_reference import ReferenceBackend
+from bittensor_reference.fma import fma
+from broken_backends import Sound
+
+from bittensor import PreparedWeight, QuantizedWeight
+from bittensor.codes import codes_per_word
+
+Tensor = torch.Tensor
+
+
+class SoundLinear(Sound):
+    """Nothing is wrong with it: the control."""
+
+    name = "sound-linear"
+
+    def prepare(self, weight: QuantizedWeight) -> PreparedWeight:
+        canonical = weight.canonical()
+        words, *rest = canonical.tensors
+        codes = ReferenceBackend().unpack(words, weight.shape[1], weight.bits)
+        tensors = (self.prepare_words(codes, weight.bits), *rest)
+        return PreparedWeight(canonical.form, canonical.layout, tensors)
+
+    def prepare_words(self, codes: Tensor, bits: int) -> Tensor:
+        return ReferenceBackend().pack(codes, bits)
+
+    def restore(self, weight: PreparedWeight) -> QuantizedWeight:
+        return QuantizedWeight.from_canonical(weight)
+
+    def linear(
+        self, x: Tensor, weight: PreparedWeight, bias: Tensor | None, activation_mode: str, epilogue: str | None
+    ) -> Tensor:
+        quantized = QuantizedWeight.from_canonical(weight)
+        self.form, self.bias = weight.form, bias
+        rows = x.reshape(x.shape[:-1].numel(), x.shape[-1]).float()
+        codes = self.codes_of_weight(quantized).double()
+        y = (self.int8 if activation_mode == "int8" else self.float)(rows, quantized, codes)
+        y = self.add_float_bias(y, bias)
+        if epilogue == "relu":
+            y = self.relu(y)
+        return self.cast(y, x.dtype).reshape(*x.shape[:-1], quantized.shape[0])
+
+    def codes_of_weight(self, weight: QuantizedWeight) -> Tensor:
+        return ReferenceBackend().unpack(weight.words, weight.shape[1], weight.bits)
+
+    def group_of(self, column: int) -> int:
+        return column // self.form.group_size
+
+    def columns_of_groups(self) -> list[list[int]]:
+        columns: list[list[int]] = [[] for _ in range(self.form.groups)]
+        for column in range(self.form.shape[1]):
+            columns[min(self.group_of(column), self.form.groups - 1)].append(column)
+        return columns
+
+    def scales_of(self, grouped: Tensor, group: int) -> Tensor:
+        return grouped[:, group].float()
+
+    def zeros_of(self, weight: QuantizedWeight, group: int) -> Tensor:
+        if weight.zero == "integer":
+            assert weight.zeros is not None
+            return weight.zeros[:, group].double()
+        return torch.full((weight.shape[0],), 0.0 if weight.zero == "float" else 2.0 ** (weight.bits - 1)).double()
+
+    def int8(self, x: Tensor, weight: QuantizedWeight, codes: Tensor) -> Tensor:
+        finite = x.isfinite().all(dim=1, keepdim=True)
+        y = self.start(x.shape[0], weight)
+        values = torch.where(finite, x, 0.0)
+        for group, columns in enumerate(self.columns_of_groups()):
+            part = values[:, columns]
+            a, scale = self.quantize(part, self.largest(values, part))
+            total = a.sum(dim=1, keepdim=True)
+            t = self.dot(a, codes[:, columns]) - self.zeros_of(weight, group) * total
+            y = self.accumulate(t, scale, self.scales_of(weight.scales, group), y)
+            if weight.offsets is not None:
+                y = self.accumulate_offset(total, scale, self.scales_of(weight.offsets, group), y)
+        return self.mark(y, finite)
+
+    def start(self, rows: int, weight: QuantizedWeight) -> Tensor:
+        return torch.zeros(rows, weight.shape[0])
+
+    def largest(self, row: Tensor, part: Tensor) -> Tensor:
+        if not part.shape[1]:
+            return torch.zeros(part.shape[0], 1)
+        return part.abs().amax(dim=1, keepdim=True)
+
+    smallest = 2.0**-100
+
+    def quantize(self, part: Tensor, amax: Tensor) -> tuple[Tensor, Tensor]:
+        zero = amax < self.smallest
+        safe = torch.where(zero, 1.0, amax)
+        a = self.round(self.scaled(part, safe))
+        return torch.where(zero, 0.0, a).double(), torch.where(zero, 0.0, self.activation_scale(safe))
+
+    def scaled(self, part: Tensor, amax: Tensor) -> Tensor:
+        return part * (torch.full_like(amax, 127.0) / amax)
+
+    def activation_scale(self, amax: Tensor) -> Tensor:
+        return amax / torch.full_like(amax, 127.0)
+
+    def round(self, values: Tensor) -> Tensor:
+        return torch.round(values)
+
+    def dot(self, a: Tensor, codes: Tensor) -> Tensor:
+        return F.linear(a, codes)
+
+    def accumulate(self, t: Tensor, a_scale: Tensor, w_scale: Tensor, y: Tensor) -> Tensor:
+        return fma(t.float(), a_scale * w_scale, y)
+
+    def accumulate_offset(self, total: Tensor, a_scale: Tensor, offset: Tensor, y: Tensor) -> Tensor:
+        return fma(total.float(), a_scale * offset, y)
+
+    def mark(self, y: Tensor, finite: Tensor) -> Tensor:
+        return torch.where(finite, y, torch.nan)
+
+    def float(self, x: Tensor, weight: QuantizedWeight, codes: Tensor) -> Tensor:
+        y = torch.zeros(x.shape[0], weight.shape[0]).double()
+        for group, columns in enumerate(self.columns_of_groups()):
+            part = x[:, columns].double()
+            centered = codes[:, columns] - self.zeros_of(weight, group)[:, None]
+            # Row by row: torch may add up the columns of a batch in another order than those of a row.
+            product = torch.stack([F.linear(row, centered) for row in part]) if len(part) else part @ centered.T
+            y = y + product * self.scales_of(weight.scales, group)
+            if weight.offsets is not None:
+                y = y + part.sum(dim=1, keepdim=True) * self.scales_of(weight.offsets, group)
+        return y.float()
+
+    def add_float_bias(self, y: Tensor, bias: Tensor | None) -> Tensor:
+        return y if bias is None else y + bias.float()
+
+    def relu(self, y: Tensor) -> Tensor:
+        return torch.where(y < 0, 0.0, y)
+
+    def cast(self, y: Tensor, dtype: torch.dtype) -> Tensor:
+        return y.to(dtype)
+
+    def whole_words(self, weight: QuantizedWeight) -> Tensor:
+        columns = weight.words.shape[1] * codes_per_word(weight.bits)
+        return ReferenceBackend().unpack(weight.words, columns, weight.bits)

@@ -1,0 +1,81 @@
+"""Each broken linear is rejected, and by the check that is meant for its fault."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+from broken_linears import LINEAR_FAULTS
+from test_rejections import check_rejected, outcomes, run_checks
+
+WEIGHTS, INT8, FLOAT, RELATIONS = "3_group_quantized", "4_linear_int8", "5_linear_float", "5_linear_relations"
+
+MEANT_FOR: Mapping[str, str] = {
+    "SwapsNibblesInPrepare": f"{WEIGHTS}/restored_weight_of_every_shape[4-bit]",
+    "SwapsNibblesAndSwapsBack": f"{INT8}/int8_every_tail[4-bit]",
+    "RestoresWordsWithGarbage": f"{WEIGHTS}/restored_weight_of_every_shape[4-bit]",
+    "RestoresRoundedScales": f"{WEIGHTS}/restored_scales_keep_every_bit[4-bit]",
+    "TakesAnyLayout": "linear_arguments/prepared_weight_of_another_layout_is_refused[4-bit]",
+    "GroupIndexRoundedEarly": f"{INT8}/int8_every_shape_of_groups[4-bit]",
+    "ScalesTransposed": f"{INT8}/int8_every_shape_of_groups[4-bit]",
+    "LastGroupHasScaleOfPrevious": f"{INT8}/int8_every_shape_of_groups[4-bit]",
+    "LinearKTailDropped": f"{INT8}/int8_every_tail[4-bit]",
+    "SymmetricZeroOffByOne": f"{INT8}/int8_every_dtype[4-bit]",
+    "ZerosOfFirstGroup": f"{INT8}/int8_every_dtype[4-bit]",
+    "UnusedBitsMultiplied": f"{INT8}/int8_every_tail[4-bit]",
+    "RowHasOneScale": f"{INT8}/int8_every_magnitude[4-bit]",
+    "LargestValueNotMagnitude": f"{INT8}/int8_takes_the_largest_magnitude[4-bit]",
+    "RoundsCodesHalfAway": f"{INT8}/int8_rounds_codes_half_to_even[4-bit]",
+    "DividesByTheScale": f"{INT8}/int8_rounds_codes_half_to_even[4-bit]",
+    "ScaleByReciprocal": f"{INT8}/int8_every_magnitude[4-bit]",
+    "NoSmallestGroup": f"{INT8}/int8_smallest_groups[4-bit]",
+    "LargestOfSubnormals": f"{INT8}/int8_smallest_groups[4-bit]",
+    "SixteenBitPairs": f"{INT8}/int8_extreme_codes[8-bit]",
+    "AsumMissing": f"{INT8}/int8_every_dtype[4-bit]",
+    "MultipliesThenAdds": f"{INT8}/int8_many_groups[4-bit]",
+    "ScalesOneByOne": f"{INT8}/int8_every_dtype[4-bit]",
+    "ExactTotals": f"{INT8}/int8_extreme_codes[8-bit]",
+    "GroupsDescend": f"{INT8}/int8_many_groups[4-bit]",
+    "BiasBeforeTheGroups": f"{INT8}/int8_every_dtype[4-bit]",
+    "NanReachesItsNeighbours": f"{RELATIONS}/linear_keeps_bad_rows_apart[int8,4-bit]",
+    "NanIsZero": f"{INT8}/int8_one_bad_row[4-bit]",
+    "ReluDropsNan": f"{INT8}/int8_one_bad_row[4-bit]",
+    "Truncates": f"{INT8}/int8_every_dtype[4-bit]",
+    "LinearTailRowsOff": f"{RELATIONS}/linear_of_equal_rows[int8,4-bit]",
+    "HalfPrecisionProducts": f"{FLOAT}/float_bound_is_below_the_signal[4-bit]",
+    "LeansTowardsZero": f"{FLOAT}/float_errors_are_not_biased[4-bit]",
+    "FloatNanLeaks": f"{RELATIONS}/linear_keeps_bad_rows_apart[float,4-bit]",
+    "FloatDependsOnTheBatch": f"{RELATIONS}/linear_of_split_batch[float,4-bit]",
+    "FloatDependsOnThreads": f"{RELATIONS}/linear_on_any_number_of_threads[float,4-bit]",
+    "LinearIgnoresStrideOfX": f"{INT8}/int8_each_argument_in_each_layout[4-bit]",
+    "LinearWritesToX": f"{INT8}/int8_one_bad_row[4-bit]",
+    "ReadsPastThePreparedWeight": "memory/linear_stays_inside_its_inputs[4-bit]",
+    "LinearBorrowsKernels:fast": "variants/linear_runs_its_own_kernels[4-bit]",
+    "FloatDiffersOnTheVariant:fast": f"{RELATIONS}/linear_is_the_same_on_every_variant[float,4-bit]",
+}
+"""The check that is meant to reject a fault, by the fault's target."""
+
+CONTROLS = {"SoundLinear", "NarrowLinear"}
+
+
+@pytest.mark.parametrize(("target", "check_id"), MEANT_FOR.items(), ids=MEANT_FOR.keys())
+def test_a_fault_is_rejected_by_the_check_meant_for_it(target: str, check_id: str) -> None:
+    check_rejected(target, check_id)
+
+
+def test_every_fault_has_its_check() -> None:
+    assert {target.partition(":")[0] for target in MEANT_FOR} == set(LINEAR_FAULTS) - CONTROLS
+
+
+def test_the_sound_linear_passes_the_same_checks() -> None:
+    check_ids = [check_id for check_id in MEANT_FOR.values() if "variant" not in check_id]
+    report = run_checks("SoundLinear", check_ids)
+    assert report["errors"] == []
+    assert {check["id"]: check["message"] for check in report["checks"] if check["outcome"] != "passed"} == {}
+    assert set(check_ids) <= set(outcomes(report))
+
+
+def test_a_linear_that_declares_little_is_held_to_that_only() -> None:
+    report = run_checks("NarrowLinear", [check_id for check_id in MEANT_FOR.values() if "variant" not in check_id])
+    assert {check["id"]: check["message"] for check in report["checks"] if check["outcome"] != "passed"} == {}
+    assert not any("float" in check_id.partition("/")[2] for check_id in outcomes(report))
