@@ -1,5 +1,6 @@
 // From sums to codes and to int32 results, by every kernel.
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -72,6 +73,33 @@ Sums random_sums(Random& random, int largest) {
   }
   sums.row_add = random_between(random, -largest / 4, largest / 4);
   return sums;
+}
+
+TEST(gelu_and_silu_are_near_and_have_the_same_bits_everywhere) {
+  std::vector<float> values;
+  for (int i = -1200; i <= 1200; ++i) values.push_back(static_cast<float>(i) / 100);
+  const auto count = static_cast<std::int64_t>(values.size());
+  const auto gelu = [](double v) { return 0.5 * v * std::erfc(-v / std::sqrt(2.0)); };
+  const auto silu = [](double v) { return v / (1 + std::exp(-v)); };
+  for (const bittensor::Activation activation : {bittensor::Activation::gelu, bittensor::Activation::silu}) {
+    std::vector<float> first;
+    for (const bittensor::KernelSet* kernels : kernels_under_test()) {
+      Guarded<float> out(count, Side::back);
+      kernels->linear.store_outputs(values.data(), count, nullptr, activation, bittensor::FloatType::f32, out.data());
+      CHECK(out.intact());
+      const std::vector<float> results = out.values();
+      for (std::size_t i = 0; i < values.size(); ++i) {
+        CONTEXT(
+            "%s of %g, %s", activation == bittensor::Activation::gelu ? "gelu" : "silu", static_cast<double>(values[i]),
+            bittensor::isa_name(kernels->isa));
+        const double expected = activation == bittensor::Activation::gelu ? gelu(values[i]) : silu(values[i]);
+        CHECK(std::fabs(results[i] - expected) < 1.5e-7 * std::max(std::fabs(static_cast<double>(values[i])), 4.0));
+      }
+      if (first.empty()) first = results;
+      CONTEXT("%s", bittensor::isa_name(kernels->isa));
+      CHECK_EQUAL(results, first);
+    }
+  }
 }
 
 }  // namespace

@@ -1,8 +1,8 @@
 #pragma once
 
 /// SiLU and GELU from additions, multiplications, divisions and fused multiply-adds in a fixed order, so that their
-/// bits are the same on every instruction set V (docs/numerics.md, section 6). Errors are below 5e-7 in magnitude for
-/// |v| < 9, which is less than that of most math libraries' float32 versions.
+/// bits are the same on every instruction set V (docs/numerics.md, section 7). Errors are below
+/// 1.5e-7 max(|v|, 4) for |v| <= 12.
 
 #include <cstdint>
 
