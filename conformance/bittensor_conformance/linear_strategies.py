@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from math import prod
 from typing import Any
 
 from hypothesis import strategies as st
@@ -16,7 +15,7 @@ from .float_fills import CALM_STYLES, FLOAT_STYLES, FloatFill
 from .layouts import LAYOUTS
 from .linear_cases import SPECIALS, TORCH_DTYPES, LinearCase, Mode, WeightCase
 from .oracle_linear import FloatDtype, ZeroKind
-from .strategies import LEADING
+from .strategies import leading_of
 
 GROUP_SIZES = (8, 16, 24, 32, 64, 128)
 OUTPUTS = (1, 2, 3, 7, 8, 9, 15, 16, 17, 18, 31, 32, 33, 47, 48, 49, 63, 64, 65, 97, 130)
@@ -31,7 +30,9 @@ _CONTIGUOUS = st.just("contiguous")
 _DTYPES = st.sampled_from(FLOAT_DTYPES)
 _CODES = st.builds(Fill, style=st.sampled_from(STYLES), seed=_SEEDS)
 _CALM = st.builds(FloatFill, style=st.sampled_from(CALM_STYLES), seed=_SEEDS)
-_ANY = st.builds(FloatFill, style=st.sampled_from(FLOAT_STYLES), seed=_SEEDS)
+_ALL = _CALM | st.builds(FloatFill, style=st.sampled_from(FLOAT_STYLES), seed=_SEEDS)
+_BIASES = st.none() | _CALM
+_SPECIALS = st.sampled_from((None, None, None, *SPECIALS))
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def weight_cases(
     bits: int, within: Scope, *, calm: bool = False, any_layout: bool = False
 ) -> st.SearchStrategy[WeightCase]:
     """Any weight; `calm` keeps scales and offsets where products stay in the range of float32."""
-    floats = _CALM if calm else _CALM | _ANY
+    floats = _CALM if calm else _ALL
 
     def build(shape: tuple[int | None, int], **fields: object) -> WeightCase:
         group_size, columns = shape
@@ -107,8 +108,8 @@ def weight_cases(
 
 
 @cache
-def _leading(largest: int) -> st.SearchStrategy[tuple[int, ...]]:
-    return st.sampled_from([leading for leading in LEADING if prod(leading) <= largest])
+def _epilogues(declared: tuple[str | None, ...]) -> st.SearchStrategy[str | None]:
+    return st.sampled_from(declared)
 
 
 @st.composite
@@ -122,14 +123,14 @@ def linear_cases(
     x_layout, bias_layout = (draw(_LAYOUTS), draw(_LAYOUTS)) if any_layout else ("contiguous", "contiguous")
     return LinearCase(
         weight,
-        draw(_leading(next(each for each in (128, 65, 33, 17, 8, 1) if each <= max(1, rows)))),
+        draw(leading_of(max(1, rows))),
         mode,
-        draw(_CALM if calm else _CALM | _ANY),
+        draw(_CALM if calm else _ALL),
         draw(_DTYPES),
-        bias=draw(st.none() | _CALM),
+        bias=draw(_BIASES),
         bias_dtype=draw(_DTYPES),
-        epilogue=draw(st.sampled_from(within.epilogues)),
-        special=draw(st.sampled_from((None, None, None, *SPECIALS))),
+        epilogue=draw(_epilogues(within.epilogues)),
+        special=draw(_SPECIALS),
         x_layout=x_layout,
         bias_layout=bias_layout,
     )

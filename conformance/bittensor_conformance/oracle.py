@@ -70,9 +70,12 @@ def poison(words: Words, columns: int, bits: int, seed: int) -> Words:
 
 
 def accumulate(x: Codes, weight: Codes, x_zero: int, weight_zero: int, bias: Integers | None = None) -> Integers:
-    """acc[m, n] = sum_k (x[m, k] - x_zero) * (weight[n, k] - weight_zero) + bias[n], in exact integers."""
-    centered = weight.astype(np.int64) - weight_zero
-    acc: Integers = (x.astype(np.int64) - x_zero) @ centered.T
+    """acc[m, n] = sum_k (x[m, k] - x_zero) * (weight[n, k] - weight_zero) + bias[n], in exact integers.
+
+    They are multiplied in float64, which has a fast product and is exact: no sum of these comes near 2**53.
+    """
+    assert 255 * 255 * x.shape[-1] < 2**53
+    acc: Integers = ((x.astype(np.float64) - x_zero) @ (weight.astype(np.float64) - weight_zero).T).astype(np.int64)
     return acc if bias is None else acc + bias
 
 

@@ -6,6 +6,7 @@ simple to odd because hypothesis shrinks towards the front of a list.
 
 from __future__ import annotations
 
+from functools import cache
 from math import prod
 from typing import Literal
 
@@ -37,18 +38,41 @@ _SHRINKABLE = 12
 _SEEDS = st.integers(0, 2**32 - 1)
 _LAYOUTS = st.sampled_from(tuple(LAYOUTS))
 _POISON = st.none() | _SEEDS
+_COLUMNS, _OUTPUTS, _LEADING = st.sampled_from(COLUMNS), st.sampled_from(OUTPUTS), st.sampled_from(LEADING)
+_BOOLEANS, _CONTIGUOUS = st.booleans(), st.just("contiguous")
+_BIASES = st.none() | st.builds(BiasFill, style=st.sampled_from(BIAS_STYLES), seed=_SEEDS)
+_ROW_LIMITS = (1 << 20, 128, 65, 33, 17, 8, 4, 2, 1, 0)
+
+
+def leading_of(rows: int) -> st.SearchStrategy[tuple[int, ...]]:
+    """Leading dimensions of up to about `rows` rows."""
+    return _leading_of(next(limit for limit in _ROW_LIMITS if limit <= rows))
+
+
+@cache
+def _leading_of(rows: int) -> st.SearchStrategy[tuple[int, ...]]:
+    return st.sampled_from([leading for leading in LEADING if prod(leading) <= rows])
+
+
+# Strategies are kept: to make one costs more than to draw from it.
 
 
 def fills(bits: int, count: int, base: int = 0) -> st.SearchStrategy[Fill]:
     """Fills for a tensor of `count` codes; `base` is its zero point."""
+    return _fills(bits, count if count <= _SHRINKABLE else 0, base)
+
+
+@cache
+def _fills(bits: int, count: int, base: int) -> st.SearchStrategy[Fill]:
     seeded = st.builds(Fill, style=st.sampled_from(STYLES), seed=_SEEDS, base=st.just(base))
-    if not 0 < count <= _SHRINKABLE:
+    if count == 0:
         return seeded
     code = st.integers(0, oracle.largest_code(bits))
     values = st.lists(code, min_size=count, max_size=count).map(tuple)
     return st.builds(Fill, values=values) | seeded
 
 
+@cache
 def codes(bits: int) -> st.SearchStrategy[int]:
     """One code, such as a zero point; the ends and the middle more often than the rest."""
     top = oracle.largest_code(bits)
@@ -58,14 +82,14 @@ def codes(bits: int) -> st.SearchStrategy[int]:
 @st.composite
 def pack_cases(draw: st.DrawFn, bits: int) -> PackCase:
     """Any codes in any layout."""
-    columns, leading = draw(st.sampled_from(COLUMNS)), draw(st.sampled_from(LEADING))
+    columns, leading = draw(_COLUMNS), draw(_LEADING)
     return PackCase(bits, columns, leading, draw(fills(bits, columns * prod(leading))), draw(_LAYOUTS))
 
 
 @st.composite
 def unpack_cases(draw: st.DrawFn, bits: int) -> UnpackCase:
     """Any words in any layout, with or without garbage in their unused bits."""
-    columns, leading = draw(st.sampled_from(COLUMNS)), draw(st.sampled_from(LEADING))
+    columns, leading = draw(_COLUMNS), draw(_LEADING)
     fill = draw(fills(bits, columns * prod(leading)))
     return UnpackCase(bits, columns, leading, fill, draw(_LAYOUTS), draw(_POISON))
 
@@ -80,12 +104,10 @@ def matmul_cases(
     any_layout: bool = False,
 ) -> MatmulCase:
     """Products of up to `work` multiply-adds that end in the given epilogue."""
-    k, n = draw(st.sampled_from(COLUMNS)), draw(st.sampled_from(OUTPUTS))
-    affordable = [leading for leading in LEADING if prod(leading) * k * n <= work]
-    leading = draw(st.sampled_from(affordable))
+    k, n = draw(_COLUMNS), draw(_OUTPUTS)
+    leading = draw(leading_of(work // max(1, k * n)))
     x_zero, weight_zero = draw(codes(bits)), draw(codes(bits))
-    layouts = _LAYOUTS if any_layout else st.just("contiguous")
-    bias = st.builds(BiasFill, style=st.sampled_from(BIAS_STYLES), seed=_SEEDS)
+    layouts = _LAYOUTS if any_layout else _CONTIGUOUS
     return MatmulCase(
         bits,
         k,
@@ -93,12 +115,12 @@ def matmul_cases(
         leading,
         x=draw(fills(bits, prod(leading) * k, x_zero)),
         weight=draw(fills(bits, n * k, weight_zero)),
-        bias=draw(st.none() | bias),
+        bias=draw(_BIASES),
         scale=draw(scales(layouts)) if epilogue == "scaled" else None,
         x_zero=x_zero,
         weight_zero=weight_zero,
         out_zero=draw(codes(bits)) if epilogue == "scaled" else 0,
-        packed_x=draw(st.booleans()),
+        packed_x=draw(_BOOLEANS),
         accumulator=epilogue == "accumulator",
         poison=draw(_POISON),
         x_layout=draw(layouts),
@@ -107,6 +129,7 @@ def matmul_cases(
     )
 
 
+@cache
 def scales(layouts: st.SearchStrategy[str]) -> st.SearchStrategy[ScaleFill]:
     """A scale in each of the forms in which it may be given."""
     forms: tuple[ScaleForm, ...] = ("per_output", "scalar", "one", "float", "lazily_negated")
