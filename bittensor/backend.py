@@ -121,9 +121,9 @@ class Backend(Protocol):
         self._refuse("prepare")
 
     def restore(self, weight: PreparedWeight) -> QuantizedWeight:
-        """The exact inverse of `prepare`; the unused bits of words are 0.
+        """The exact inverse of `prepare`. The unused bits of words are 0, or what they were in the canonical layout.
 
-        For the canonical layout it is ``QuantizedWeight.from_canonical(weight)``.
+        For that layout it is ``QuantizedWeight.from_canonical(weight)``.
         """
         self._refuse("restore")
 
