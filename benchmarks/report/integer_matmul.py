@@ -25,7 +25,7 @@ from torch.nn.functional import linear
 import bittensor
 
 from . import machine, record
-from .measure import Sample, interleaved, seconds_per_call
+from .measure import Sample, interleaved, rate, seconds_per_call, with_threads
 from .record import Row, Target
 
 BITS = 4
@@ -38,22 +38,6 @@ COPY = Target("at least", 0.5)
 MEMORY = Target("at least", 0.8)
 PEAK = Target("at least", 0.6)
 SMALL = Target("at most", 1.5)
-
-
-def with_threads(threads: int, sample: Sample) -> Sample:
-    """The sample taken with `threads` of torch's threads."""
-
-    def taken() -> float:
-        torch.set_num_threads(threads)
-        return sample()
-
-    return taken
-
-
-def rate(amount: float, function: Callable[[], object]) -> Sample:
-    """A sample of `amount` per call as a rate, in units of 10^9 per second."""
-    seconds = seconds_per_call(function)
-    return lambda: amount / seconds() / 1e9
 
 
 def packing(threads: int, rounds: int, isa: str) -> list[Row]:
@@ -156,17 +140,6 @@ def new_weight() -> torch.Tensor:
     return bittensor.pack_weights(torch.randint(0, 2**BITS, (FEATURES, FEATURES), dtype=torch.uint8), BITS)
 
 
-def machine_limits(threads: int, isa: str) -> dict[str, float]:
-    sizes = {"1 MiB": 2**20, "16 MiB": 2**24, "512 MiB": 2**29}
-    figures = {
-        f"int8 {isa} GOP/s": _native.int8_peak(isa, threads),
-        f"float32 fma {isa} GFLOP/s": _native.fma_peak(isa, threads),
-        **{f"read {name} GB/s": _native.read_bandwidth(size, threads) for name, size in sizes.items()},
-        **{f"memcpy {name} GB/s": _native.copy_bandwidth(size, threads) for name, size in sizes.items()},
-    }
-    return {name: round(figure / 1e9, 1) for name, figure in figures.items()}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="Packing and the integer product against the machine's limits.")
     parser.add_argument("--name", default="integer_matmul", help="of the result file in benchmarks/results")
@@ -180,7 +153,7 @@ def main() -> None:
     with bittensor.use_backend("cpp") as backend:
         isa = backend.describe()["isa"]
         about |= {"backend": backend.name, "isa": isa, "threads": threads, "rounds": rounds}
-        limits = machine_limits(threads, isa)
+        limits = machine.limits(threads, isa)
         rows = [
             *packing(threads, rounds, isa),
             *one_row(threads, rounds),

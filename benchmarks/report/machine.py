@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from bittensor_cpp import _native
 
 ROOT = Path(__file__).resolve().parents[2]
 CPUINFO = Path("/proc/cpuinfo")
@@ -32,6 +33,18 @@ def describe() -> dict[str, object]:
             "python": platform.python_version(),
         },
     }
+
+
+def limits(threads: int, isa: str) -> dict[str, float]:
+    """What the machine does at most with `threads` threads, by name, in units of 10^9 per second."""
+    sizes = {"1 MiB": 2**20, "16 MiB": 2**24, "512 MiB": 2**29}
+    figures = {
+        f"int8 {isa} GOP/s": _native.int8_peak(isa, threads),
+        f"float32 fma {isa} GFLOP/s": _native.fma_peak(isa, threads),
+        **{f"read {name} GB/s": _native.read_bandwidth(size, threads) for name, size in sizes.items()},
+        **{f"memcpy {name} GB/s": _native.copy_bandwidth(size, threads) for name, size in sizes.items()},
+    }
+    return {name: round(figure / 1e9, 1) for name, figure in figures.items()}
 
 
 def cpu_model() -> str:

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
+
 Sample = Callable[[], float]
 """Takes one measurement and returns its figure."""
 
@@ -71,3 +73,19 @@ def timed(function: Callable[[], object], calls: int) -> float:
     for _ in range(calls):
         function()
     return time.perf_counter() - start
+
+
+def with_threads(threads: int, sample: Sample) -> Sample:
+    """The sample taken with `threads` of torch's threads."""
+
+    def taken() -> float:
+        torch.set_num_threads(threads)
+        return sample()
+
+    return taken
+
+
+def rate(amount: float, function: Callable[[], object]) -> Sample:
+    """A sample of `amount` per call as a rate, in units of 10^9 per second."""
+    seconds = seconds_per_call(function)
+    return lambda: amount / seconds() / 1e9

@@ -1,0 +1,164 @@
+"""The group-quantized linear against the limits of the machine, in one run.
+
+    python -m benchmarks.report.linear [--name NAME] [--rounds N] [--threads N]
+
+Measures operations and limits in turn, writes benchmarks/results/NAME.json, and prints the table. All calls go through
+`bittensor.linear`, 4 bits, symmetric, float16 scales. The claims:
+
+a) int8 activations at N = K = 4096: operations per second against the peak of the byte products; with one row, bytes
+   of weights and scales per second against reading memory;
+b) float activations at the same sizes, against the peak of the float32 multiply-adds and reading memory;
+c) instruction sets by name against the peak of their own instructions;
+d) two threads against one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+
+import torch
+from bittensor_cpp import _native
+
+import bittensor
+
+from . import machine, record
+from .measure import Sample, interleaved, rate, with_threads
+from .record import Row, Target
+
+FEATURES = 4096  # N and K
+ROTATED_WEIGHTS = 16  # more than 128 MiB: beyond the caches
+
+INT8_TARGETS = {(128, 8): 0.70, (128, 128): 0.80, (128, 512): 0.80, (32, 8): None, (32, 128): 0.66}
+FLOAT_TARGETS = {(128, 8): None, (128, 128): 0.70}
+ISA_TARGETS = {"avx2": 0.70, "avxvnni": 0.75, "avx512": None}
+MEMORY_TARGET = 0.90
+SCALING_TARGET = 1.8
+
+
+def at_least(ratio: float | None) -> Target | None:
+    return None if ratio is None else Target("at least", ratio)
+
+
+def new_weight(group_size: int) -> bittensor.QuantizedWeight:
+    """Random codes and scales: the time does not depend on them."""
+    codes = torch.randint(0, 16, (FEATURES, FEATURES), dtype=torch.uint8)
+    scales = torch.rand(FEATURES, FEATURES // group_size).to(torch.float16) / 100
+    return bittensor.QuantizedWeight.from_codes(codes, scales, group_size=group_size, bits=4)
+
+
+def multiply(rows: int, weight: bittensor.QuantizedWeight, mode: str, threads: int, backend: str = "cpp") -> Sample:
+    """Operations per second of `rows` rows, in units of 10^9."""
+    x = torch.randn(rows, FEATURES)
+
+    def call() -> None:
+        with bittensor.use_backend(backend):
+            bittensor.linear(x, weight, activation_mode=mode)
+
+    return with_threads(threads, rate(2 * rows * FEATURES * FEATURES, call))
+
+
+def many_rows(
+    mode: str, targets: dict[tuple[int, int], float | None], threads: int, rounds: int, isa: str
+) -> list[Row]:
+    limit = f"int8 peak, {isa}" if mode == "int8" else f"float32 peak, {isa}"
+    peak = _native.int8_peak if mode == "int8" else _native.fma_peak
+    samples: dict[str, Sample] = {limit: lambda: peak(isa, threads, 0.02, 3) / 1e9}
+    weights = {group_size: new_weight(group_size) for group_size in {size for size, _ in targets}}
+    for group_size, rows in targets:
+        samples[f"{mode} g{group_size} M={rows}"] = multiply(rows, weights[group_size], mode, threads)
+    taken = interleaved(samples, rounds)
+    claim = "a" if mode == "int8" else "b"
+    return [
+        Row.of(
+            taken,
+            f"{mode} g{group_size} M={rows}",
+            limit,
+            claim=claim,
+            threads=threads,
+            unit="GOP/s",
+            target=at_least(target),
+        )
+        for (group_size, rows), target in targets.items()
+    ]
+
+
+def one_row(mode: str, group_size: int, threads: int, rounds: int) -> list[Row]:
+    x = torch.randn(1, FEATURES)
+    weights = [new_weight(group_size) for _ in range(ROTATED_WEIGHTS)]
+    copies = itertools.cycle(weights)
+    size = FEATURES * FEATURES // 2 + 2 * FEATURES * FEATURES // group_size
+    figure, limit = f"{mode} g{group_size} M=1, weights from memory", f"read {ROTATED_WEIGHTS * size >> 20} MiB"
+    taken = interleaved(
+        {
+            figure: with_threads(threads, rate(size, lambda: bittensor.linear(x, next(copies), activation_mode=mode))),
+            limit: lambda: _native.read_bandwidth(ROTATED_WEIGHTS * size, threads, 0.02, 2) / 1e9,
+        },
+        rounds,
+    )
+    claim = "a" if mode == "int8" else "b"
+    return [Row.of(taken, figure, limit, claim=claim, threads=threads, unit="GB/s", target=at_least(MEMORY_TARGET))]
+
+
+def instruction_sets(threads: int, rounds: int) -> list[Row]:
+    weight = new_weight(128)
+    rows = []
+    for isa, target in ISA_TARGETS.items():
+        if isa not in _native.supported_isas():
+            continue
+        figure, limit = f"int8 g128 M=128, {isa}", f"int8 peak, {isa}"
+
+        def peak(isa: str = isa) -> float:
+            return _native.int8_peak(isa, threads, 0.02, 3) / 1e9
+
+        taken = interleaved(
+            {figure: multiply(128, weight, "int8", threads, f"cpp:{isa}"), limit: peak}, max(rounds // 2, 3)
+        )
+        rows.append(Row.of(taken, figure, limit, claim="c", threads=threads, unit="GOP/s", target=at_least(target)))
+    return rows
+
+
+def two_threads(rounds: int) -> list[Row]:
+    weight = new_weight(128)
+    rows = []
+    for count in (8, 128):
+        names = [f"int8 g128 M={count}, {threads} threads" for threads in (1, 2)]
+        taken = interleaved(
+            {name: multiply(count, weight, "int8", threads) for threads, name in enumerate(names, start=1)}, rounds
+        )
+        rows.append(
+            Row.of(taken, names[1], names[0], claim="d", threads=2, unit="GOP/s", target=at_least(SCALING_TARGET))
+        )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="The group-quantized linear against the machine's limits.")
+    parser.add_argument("--name", default="linear", help="of the result file in benchmarks/results")
+    parser.add_argument("--rounds", type=int, default=12, help="rounds of interleaved samples")
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    threads, rounds = arguments.threads, arguments.rounds
+
+    about = machine.describe()
+    torch.manual_seed(0)
+    with bittensor.use_backend("cpp") as backend:
+        isa = backend.describe()["isa"]
+        about |= {"backend": backend.name, "isa": isa, "threads": threads, "rounds": rounds}
+        limits = machine.limits(threads, isa)
+        rows = [
+            *many_rows("int8", INT8_TARGETS, threads, rounds, isa),
+            *one_row("int8", 128, threads, rounds),
+            *one_row("int8", 32, threads, rounds),
+            *many_rows("float", FLOAT_TARGETS, threads, rounds, isa),
+            *one_row("float", 128, threads, rounds),
+            *instruction_sets(threads, rounds),
+            *two_threads(rounds),
+        ]
+    path = record.write(arguments.name, about, limits, rows)
+    record.show(f"{about['cpu']}, {isa}, {about['date']}", limits, rows)
+    print(path.relative_to(machine.ROOT))
+
+
+if __name__ == "__main__":
+    main()
