@@ -11,6 +11,7 @@
 #include "bittensor/isa.hpp"
 #include "bittensor/kernel_table.hpp"
 #include "bittensor/limits.hpp"
+#include "bittensor/prepare.hpp"
 
 namespace py = pybind11;
 
@@ -121,6 +122,114 @@ void store_sums(
       row_add, columns, view<std::int32_t>("out", out, columns));
 }
 
+bittensor::FloatType float_type(const std::string& name) {
+  if (name == "float32") return bittensor::FloatType::f32;
+  if (name == "float16") return bittensor::FloatType::f16;
+  if (name == "bfloat16") return bittensor::FloatType::bf16;
+  throw std::invalid_argument("float type: expected float32, float16 or bfloat16, got '" + name + "'");
+}
+
+bittensor::Activation activation_named(const std::string& name) {
+  if (name == "none") return bittensor::Activation::none;
+  if (name == "relu") return bittensor::Activation::relu;
+  if (name == "gelu") return bittensor::Activation::gelu;
+  if (name == "silu") return bittensor::Activation::silu;
+  throw std::invalid_argument("activation: expected none, relu, gelu or silu, got '" + name + "'");
+}
+
+const bittensor::LinearKernels& linear_kernels(const KernelEntry& entry) {
+  return bittensor::kernels_for(entry.isa).linear;
+}
+
+/// A prepared weight and its layout, which its header tells.
+struct Prepared {
+  const std::uint8_t* bytes;
+  bittensor::PreparedLayout layout;
+
+  explicit Prepared(const py::buffer& buffer) : bytes(view<const std::uint8_t>("prepared", buffer, 64)), layout() {
+    const py::buffer_info info = buffer.request();
+    layout = bittensor::read_layout(bytes, static_cast<std::int64_t>(info.size * info.itemsize));
+  }
+};
+
+void quantize_row(
+    const std::string& kernel, const py::buffer& prepared, const py::buffer& x, const std::string& type,
+    const py::buffer& codes, const py::buffer& scales, const py::buffer& sums) {
+  const KernelEntry entry = find_kernel(kernel, KernelKind::quantize_row);
+  const Prepared weight(prepared);
+  const bittensor::FloatType x_type = float_type(type);
+  linear_kernels(entry).quantize_row(
+      view<const std::uint8_t>("x", x, weight.layout.in_features * bittensor::bytes_of(x_type)), x_type, weight.layout,
+      view<std::int8_t>("codes", codes, weight.layout.padded_columns()),
+      view<float>("scales", scales, weight.layout.groups()), view<std::int32_t>("sums", sums, weight.layout.groups()));
+}
+
+void widen_row(
+    const std::string& kernel, const py::buffer& prepared, const py::buffer& x, const std::string& type,
+    const py::buffer& values, const py::buffer& sums) {
+  const KernelEntry entry = find_kernel(kernel, KernelKind::widen_row);
+  const Prepared weight(prepared);
+  const bittensor::FloatType x_type = float_type(type);
+  linear_kernels(entry).widen_row(
+      view<const std::uint8_t>("x", x, weight.layout.in_features * bittensor::bytes_of(x_type)), x_type, weight.layout,
+      view<float>("values", values, weight.layout.padded_columns()), view<float>("sums", sums, weight.layout.groups()));
+}
+
+/// Sets what both linears have in common: all tiles, all groups, rows without gaps.
+template <class Block>
+void set_block(Block& block, const Prepared& weight, std::int64_t rows, const py::buffer& y) {
+  const bittensor::PreparedLayout& layout = weight.layout;
+  if (rows < 1) throw std::invalid_argument("rows: expected at least 1");
+  block.layout = &layout;
+  block.codes = weight.bytes + layout.codes_begin();
+  block.scales = weight.bytes + layout.scales_begin();
+  block.zeros = weight.bytes + layout.zeros_begin();
+  block.tiles = layout.tiles();
+  block.x_stride = layout.padded_columns();
+  block.rows = rows;
+  block.first_group = 0;
+  block.end_group = layout.groups();
+  block.y_stride = layout.tiles() * bittensor::tile_rows;
+  block.y = view<float>("y", y, rows * block.y_stride);
+}
+
+void int8_linear(
+    const std::string& kernel, const py::buffer& prepared, std::int64_t rows, const py::buffer& x,
+    const py::buffer& scales, const py::buffer& sums, const py::buffer& y) {
+  const KernelEntry entry = find_kernel(kernel, KernelKind::int8_linear);
+  const Prepared weight(prepared);
+  if (weight.layout.bits != entry.bits) throw std::invalid_argument("prepared: another width than the kernel's");
+  bittensor::Int8LinearBlock block{};
+  set_block(block, weight, rows, y);
+  block.x = view<const std::int8_t>("x", x, rows * block.x_stride);
+  block.x_scales = view<const float>("scales", scales, rows * weight.layout.groups());
+  block.x_sums = view<const std::int32_t>("sums", sums, rows * weight.layout.groups());
+  linear_kernels(entry).int8_linear_for(entry.bits)(block);
+}
+
+void float_linear(
+    const std::string& kernel, const py::buffer& prepared, std::int64_t rows, const py::buffer& x,
+    const py::buffer& sums, const py::buffer& y) {
+  const KernelEntry entry = find_kernel(kernel, KernelKind::float_linear);
+  const Prepared weight(prepared);
+  if (weight.layout.bits != entry.bits) throw std::invalid_argument("prepared: another width than the kernel's");
+  bittensor::FloatLinearBlock block{};
+  set_block(block, weight, rows, y);
+  block.x = view<const float>("x", x, rows * block.x_stride);
+  block.x_sums = view<const float>("sums", sums, rows * weight.layout.groups());
+  linear_kernels(entry).float_linear_for(entry.bits)(block);
+}
+
+void store_outputs(
+    const std::string& kernel, const py::buffer& y, std::int64_t columns, const std::optional<py::buffer>& bias,
+    const std::string& activation, const std::string& type, const py::buffer& out) {
+  const KernelEntry entry = find_kernel(kernel, KernelKind::store_outputs);
+  const bittensor::FloatType out_type = float_type(type);
+  linear_kernels(entry).store_outputs(
+      view<const float>("y", y, columns), columns, bias ? view<const float>("bias", *bias, columns) : nullptr,
+      activation_named(activation), out_type, view<std::uint8_t>("out", out, columns * bittensor::bytes_of(out_type)));
+}
+
 py::list kernel_table() {
   py::list rows;
   for (const KernelEntry& entry : bittensor::kernel_table()) {
@@ -228,6 +337,21 @@ PYBIND11_MODULE(_native, module) {
   module.def(
       "store_codes", &store_codes, py::arg("kernel"), py::arg("acc"), py::arg("column_add"), py::arg("row_add"),
       py::arg("scale"), py::arg("out_zero"), py::arg("columns"), py::arg("words"));
+  module.def(
+      "quantize_row", &quantize_row, py::arg("kernel"), py::arg("prepared"), py::arg("x"), py::arg("dtype"),
+      py::arg("codes"), py::arg("scales"), py::arg("sums"));
+  module.def(
+      "widen_row", &widen_row, py::arg("kernel"), py::arg("prepared"), py::arg("x"), py::arg("dtype"),
+      py::arg("values"), py::arg("sums"));
+  module.def(
+      "int8_linear", &int8_linear, py::arg("kernel"), py::arg("prepared"), py::arg("rows"), py::arg("x"),
+      py::arg("scales"), py::arg("sums"), py::arg("y"));
+  module.def(
+      "float_linear", &float_linear, py::arg("kernel"), py::arg("prepared"), py::arg("rows"), py::arg("x"),
+      py::arg("sums"), py::arg("y"));
+  module.def(
+      "store_outputs", &store_outputs, py::arg("kernel"), py::arg("y"), py::arg("columns"), py::arg("bias"),
+      py::arg("activation"), py::arg("dtype"), py::arg("out"));
   module.def(
       "store_sums", &store_sums, py::arg("kernel"), py::arg("acc"), py::arg("column_add"), py::arg("row_add"),
       py::arg("columns"), py::arg("out"));

@@ -1,0 +1,193 @@
+"""The native module of the C++ backend: every kernel of its table, called by its own name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from bittensor_cpp import _native
+
+import bittensor
+
+KERNELS = [kernel for kernel in _native.kernel_table() if kernel["supported"]]
+BLOCK = 64
+
+
+def kernels(kind: str) -> Any:
+    """Parametrizes a test over the kernels of a kind that this machine can run: all that there are must be there."""
+    found = [(kernel["name"], kernel["bits"]) for kernel in KERNELS if kernel["kind"] == kind]
+    assert {kernel["isa"] for kernel in KERNELS if kernel["kind"] == kind} == set(_native.supported_isas())
+    return pytest.mark.parametrize(("name", "bits"), found, ids=[name for name, _ in found])
+
+
+def codes_and_words(bits: int, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
+    """Random codes and their words, packed by plain integers."""
+    codes = np.random.default_rng(bits).integers(0, 2**bits, (rows, columns), dtype=np.uint8)
+    per_word = 64 // bits
+    words = [
+        [
+            sum(int(code) << (bits * i) for i, code in enumerate(row[start : start + per_word]))
+            for start in range(0, columns, per_word)
+        ]
+        for row in codes
+    ]
+    return codes, np.array(words, dtype=np.uint64)
+
+
+def planes(codes: np.ndarray, bits: int, shift: int) -> np.ndarray:
+    """Codes ``[rows, columns]`` less a shift in the order of `expand_planes`, zeros in the gaps."""
+    rows, columns = codes.shape
+    per_byte = 8 // bits
+    blocks = -(-columns // (BLOCK * per_byte))
+    padded = np.zeros((rows, blocks * BLOCK * per_byte), dtype=np.int8)
+    padded[:, :columns] = codes.astype(np.int16) - shift
+    return padded.reshape(rows, blocks, BLOCK, per_byte).swapaxes(2, 3).reshape(rows, -1).copy()
+
+
+def test_every_kind_of_kernel_is_called_here() -> None:
+    called = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
+    assert {kernel["kind"] for kernel in KERNELS} <= called
+
+
+def test_an_unknown_kernel_and_a_short_buffer_are_refused() -> None:
+    codes, words = np.zeros(16, dtype=np.uint8), np.zeros(1, dtype=np.uint64)
+    with pytest.raises(ValueError, match="unknown kernel"):
+        _native.pack_row("pack_row_b4_abacus", codes, 16, words)
+    with pytest.raises(ValueError, match="another kind"):
+        _native.pack_row("unpack_row_b4_scalar", codes, 16, words)
+    with pytest.raises(ValueError, match="words: expected at least 2 values"):
+        _native.pack_row("pack_row_b4_scalar", np.zeros(17, dtype=np.uint8), 17, words)
+
+
+@kernels("pack_row")
+def test_pack_row(name: str, bits: int) -> None:
+    codes, words = codes_and_words(bits, 1, 150)
+    packed = np.full_like(words, 7)
+    seen = _native.pack_row(name, codes[0], 150, packed)
+    assert seen == np.bitwise_or.reduce(codes[0])
+    np.testing.assert_array_equal(packed, words)
+
+
+@kernels("unpack_row")
+def test_unpack_row(name: str, bits: int) -> None:
+    codes, words = codes_and_words(bits, 1, 150)
+    unpacked = np.zeros_like(codes)
+    _native.unpack_row(name, words, 150, unpacked)
+    np.testing.assert_array_equal(unpacked, codes)
+
+
+@kernels("expand_planes")
+def test_expand_planes(name: str, bits: int) -> None:
+    codes, words = codes_and_words(bits, 1, 700)
+    shift = 128 if bits == 8 else 1
+    expected = planes(codes, bits, shift)
+    expanded = np.full_like(expected, 99)
+    total = _native.expand_planes(name, words, 700, shift, expanded)
+    assert total == expected.sum(dtype=np.int64)
+    np.testing.assert_array_equal(expanded, expected)
+
+
+@kernels("integer_dot")
+def test_integer_dot(name: str, bits: int) -> None:
+    weight, words = codes_and_words(bits, 7, 700)
+    x = np.random.default_rng(1).integers(0, 2**bits, (5, 700), dtype=np.uint8)
+    shift = 128 if bits == 8 else 0
+    expanded = planes(x, bits, shift)
+    acc = np.zeros((5, BLOCK), dtype=np.int32)
+    _native.integer_dot(name, expanded, expanded.shape[1], 5, words, 7, 700, acc)
+    np.testing.assert_array_equal(acc[:, :7], (x.astype(np.int64) - shift) @ weight.astype(np.int64).T)
+
+
+@kernels("store_codes")
+def test_store_codes(name: str, bits: int) -> None:
+    acc = np.arange(-20, 44, dtype=np.int32)
+    add = np.ones(BLOCK, dtype=np.int32)
+    scale = np.full(BLOCK, 0.5, dtype=np.float32)
+    expected = np.clip(np.rint((acc + 1 + 2) * 0.5) + 1, 0, 2**bits - 1).astype(np.uint8)[:50]
+    words = np.zeros(-(-50 * bits // 64), dtype=np.uint64)
+    _native.store_codes(name, acc, add, 2, scale, 1, 50, words)
+    stored = [int(words[i * bits // 64]) >> (i * bits % 64) & (2**bits - 1) for i in range(50)]
+    np.testing.assert_array_equal(stored, expected)
+
+
+@kernels("store_sums")
+def test_store_sums(name: str, bits: int) -> None:
+    acc = np.arange(BLOCK, dtype=np.int32)
+    out = np.zeros(50, dtype=np.int32)
+    _native.store_sums(name, acc, acc, -5, 50, out)
+    np.testing.assert_array_equal(out, 2 * np.arange(50) - 5)
+
+
+def prepared_weight(bits: int) -> tuple[bittensor.QuantizedWeight, np.ndarray]:
+    """A weight of 20 rows and 40 columns in groups of 16, and its bytes in the layout of the C++ backend."""
+    generator = torch.Generator().manual_seed(bits)
+    weight = bittensor.quantize(torch.randn(20, 40, generator=generator), bits, 16, zero="integer")
+    return weight, bittensor.get_backend("cpp").prepare(weight).tensors[0].numpy()
+
+
+def padded_columns(bits: int) -> int:
+    """40 columns in groups of 16, 16 and 8, each rounded up to whole blocks."""
+    block = 32 // bits
+    return sum(-(-columns // block) * block for columns in (16, 16, 8))
+
+
+def quantized(name: str, bits: int, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    codes = np.full(padded_columns(bits), 99, dtype=np.int8)
+    scales, sums = np.zeros(3, dtype=np.float32), np.zeros(3, dtype=np.int32)
+    _native.quantize_row(name, prepared_weight(bits)[1], x, "float32", codes, scales, sums)
+    return codes, scales, sums
+
+
+@kernels("quantize_row")
+def test_quantize_row(name: str, bits: int) -> None:
+    x = np.random.default_rng(2).standard_normal(40).astype(np.float32)
+    codes, scales, sums = quantized(name, 4, x)
+    amax = np.array([np.abs(part).max() for part in (x[:16], x[16:32], x[32:])], dtype=np.float32)
+    expected = np.rint(x * (np.float32(127) / amax).repeat([16, 16, 8]))
+    np.testing.assert_array_equal(codes, expected)
+    np.testing.assert_array_equal(scales, amax / np.float32(127))
+    np.testing.assert_array_equal(sums, [expected[:16].sum(), expected[16:32].sum(), expected[32:].sum()])
+
+
+@kernels("widen_row")
+def test_widen_row(name: str, bits: int) -> None:
+    x = np.random.default_rng(3).standard_normal(40).astype(np.float16)
+    values, sums = np.full(padded_columns(2), 99, dtype=np.float32), np.zeros(3, dtype=np.float32)
+    _native.widen_row(name, prepared_weight(2)[1], x, "float16", values, sums)
+    np.testing.assert_array_equal(values, np.concatenate([x, np.zeros(8)]).astype(np.float32))
+    np.testing.assert_allclose(sums, [x[:16].sum(), x[16:32].sum(), x[32:].sum()], rtol=1e-2)
+
+
+@kernels("int8_linear")
+def test_int8_linear(name: str, bits: int) -> None:
+    weight, prepared = prepared_weight(bits)
+    x = np.random.default_rng(4).standard_normal((3, 40)).astype(np.float32)
+    rows = [quantized("quantize_row_scalar", bits, row) for row in x]
+    codes, scales, sums = (np.concatenate(parts) for parts in zip(*rows, strict=True))
+    y = np.zeros((3, 32), dtype=np.float32)
+    _native.int8_linear(name, prepared, 3, codes, scales, sums, y)
+    with bittensor.use_backend("reference"):
+        expected = bittensor.linear(torch.from_numpy(x), weight)
+    np.testing.assert_array_equal(y[:, :20], expected.numpy())
+
+
+@kernels("float_linear")
+def test_float_linear(name: str, bits: int) -> None:
+    weight, prepared = prepared_weight(bits)
+    x = np.zeros((3, padded_columns(bits)), dtype=np.float32)
+    x[:, :40] = np.random.default_rng(5).standard_normal((3, 40))
+    y = np.zeros((3, 32), dtype=np.float32)
+    _native.float_linear(name, prepared, 3, x, np.zeros((3, 3), dtype=np.float32), y)
+    expected = x[:, :40].astype(np.float64) @ weight.dequantize().numpy().astype(np.float64).T
+    np.testing.assert_allclose(y[:, :20], expected, rtol=0, atol=1e-4)
+
+
+@kernels("store_outputs")
+def test_store_outputs(name: str, bits: int) -> None:
+    y = np.linspace(-2, 2, 37, dtype=np.float32)
+    bias = np.ones(37, dtype=np.float32)
+    out = np.zeros(37, dtype=np.float16)
+    _native.store_outputs(name, y, 37, bias, "relu", "float16", out)
+    np.testing.assert_array_equal(out, np.maximum(y + 1, 0).astype(np.float16))
