@@ -48,13 +48,15 @@ lint: $(PACKAGE) ## ruff, mypy --strict, clang-format, clang-tidy
 	$(BIN)/mypy
 	scripts/lint_cpp $(BIN)
 
-bench: $(PACKAGE) ## pytest-benchmark; choose with ARGS="-k pack"
+ASV_ONCE = $(BIN)/asv machine --yes && $(BIN)/asv run --python=same --quick --show-stderr --dry-run
+
+bench: $(PACKAGE) ## pytest-benchmark, then asv; ARGS="-k pack" chooses, and leaves asv out
 	$(BIN)/python -m pytest benchmarks/micro $(ARGS)
+	$(if $(ARGS),,$(ASV_ONCE))
 
 bench-smoke: $(PACKAGE) ## Every benchmark once: do they still run?
 	$(BIN)/python -m pytest benchmarks/micro --benchmark-disable -q
-	$(BIN)/asv machine --yes
-	$(BIN)/asv run --python=same --quick --show-stderr --dry-run
+	$(ASV_ONCE)
 
 wheel-check: ## pip install . in a clean environment, used from an empty directory
 	scripts/check_wheel $(PYTHON)
