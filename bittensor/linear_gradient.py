@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 
 from .backend import Backend
-from .errors import UnsupportedOperationError
 from .quantized_weight import QuantizedWeight
 
 
@@ -20,11 +20,6 @@ def differentiable_linear(
     epilogue: str | None,
 ) -> torch.Tensor:
     """`Backend.linear` with gradients of `x` and `bias`: ``dx = dy @ dequantize(W)``, straight through int8."""
-    if epilogue not in (None, "relu"):
-        raise UnsupportedOperationError(
-            f"linear has no gradient with epilogue={epilogue!r}; apply the function to the result instead, or compute "
-            "under torch.no_grad()"
-        )
     result: torch.Tensor = _Linear.apply(x, bias, weight, backend, activation_mode, epilogue)  # type: ignore[no-untyped-call]
     return result
 
@@ -42,19 +37,39 @@ class _Linear(torch.autograd.Function):
     ) -> torch.Tensor:
         y = backend.linear(x, weight.prepared_for(backend), bias, activation_mode, epilogue)
         ctx.weight = weight
+        ctx.options = (backend, activation_mode)
+        ctx.epilogue = epilogue
         ctx.x_dtype = x.dtype
         ctx.bias_dtype = None if bias is None else bias.dtype
-        ctx.save_for_backward(*([y] if epilogue == "relu" else []))
+        if epilogue == "relu":
+            ctx.save_for_backward(y)
+        elif epilogue is not None:  # what exists anyway: the result before the epilogue is computed again
+            ctx.save_for_backward(x, bias)
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         grad = grads[0].to(torch.float32)
-        for y in ctx.saved_tensors:
+        if ctx.epilogue == "relu":
+            (y,) = ctx.saved_tensors
             grad = grad * (y > 0)
+        elif ctx.epilogue is not None:
+            x, bias = ctx.saved_tensors
+            before = _Linear.apply(x.to(torch.float32), bias, ctx.weight, *ctx.options, None)  # type: ignore[no-untyped-call]
+            grad = grad * (_gelu_derivative if ctx.epilogue == "gelu" else _silu_derivative)(before)
         grad_x = grad_bias = None
         if ctx.needs_input_grad[0]:
             grad_x = (grad @ ctx.weight.dequantize()).to(ctx.x_dtype)
         if ctx.needs_input_grad[1]:
             grad_bias = grad.reshape(-1, grad.shape[-1]).sum(dim=0).to(ctx.bias_dtype)
         return grad_x, grad_bias, None, None, None, None
+
+
+def _gelu_derivative(v: torch.Tensor) -> torch.Tensor:
+    """Phi(v) + v phi(v), with the distribution function and the density of the normal distribution."""
+    return torch.special.erfc(v * -math.sqrt(0.5)) / 2 + v * torch.exp(v * v / -2) / math.sqrt(2 * math.pi)
+
+
+def _silu_derivative(v: torch.Tensor) -> torch.Tensor:
+    """sigma(v) (1 + v sigma(-v)), with the logistic function."""
+    return torch.sigmoid(v) * (1 + v * torch.sigmoid(-v))

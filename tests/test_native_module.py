@@ -191,3 +191,27 @@ def test_store_outputs(name: str, bits: int) -> None:
     out = np.zeros(37, dtype=np.float16)
     _native.store_outputs(name, y, 37, bias, "relu", "float16", out)
     np.testing.assert_array_equal(out, np.maximum(y + 1, 0).astype(np.float16))
+
+
+def every_kind_of_float() -> np.ndarray:
+    """Any bits, values where GELU and SiLU bend, and the neighbours of every special value."""
+    rng = np.random.default_rng(7)
+    anything = rng.integers(0, 2**32, 200_000, dtype=np.uint32).view(np.float32)
+    bent = np.ldexp(rng.standard_normal(200_000), rng.integers(-30, 8, 200_000)).astype(np.float32)
+    ends = [0.0, 2.0**-149, 2.0**-126, 13.15, 87.0, 87.68, 88.0, np.finfo(np.float32).max, np.inf, np.nan]
+    special = np.array([sign * value for value in ends for sign in (1, -1)], dtype=np.float32)
+    beside = (special.view(np.int32)[:, None] + np.arange(-3, 4, dtype=np.int32)).ravel().view(np.float32)
+    return np.concatenate([anything, bent, beside])
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu", "silu"])
+@kernels("store_outputs")
+def test_store_outputs_has_the_bits_of_the_reference(name: str, bits: int, activation: str) -> None:
+    v = every_kind_of_float()
+    zeros, out = np.zeros(len(v), dtype=np.float32), np.zeros(len(v), dtype=np.float32)
+    _native.store_outputs(name, zeros, len(v), v, activation, "float32", out)
+    weight = bittensor.quantize(torch.zeros(len(v), 1), group_size=None)
+    with bittensor.use_backend("reference"):
+        expected = bittensor.linear(torch.zeros(1, 1), weight, torch.from_numpy(v), epilogue=activation)[0].numpy()
+    different = (out.view(np.int32) != expected.view(np.int32)) & ~(np.isnan(out) & np.isnan(expected))
+    assert not different.any(), f"{activation}({v[different][0]!r}) is {out[different][0]!r}, {different.sum()} differ"

@@ -26,7 +26,7 @@ _linear: _Operator = torch.ops.bittensor_cpp.linear.default
 LAYOUT = "cpp/tiles-1"
 """Name of the layout of prepared weights: a header, then tiles of 16 rows that every instruction set reads."""
 
-_EPILOGUES = {None: 0, "relu": 1}
+_EPILOGUES = {None: 0, "relu": 1, "gelu": 2, "silu": 3}
 """The operator's `activation` argument."""
 
 _FLOAT_MODES = {"int8": False, "float": True}

@@ -1,6 +1,5 @@
 // From sums to codes and to int32 results, by every kernel.
 
-#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -93,11 +92,35 @@ TEST(gelu_and_silu_are_near_and_have_the_same_bits_everywhere) {
             "%s of %g, %s", activation == bittensor::Activation::gelu ? "gelu" : "silu", static_cast<double>(values[i]),
             bittensor::isa_name(kernels->isa));
         const double expected = activation == bittensor::Activation::gelu ? gelu(values[i]) : silu(values[i]);
-        CHECK(std::fabs(results[i] - expected) < 1.5e-7 * std::max(std::fabs(static_cast<double>(values[i])), 4.0));
+        CHECK(std::fabs(results[i] - expected) <= 4.3 * 0x1p-24 * std::fabs(static_cast<double>(values[i])));
       }
       if (first.empty()) first = results;
       CONTEXT("%s", bittensor::isa_name(kernels->isa));
       CHECK_EQUAL(results, first);
+    }
+  }
+}
+
+TEST(gelu_and_silu_of_zeros_nan_and_large_values) {
+  constexpr float infinity = std::numeric_limits<float>::infinity();
+  constexpr float nan = std::numeric_limits<float>::quiet_NaN();
+  constexpr float large = std::numeric_limits<float>::max();
+  const std::vector<float> values = {0.0F, -0.0F, large, -large, 100.0F, -100.0F, infinity, -infinity, nan, -nan};
+  const std::vector<float> expected = {0.0F, -0.0F, large, -0.0F, 100.0F, -0.0F, infinity, nan, nan, nan};
+  const auto count = static_cast<std::int64_t>(values.size());
+  for (const bittensor::Activation activation : {bittensor::Activation::gelu, bittensor::Activation::silu}) {
+    for (const bittensor::KernelSet* kernels : kernels_under_test()) {
+      std::vector<float> out(values.size());
+      kernels->linear.store_outputs(values.data(), count, nullptr, activation, bittensor::FloatType::f32, out.data());
+      for (std::size_t i = 0; i < values.size(); ++i) {
+        CONTEXT(
+            "%s of %g is %g, %s", activation == bittensor::Activation::gelu ? "gelu" : "silu",
+            static_cast<double>(values[i]), static_cast<double>(out[i]), bittensor::isa_name(kernels->isa));
+        CHECK_EQUAL(std::isnan(out[i]), std::isnan(expected[i]));
+        if (std::isnan(expected[i])) continue;
+        CHECK_EQUAL(out[i], expected[i]);
+        CHECK_EQUAL(std::signbit(out[i]), std::signbit(expected[i]));
+      }
     }
   }
 }

@@ -9,6 +9,7 @@ from bittensor import PreparedWeight, QuantizedWeight
 from bittensor.backend import OPERATIONS, PROTOCOL_VERSION, Backend, Capabilities
 from bittensor.codes import codes_per_word, max_code, words_per_row
 
+from .epilogues import EPILOGUES
 from .linear import linear_float, linear_int8
 
 
@@ -17,7 +18,7 @@ class ReferenceBackend(Backend):
 
     name = "reference"
     protocol_version = PROTOCOL_VERSION
-    capabilities = Capabilities(operations=frozenset(OPERATIONS))
+    capabilities = Capabilities(operations=frozenset(OPERATIONS), epilogues=frozenset(EPILOGUES))
 
     def pack(self, codes: torch.Tensor, bits: int) -> torch.Tensor:
         words, per_word = words_per_row(codes.shape[-1], bits), codes_per_word(bits)
@@ -79,10 +80,9 @@ class ReferenceBackend(Backend):
         y = multiply(x.reshape(rows, columns).to(torch.float32), quantized, codes)
         if bias is not None:
             y = y + bias.to(torch.float32)
-        if epilogue == "relu":
-            y = torch.where(y < 0, 0.0, y)  # NaN stays NaN, -0 stays -0
-        # By way of float32: a rounding to float16 and one to bfloat16 start there.
-        return y.to(torch.float32).to(x.dtype).reshape(*x.shape[:-1], quantized.shape[0])
+        # float32 already in section 4: epilogues, and the rounding to float16 or bfloat16, start there.
+        y = EPILOGUES[epilogue](y.to(torch.float32))
+        return y.to(x.dtype).reshape(*x.shape[:-1], quantized.shape[0])
 
 
 def _shifts(bits: int) -> torch.Tensor:

@@ -1,21 +1,21 @@
 #pragma once
 
 /// SiLU and GELU from additions, multiplications, divisions and fused multiply-adds in a fixed order, so that their
-/// bits are the same on every instruction set V (docs/numerics.md, section 7). Errors are below
-/// 1.5e-7 max(|v|, 4) for |v| <= 12.
+/// bits are the same on every instruction set V. docs/numerics.md, section 7, defines them and bounds their error.
 
 #include <cstdint>
 
 namespace bittensor {
 namespace {
 
-/// exp(-t) for t >= 0; beyond 87 it stays at exp(-87), about 1.6e-38. With n = rne(-t / ln 2) and r = -t - n ln 2,
-/// exp(-t) = 2^n exp(r); the polynomial is the minimax one of degree 6 on |r| <= ln 2 / 2, relative error 1.5e-8.
+/// exp(-t) for t >= 0. With n = rne(-t / ln 2) and r = -t - n ln 2 it is 2^n exp(r); the polynomial is the minimax one
+/// of degree 6 on |r| <= ln 2 / 2, relative error 1.5e-8. From 126.5 ln 2 on, where n is -127, 2^n and the result are 0.
+/// A NaN counts as 88, so that n is always an integer; the callers' other operands keep it a NaN.
 template <class V>
 typename V::Float exp_of_negative(typename V::Float t) {
   using Float = typename V::Float;
   const auto constant = [](float value) { return V::broadcast_f32(value); };
-  const Float bounded = V::min(t, constant(87.0F));
+  const Float bounded = V::min(constant(88.0F), t);
   const typename V::LaneSum n = V::round_to_i32(V::multiply(bounded, constant(-0x1.715476p0F)));
   const Float n_float = V::to_float(n);
   // ln 2 in two parts, of which the first has few bits, so that n times it is exact
@@ -31,7 +31,8 @@ typename V::Float exp_of_negative(typename V::Float t) {
   return V::multiply(p, V::power_of_two(n));
 }
 
-/// v / (1 + exp(-v)), with the exponential of the negative magnitude only: it never overflows.
+/// v / (1 + exp(-v)), with the exponential of the negative magnitude only: it never overflows. -inf gives NaN, as the
+/// product of infinity and 0.
 template <class V>
 typename V::Float silu(typename V::Float v) {
   const typename V::Float e = exp_of_negative<V>(V::magnitude(v));

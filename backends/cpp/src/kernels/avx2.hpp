@@ -212,7 +212,7 @@ struct Avx2 {
   static Float magnitude(Float v) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0F), v); }
   /// `yes` where the sign bit of v is set, else `no`.
   static Float where_negative(Float v, Float yes, Float no) { return _mm256_blendv_ps(no, yes, v); }
-  /// 2^n for n in [-126, 127].
+  /// 2^n for n in [-126, 127], 0 for n = -127.
   static Float power_of_two(LaneSum n) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n, _mm256_set1_epi32(127)), 23));
   }

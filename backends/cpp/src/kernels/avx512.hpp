@@ -187,7 +187,7 @@ struct Avx512 {
   static Float where_negative(Float v, Float yes, Float no) {
     return _mm512_mask_blend_ps(_mm512_movepi32_mask(_mm512_castps_si512(v)), no, yes);
   }
-  /// 2^n for n in [-126, 127].
+  /// 2^n for n in [-126, 127], 0 for n = -127.
   static Float power_of_two(LaneSum n) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(n, _mm512_set1_epi32(127)), 23));
   }

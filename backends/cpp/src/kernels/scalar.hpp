@@ -245,7 +245,7 @@ struct Scalar {
   static Float where_negative(const Float& v, const Float& yes, const Float& no) {
     return each([&](int i) { return bits_of(v.at[i]) >> 31 != 0 ? yes.at[i] : no.at[i]; });
   }
-  /// 2^n for n in [-126, 127].
+  /// 2^n for n in [-126, 127], 0 for n = -127.
   static Float power_of_two(const LaneSum& n) {
     return each([&](int i) { return float_of((n.at[i] + 127U) << 23); });
   }
