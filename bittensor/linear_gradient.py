@@ -67,7 +67,8 @@ class _Linear(torch.autograd.Function):
 
 def _gelu_derivative(v: torch.Tensor) -> torch.Tensor:
     """Phi(v) + v phi(v), with the distribution function and the density of the normal distribution."""
-    return torch.special.erfc(v * -math.sqrt(0.5)) / 2 + v * torch.exp(v * v / -2) / math.sqrt(2 * math.pi)
+    distribution: torch.Tensor = torch.special.erfc(v * -math.sqrt(0.5)) / 2
+    return distribution + v * torch.exp(v * v / -2) / math.sqrt(2 * math.pi)
 
 
 def _silu_derivative(v: torch.Tensor) -> torch.Tensor:

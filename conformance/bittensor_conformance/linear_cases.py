@@ -113,7 +113,7 @@ class LinearCase:
     Attributes:
         x_dtype: of x, and so of the result.
         bias: ``[n]`` of `bias_dtype`.
-        epilogue: None or "relu".
+        epilogue: None, "relu", "gelu" or "silu".
         special: a value that is written to `x` in the middle row, somewhere.
     """
 
@@ -154,7 +154,7 @@ class LinearCase:
         x = inputs["x"].values.reshape(-1, self.weight.k)
         bias = inputs["bias"].values if self.bias is not None else None
         compute = oracle_linear.linear_int8 if self.mode == "int8" else oracle_linear.linear_float
-        return compute(x, self.weight.weight, bias, self.epilogue == "relu", self.x_dtype)
+        return compute(x, self.weight.weight, bias, self.epilogue, self.x_dtype)
 
     def call(self, **changes: Any) -> torch.Tensor:
         """The public function on the current backend, with `changes` of its arguments."""

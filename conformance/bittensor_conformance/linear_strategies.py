@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache
+from itertools import product
 from typing import Any
 
 from hypothesis import strategies as st
 
 from bittensor.backend import Capabilities
+from bittensor.prepared_weight import EPILOGUES
 
 from .fills import STYLES, Fill
 from .float_fills import CALM_STYLES, FLOAT_STYLES, FloatFill
@@ -64,8 +67,25 @@ def scope(capabilities: Capabilities) -> Scope:
     return Scope(
         tuple(kind for kind in kinds if kind in capabilities.zero_kinds),
         tuple(name for name in FLOAT_DTYPES if TORCH_DTYPES[name] in capabilities.scale_dtypes),
-        tuple(name for name in (None, "relu") if name in capabilities.epilogues),
+        tuple(name for name in EPILOGUES if name in capabilities.epilogues),
     )
+
+
+def epilogue_cases(bits: int, within: Scope, mode: Mode, epilogue: str) -> list[LinearCase]:
+    """Rows of zeros, whose y is the bias: values of any magnitude, where the functions bend, and the special ones."""
+    biases = [
+        *(FloatFill("normal", seed, factor) for seed, factor in enumerate((3.0, 1.0, 0.01))),
+        *(FloatFill("positive", seed, factor) for seed, factor in enumerate((-14.0, 6.0, -100.0, 100.0))),
+        *(FloatFill(style, 7) for style in ("wide", "subnormal", "huge")),
+    ]
+    zeros = FloatFill("zero")
+    cases = [
+        LinearCase(within.weight(bits, 1000, 8), (1,), mode, zeros, dtype, bias=bias, epilogue=epilogue)
+        for bias, dtype in product(biases, FLOAT_DTYPES)
+    ]
+    special = (math.inf, -math.inf, math.nan, 0.0, 87.5, -87.5, 88.0, -88.0, 13.2, -13.2)
+    weight = within.weight(bits, len(special), 8)
+    return [*cases, LinearCase(weight, (2,), mode, zeros, bias=FloatFill(values=special), epilogue=epilogue)]
 
 
 def shapes_of_groups() -> tuple[tuple[int | None, int], ...]:

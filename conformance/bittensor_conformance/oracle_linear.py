@@ -7,6 +7,7 @@ values they widen to.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -92,7 +93,7 @@ def rounded(values: Floats, dtype: FloatDtype) -> Floats:
     return result
 
 
-def fma(a: Floats, b: Floats, c: Floats) -> Floats:
+def fma(a: Floats, b: Floats | np.float32, c: Floats | np.float32) -> Floats:
     """A * b + c with one rounding, to float32.
 
     The product of two float32 is exact in float64. Its sum with c is rounded there to odd: of the two neighbours of an
@@ -143,7 +144,74 @@ def quantize_activations(x: Floats, group_size: int) -> Activations:
     return Activations(codes.astype(np.float64), scales, bad)
 
 
-def linear_int8(x: Floats, weight: Weight, bias: Floats | None, relu: bool, dtype: FloatDtype) -> Floats:
+_EXP = ("0x1.6c69fp-10", "0x1.120b28p-7", "0x1.5555bap-5", "0x1.5554dep-3", "0x1p-1", "0x1p0", "0x1p0")
+_ERFC = ("0x1.f96b82p-5", "-0x1.26fd6ep-2", "0x1.bc4f1p-2", "-0x1.d93f88p-3", "0x1.19710ep-2", "0x1.efc604p-4",
+         "0x1.a4b8c6p-3", "0x1.af609cp-3", "0x1.b162e6p-3")  # fmt: skip
+"""Coefficients of E and P in section 7, the highest power first."""
+
+SLOPES = {None: 1.0, "relu": 1.0, "gelu": 1.13, "silu": 1.1}
+"""Section 5: by how much an epilogue enlarges an error of y at most."""
+_OWN_ERRORS = {None: 0.0, "relu": 0.0, "gelu": 2.0**-21, "silu": 2.0**-21}
+"""Section 5: the error of an epilogue itself, a part of |y|."""
+
+
+def _constant(hexadecimal: str) -> np.float32:
+    return np.float32(float.fromhex(hexadecimal))
+
+
+def _polynomial(coefficients: tuple[str, ...], x: Floats) -> Floats:
+    total: Floats = np.full_like(x, _constant(coefficients[0]))
+    for coefficient in coefficients[1:]:
+        total = fma(total, x, _constant(coefficient))
+    return total
+
+
+def _exp_of_negative(t: Floats) -> Floats:
+    t = np.where(t < 88, t, np.float32(88))
+    n = np.rint(t * _constant("-0x1.715476p0"))
+    r = fma(n, _constant("0x1.bd0106p-13"), fma(n, _constant("-0x1.63p-1"), np.float32(0) - t))
+    power = np.where(n == -127, 0, np.ldexp(1.0, n.astype(np.int32))).astype(np.float32)
+    result: Floats = _polynomial(_EXP, r) * power
+    return result
+
+
+def apply_epilogue(v: Floats, epilogue: str | None) -> Floats:
+    """Sections 4 and 7: the epilogue of float32 values, to the bit."""
+    result = v
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        if epilogue == "relu":
+            result = np.where(v < 0, np.float32(0), v)  # NaN stays NaN
+        elif epilogue == "silu":
+            e = _exp_of_negative(np.abs(v))
+            result = np.where(np.signbit(v), v * e, v) / (np.float32(1) + e)
+        elif epilogue == "gelu":
+            u = np.abs(v) * _constant("0x1.6a09e6p-1")
+            s = np.float32(1) / fma(u, np.float32(0.375), np.float32(1))
+            tail = np.float32(0.5) * (_polynomial(_ERFC, s) * s * _exp_of_negative(u * u))
+            result = v * np.where(np.signbit(v), tail, np.float32(1) - tail)
+        else:
+            assert epilogue is None
+    assert result.dtype == np.float32, "every step is rounded to float32"
+    return result
+
+
+_erfc = np.vectorize(math.erfc, otypes=[np.float64])
+
+
+def real_epilogue(v: Doubles, epilogue: str | None) -> Doubles:
+    """The function of real numbers that an epilogue is named after, in float64."""
+    result = v
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        if epilogue == "relu":
+            result = np.maximum(v, 0)
+        elif epilogue == "silu":
+            result = v / (1 + np.exp(-v))
+        elif epilogue == "gelu":
+            result = v * _erfc(-v * math.sqrt(0.5)) / 2
+    return result
+
+
+def linear_int8(x: Floats, weight: Weight, bias: Floats | None, epilogue: str | None, dtype: FloatDtype) -> Floats:
     """Section 4 for rows ``[M, K]``: ``[M, N]``, rounded to `dtype`."""
     quantized = quantize_activations(x, weight.group_size)
     rows, outputs = x.shape[0], weight.codes.shape[0]
@@ -166,10 +234,8 @@ def linear_int8(x: Floats, weight: Weight, bias: Floats | None, relu: bool, dtyp
                 y = fma(sums[:, g, None].astype(np.float32), scale * weight.offsets[None, :, g], y)
         if bias is not None:
             y = y + bias
-        if relu:
-            y = np.where(y < 0, np.float32(0), y)  # NaN stays NaN
     y[quantized.not_finite] = np.nan
-    return rounded(y, dtype)
+    return rounded(apply_epilogue(y, epilogue), dtype)
 
 
 @dataclass(frozen=True)
@@ -177,7 +243,7 @@ class Interval:
     """What section 5 allows: results within `reach` of `center`, where `comparable`.
 
     Attributes:
-        center: the result in float64, before the activation and the cast.
+        center: the result in float64, before the cast.
         bound: largest error before the cast.
         reach: largest error after it.
         comparable: False where a step may have left the range of float32, or the row is not finite.
@@ -189,7 +255,7 @@ class Interval:
     comparable: npt.NDArray[np.bool_]
 
 
-def linear_float(x: Floats, weight: Weight, bias: Floats | None, relu: bool, dtype: FloatDtype) -> Interval:
+def linear_float(x: Floats, weight: Weight, bias: Floats | None, epilogue: str | None, dtype: FloatDtype) -> Interval:
     """Section 5 for rows ``[M, K]``: the interval for each of ``[M, N]``."""
     finite: npt.NDArray[np.bool_] = np.all(np.isfinite(x), axis=1)
     values = np.where(finite[:, None], x, np.float32(0)).astype(np.float64)
@@ -211,8 +277,8 @@ def linear_float(x: Floats, weight: Weight, bias: Floats | None, relu: bool, dty
         center = center + bias
         bound = bound + _HALF_UNIT["float32"] * (np.abs(bias) + np.abs(center))
         largest = largest + np.abs(bias)
-    if relu:
-        center = np.maximum(center, 0)
+    bound = SLOPES[epilogue] * bound + _OWN_ERRORS[epilogue] * (np.abs(center) + bound)
+    center = real_epilogue(center, epilogue)
     reach = bound + np.maximum(_HALF_UNIT[dtype] * (np.abs(center) + bound), SMALLEST[dtype] / 2)
     in_range = np.maximum(size, largest) < LARGEST["float32"] / 4
     fits = np.abs(center) + reach < LARGEST[dtype]

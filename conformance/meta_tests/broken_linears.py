@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from bittensor_reference import ReferenceBackend
 from broken_backends import Sound, _as_if_contiguous
 from sound_linear import SoundLinear
@@ -262,6 +263,62 @@ class NanIsZero(SoundLinear):
 class ReluDropsNan(SoundLinear):
     def relu(self, y: Tensor) -> Tensor:
         return torch.where(y > 0, y, 0.0)
+
+
+class GeluDropsNan(SoundLinear):
+    def gelu(self, y: Tensor) -> Tensor:
+        return super().gelu(y).nan_to_num(nan=0.0)
+
+
+class TanhGelu(SoundLinear):
+    def gelu(self, y: Tensor) -> Tensor:
+        return F.gelu(y, approximate="tanh")
+
+
+class TanhGeluOfFloats(TanhGelu):
+    """The same, for the mode that compares with a bound."""
+
+
+class TorchsSilu(SoundLinear):
+    """The right function with other roundings."""
+
+    def silu(self, y: Tensor) -> Tensor:
+        return y / (1 + (-y).exp())
+
+
+class HardSilu(SoundLinear):
+    """The logistic function as a straight line between 0 and 1."""
+
+    def silu(self, y: Tensor) -> Tensor:
+        return F.hardswish(y)
+
+
+class HalfPrecisionSilu(SoundLinear):
+    def silu(self, y: Tensor) -> Tensor:
+        return super().silu(y.half().float())
+
+
+class EpilogueBeforeBias(SoundLinear):
+    def finish(self, y: Tensor, bias: Tensor | None, epilogue: str | None, dtype: torch.dtype) -> Tensor:
+        return self.cast(self.add_float_bias(self.apply(epilogue, y), bias), dtype)
+
+
+class EpilogueAfterTheCast(SoundLinear):
+    def finish(self, y: Tensor, bias: Tensor | None, epilogue: str | None, dtype: torch.dtype) -> Tensor:
+        rounded = self.cast(self.add_float_bias(y, bias), dtype)
+        return self.cast(self.apply(epilogue, rounded.float()), dtype)
+
+
+class EpilogueOfFloatsForgotten(SoundLinear):
+    """Only the mode "int8" ends with GELU and SiLU."""
+
+    def linear(self, x: Tensor, weight: PreparedWeight, bias: Tensor | None, mode: str, epilogue: str | None) -> Tensor:
+        forgotten = mode == "float" and epilogue in ("gelu", "silu")
+        return super().linear(x, weight, bias, mode, None if forgotten else epilogue)
+
+
+class ComputesUndeclaredEpilogues(SoundLinear):
+    capabilities = replace(SoundLinear.capabilities, epilogues=frozenset({None, "relu"}), checks_arguments=True)
 
 
 class Truncates(SoundLinear):

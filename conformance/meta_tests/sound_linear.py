@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from bittensor_reference import ReferenceBackend
+from bittensor_reference import ReferenceBackend, epilogues
 from bittensor_reference.fma import fma
 from broken_backends import Sound
 
@@ -40,10 +40,7 @@ class SoundLinear(Sound):
         rows = x.reshape(x.shape[:-1].numel(), x.shape[-1]).float()
         codes = self.codes_of_weight(quantized).double()
         y = (self.int8 if activation_mode == "int8" else self.float)(rows, quantized, codes)
-        y = self.add_float_bias(y, bias)
-        if epilogue == "relu":
-            y = self.relu(y)
-        return self.cast(y, x.dtype).reshape(*x.shape[:-1], quantized.shape[0])
+        return self.finish(y, bias, epilogue, x.dtype).reshape(*x.shape[:-1], quantized.shape[0])
 
     def codes_of_weight(self, weight: QuantizedWeight) -> Tensor:
         return ReferenceBackend().unpack(weight.words, weight.shape[1], weight.bits)
@@ -132,8 +129,21 @@ class SoundLinear(Sound):
     def add_float_bias(self, y: Tensor, bias: Tensor | None) -> Tensor:
         return y if bias is None else y + bias.float()
 
+    def finish(self, y: Tensor, bias: Tensor | None, epilogue: str | None, dtype: torch.dtype) -> Tensor:
+        return self.cast(self.apply(epilogue, self.add_float_bias(y, bias)), dtype)
+
+    def apply(self, epilogue: str | None, y: Tensor) -> Tensor:
+        functions = {"relu": self.relu, "gelu": self.gelu, "silu": self.silu}
+        return y if epilogue is None else functions[epilogue](y)
+
     def relu(self, y: Tensor) -> Tensor:
-        return torch.where(y < 0, 0.0, y)
+        return epilogues.relu(y)
+
+    def gelu(self, y: Tensor) -> Tensor:
+        return epilogues.gelu(y)
+
+    def silu(self, y: Tensor) -> Tensor:
+        return epilogues.silu(y)
 
     def cast(self, y: Tensor, dtype: torch.dtype) -> Tensor:
         return y.to(dtype)

@@ -90,6 +90,53 @@ def _exact_row(x: list[Fraction], case: LinearCase, output: int) -> Fraction:
     return nearest(max(y, Fraction(0)) if case.epilogue == "relu" else y, case.x_dtype)
 
 
+def _polynomial(coefficients: str, x: Fraction) -> Fraction:
+    total = Fraction(0)
+    for coefficient in coefficients.split():
+        total = nearest(total * x + Fraction(float.fromhex(coefficient)))
+    return total
+
+
+def _exp_of_negative(t: Fraction) -> Fraction:
+    n = round(nearest(min(t, Fraction(88)) * Fraction(float.fromhex("-0x1.715476p0"))))
+    r = nearest(n * Fraction(float.fromhex("-0x1.63p-1")) - min(t, Fraction(88)))
+    r = nearest(n * Fraction(float.fromhex("0x1.bd0106p-13")) + r)
+    e = "0x1.6c69fp-10 0x1.120b28p-7 0x1.5555bap-5 0x1.5554dep-3 0x1p-1 0x1p0 0x1p0"
+    return nearest(_polynomial(e, r) * Fraction(2) ** n) if n > -127 else Fraction(0)
+
+
+def _exact_epilogue(v: Fraction, epilogue: str) -> Fraction:
+    """Section 7, number by number."""
+    if epilogue == "silu":
+        e = _exp_of_negative(abs(v))
+        return nearest((v if v >= 0 else nearest(v * e)) / nearest(1 + e))
+    u = nearest(abs(v) * Fraction(float.fromhex("0x1.6a09e6p-1")))
+    s = nearest(1 / nearest(u * Fraction(3, 8) + 1))
+    p = (
+        "0x1.f96b82p-5 -0x1.26fd6ep-2 0x1.bc4f1p-2 -0x1.d93f88p-3 0x1.19710ep-2 0x1.efc604p-4 0x1.a4b8c6p-3 "
+        "0x1.af609cp-3 0x1.b162e6p-3"
+    )
+    exponential = _exp_of_negative(nearest(u * u))
+    tail = nearest(nearest(nearest(_polynomial(p, s) * s) * exponential) / 2)
+    return nearest(v * (tail if v < 0 else nearest(1 - tail)))
+
+
+@pytest.mark.parametrize("epilogue", ["gelu", "silu"])
+def test_epilogue_is_its_definition_and_near_the_function(epilogue: str) -> None:
+    fills = (FloatFill("normal", 1, 3.0), FloatFill("positive", 2, -100.0), FloatFill("wide", 3), FloatFill("zero"))
+    values = np.concatenate([fill.floats((400,)) for fill in fills])
+    results = oracle_linear.apply_epilogue(values, epilogue)
+    for value, result in zip(values, results, strict=True):
+        assert Fraction(float(result)) == _exact_epilogue(Fraction(float(value)), epilogue), value
+    wide = values.astype(np.float64)
+    real = oracle_linear.real_epilogue(wide, epilogue)
+    assert (np.abs(results - real) <= 4.3 * 2.0**-24 * np.abs(wide) + 2.0**-149).all()
+    # The slopes of section 5, by differences.
+    steps = np.diff(oracle_linear.real_epilogue(np.linspace(-20, 20, 400001), epilogue)) / 1e-4
+    slope = oracle_linear.SLOPES[epilogue]
+    assert slope - 0.01 < np.abs(steps).max() < slope
+
+
 @pytest.mark.parametrize("zero", ["symmetric", "integer", "float"])
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_int8_linear_is_its_definition(bits: int, zero: ZeroKind) -> None:

@@ -62,7 +62,7 @@ def run_checks(target: str, check_ids: list[str]) -> Report:
 
 def _name_and_parts(check_id: str) -> list[str]:
     name, _, parts = check_id.partition("/")[2].rstrip("]").partition("[")
-    return [name, *parts.split(",")]
+    return [name, *parts.replace(",", " ").split()]
 
 
 def outcomes(report: Report) -> dict[str, str]:

@@ -38,13 +38,13 @@ def relu(v: torch.Tensor) -> torch.Tensor:
 
 
 def silu(v: torch.Tensor) -> torch.Tensor:
-    """v / (1 + exp(-v)), from the exponential of the negative magnitude."""
+    """``v / (1 + exp(-v))``, from the exponential of the negative magnitude."""
     e = exp_of_negative(v.abs())
     return torch.where(v.signbit(), v * e, v) / (e + 1.0)
 
 
 def gelu(v: torch.Tensor) -> torch.Tensor:
-    """v Phi(v), with Phi(-|v|) = erfc(|v| / sqrt 2) / 2."""
+    """``v Phi(v)``, with ``Phi(-|v|) = erfc(|v| / sqrt 2) / 2``."""
     u = v.abs() * _constant("0x1.6a09e6p-1")
     s = torch.ones_like(u) / fma(u, _constant("0x1.8p-2"), torch.tensor(1.0))
     tail = (_polynomial(ERFC_COEFFICIENTS, s) * s) * exp_of_negative(u * u) * 0.5

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from itertools import cycle, product
+from typing import Any
 
 from bittensor.backend import Capabilities
+from bittensor.prepared_weight import EPILOGUES
 
 from .. import oracle
 from ..catalogue import check
@@ -12,7 +14,7 @@ from ..fills import Fill
 from ..float_fills import FLOAT_STYLES, SCALE_STYLES, SMALL_STYLES, FloatFill, FloatStyle
 from ..layouts import LAYOUTS
 from ..linear_cases import SPECIALS, LinearCase
-from ..linear_strategies import FLOAT_DTYPES, OUTPUTS, linear_cases, scope, shapes_of_groups
+from ..linear_strategies import FLOAT_DTYPES, OUTPUTS, epilogue_cases, linear_cases, scope, shapes_of_groups
 from ..oracle_linear import FloatDtype
 from ..strategies import LEADING, ROWS
 from ..targets import Target
@@ -23,6 +25,13 @@ _WIDE_DTYPES: tuple[FloatDtype, ...] = ("float32", "bfloat16")
 
 def _int8(capabilities: Capabilities, _: object) -> bool:
     return "int8" in capabilities.activation_modes and capabilities.numerics == "exact"
+
+
+_NAMED_EPILOGUES = {name: name for name in EPILOGUES if name is not None}
+
+
+def _int8_epilogue(capabilities: Capabilities, epilogue: Any) -> bool:
+    return _int8(capabilities, None) and epilogue in capabilities.epilogues
 
 
 @check("linear", applies=_int8)
@@ -157,13 +166,13 @@ def test_int8_takes_the_largest_magnitude(target: Target, bits: int) -> None:
 
 @check("linear", applies=_int8)
 def test_int8_one_bad_row(target: Target, bits: int) -> None:
-    """A NaN or an infinity makes all of its own row NaN and touches no other, also after a bias and relu."""
+    """A NaN or an infinity makes all of its own row NaN and touches no other, also after a bias and an epilogue."""
     within = scope(target.capabilities)
     cases = [
         LinearCase(within.weight(bits, 18, 41, 8, zero), (m,), x=FloatFill(seed=seed), x_dtype=dtype, special=special,
-                   bias=FloatFill() if seed else None, epilogue=within.epilogues[seed % len(within.epilogues)])
+                   bias=FloatFill() if seed % 2 else None, epilogue=within.epilogues[seed % len(within.epilogues)])
         for m, zero, dtype, special in product((1, 2, 5, 13), within.zeros, FLOAT_DTYPES, SPECIALS)
-        for seed in range(2)
+        for seed in range(max(2, len(within.epilogues)))
     ]  # fmt: skip
     target.run(cases)
 
@@ -191,6 +200,12 @@ def test_int8_extreme_codes(target: Target, bits: int) -> None:
         if "integer" in within.zeros
     ]  # fmt: skip
     target.run(cases, always=True)
+
+
+@check("linear", cases=_NAMED_EPILOGUES, applies=_int8_epilogue)
+def test_int8_epilogue_of_every_value(target: Target, bits: int, case: str) -> None:
+    """Each epilogue of values of any magnitude: bit for bit, -inf and NaN included."""
+    target.run(epilogue_cases(bits, scope(target.capabilities), "int8", case), always=True)
 
 
 @check("linear", applies=_int8)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from itertools import cycle, product
+from typing import Any
 
 import numpy as np
 
 from bittensor.backend import Capabilities
+from bittensor.prepared_weight import EPILOGUES
 
 from .. import oracle_linear
 from ..cases import call_on, snippet
@@ -16,13 +18,20 @@ from ..fills import Fill
 from ..float_fills import CALM_STYLES, FloatFill, FloatStyle
 from ..layouts import LAYOUTS
 from ..linear_cases import SPECIALS, LinearCase
-from ..linear_strategies import FLOAT_DTYPES, OUTPUTS, linear_cases, scope, shapes_of_groups
+from ..linear_strategies import FLOAT_DTYPES, OUTPUTS, epilogue_cases, linear_cases, scope, shapes_of_groups
 from ..strategies import LEADING
 from ..targets import Target
 
 
 def _float(capabilities: Capabilities, _: object) -> bool:
     return "float" in capabilities.activation_modes
+
+
+_NAMED_EPILOGUES = {name: name for name in EPILOGUES if name is not None}
+
+
+def _float_epilogue(capabilities: Capabilities, epilogue: Any) -> bool:
+    return _float(capabilities, None) and epilogue in capabilities.epilogues
 
 
 @check("linear", applies=_float)
@@ -87,6 +96,12 @@ def test_float_every_dtype(target: Target, bits: int) -> None:
         )
     ]  # fmt: skip
     target.run(cases)
+
+
+@check("linear", cases=_NAMED_EPILOGUES, applies=_float_epilogue)
+def test_float_epilogue_of_every_value(target: Target, bits: int, case: str) -> None:
+    """Each epilogue of values of any magnitude: within the error of the epilogue itself, where that is all there is."""
+    target.run(epilogue_cases(bits, scope(target.capabilities), "float", case), always=True)
 
 
 @check("linear", applies=_float)
