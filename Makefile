@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 REQUIREMENTS := $(VENV)/.requirements-installed
 PACKAGE := $(VENV)/.package-installed
+PEERS := $(VENV)/.peers-installed
 CPP_SOURCES := $(shell find backends/cpp -name '*.?pp' -o -name CMakeLists.txt) CMakeLists.txt CMakePresets.json
 PYTHON_SOURCES := $(shell find bittensor backends conformance/bittensor_conformance -name '*.py')
 CMAKE = $(BIN)/cmake
@@ -13,7 +14,7 @@ BACKENDS ?= reference cpp
 PROFILE ?= ci
 JOBS ?= $(shell nproc)
 
-.PHONY: demo test test-cpp test-sanitized test-python conformance lint bench bench-smoke wheel-check clean help
+.PHONY: demo test test-cpp test-sanitized test-python conformance lint bench bench-smoke bench-peers wheel-check clean help
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -58,12 +59,20 @@ bench-smoke: $(PACKAGE) ## Every benchmark once: do they still run?
 	$(BIN)/python -m pytest benchmarks/micro --benchmark-disable -q
 	$(ASV_ONCE)
 
+bench-peers: $(PACKAGE) $(PEERS) ## The linear beside other packages; ARGS="--shapes 4096x4096 --rows 8" chooses
+	$(BIN)/python -m benchmarks.report.peers $(ARGS)
+
 wheel-check: ## pip install . in a clean environment, used from an empty directory
 	scripts/check_wheel $(PYTHON)
 
 $(REQUIREMENTS): requirements/dev.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -r requirements/dev.txt
+	touch $@
+
+# All that they need is in the file: nothing else is installed, and no other torch.
+$(PEERS): requirements/peers.txt $(REQUIREMENTS)
+	$(BIN)/python -m pip install --no-deps -r requirements/peers.txt
 	touch $@
 
 # Editable: Python sources are used in place, C++ is compiled into the environment. The installation knows the Python

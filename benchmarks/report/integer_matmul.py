@@ -14,7 +14,6 @@ All calls go through the public functions, except "kernel" rows, which call the 
 
 from __future__ import annotations
 
-import argparse
 import itertools
 from collections.abc import Callable
 
@@ -24,7 +23,7 @@ from torch.nn.functional import linear
 
 import bittensor
 
-from . import machine, record
+from . import program
 from .measure import Sample, interleaved, rate, seconds_per_call, with_threads
 from .record import Row, Target
 
@@ -140,30 +139,19 @@ def new_weight() -> torch.Tensor:
     return bittensor.pack_weights(torch.randint(0, 2**BITS, (FEATURES, FEATURES), dtype=torch.uint8), BITS)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Packing and the integer product against the machine's limits.")
-    parser.add_argument("--name", default="integer_matmul", help="of the result file in benchmarks/results")
-    parser.add_argument("--rounds", type=int, default=20, help="rounds of interleaved samples (claim c: five times)")
-    parser.add_argument("--threads", type=int, default=2)
-    arguments = parser.parse_args()
-    threads, rounds = arguments.threads, arguments.rounds
-
-    about = machine.describe()
-    torch.manual_seed(0)
-    with bittensor.use_backend("cpp") as backend:
-        isa = backend.describe()["isa"]
-        about |= {"backend": backend.name, "isa": isa, "threads": threads, "rounds": rounds}
-        limits = machine.limits(threads, isa)
-        rows = [
-            *packing(threads, rounds, isa),
-            *one_row(threads, rounds),
-            *more_rows(threads, rounds, isa),
-            *smallest(threads, 5 * rounds),
-        ]
-    path = record.write(arguments.name, about, limits, rows)
-    record.show(f"{about['cpu']}, {isa}, {about['date']}", limits, rows)
-    print(path.relative_to(machine.ROOT))
+def measure(threads: int, rounds: int, isa: str) -> list[Row]:
+    return [
+        *packing(threads, rounds, isa),
+        *one_row(threads, rounds),
+        *more_rows(threads, rounds, isa),
+        *smallest(threads, 5 * rounds),
+    ]
 
 
 if __name__ == "__main__":
-    main()
+    program.run(
+        "Packing and the integer product against the machine's limits; claim c takes five times the rounds.",
+        measure,
+        name="integer_matmul",
+        rounds=20,
+    )

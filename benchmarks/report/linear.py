@@ -14,7 +14,6 @@ d) two threads against one.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 
 import torch
@@ -22,7 +21,7 @@ from bittensor_cpp import _native
 
 import bittensor
 
-from . import machine, record
+from . import program
 from .measure import Sample, interleaved, rate, with_threads
 from .record import Row, Target
 
@@ -132,33 +131,17 @@ def two_threads(rounds: int) -> list[Row]:
     return rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="The group-quantized linear against the machine's limits.")
-    parser.add_argument("--name", default="linear", help="of the result file in benchmarks/results")
-    parser.add_argument("--rounds", type=int, default=12, help="rounds of interleaved samples")
-    parser.add_argument("--threads", type=int, default=2)
-    arguments = parser.parse_args()
-    threads, rounds = arguments.threads, arguments.rounds
-
-    about = machine.describe()
-    torch.manual_seed(0)
-    with bittensor.use_backend("cpp") as backend:
-        isa = backend.describe()["isa"]
-        about |= {"backend": backend.name, "isa": isa, "threads": threads, "rounds": rounds}
-        limits = machine.limits(threads, isa)
-        rows = [
-            *many_rows("int8", INT8_TARGETS, threads, rounds, isa),
-            *one_row("int8", 128, threads, rounds),
-            *one_row("int8", 32, threads, rounds),
-            *many_rows("float", FLOAT_TARGETS, threads, rounds, isa),
-            *one_row("float", 128, threads, rounds),
-            *instruction_sets(threads, rounds),
-            *two_threads(rounds),
-        ]
-    path = record.write(arguments.name, about, limits, rows)
-    record.show(f"{about['cpu']}, {isa}, {about['date']}", limits, rows)
-    print(path.relative_to(machine.ROOT))
+def measure(threads: int, rounds: int, isa: str) -> list[Row]:
+    return [
+        *many_rows("int8", INT8_TARGETS, threads, rounds, isa),
+        *one_row("int8", 128, threads, rounds),
+        *one_row("int8", 32, threads, rounds),
+        *many_rows("float", FLOAT_TARGETS, threads, rounds, isa),
+        *one_row("float", 128, threads, rounds),
+        *instruction_sets(threads, rounds),
+        *two_threads(rounds),
+    ]
 
 
 if __name__ == "__main__":
-    main()
+    program.run("The group-quantized linear against the machine's limits.", measure, name="linear", rounds=12)

@@ -64,6 +64,13 @@ def cache_sizes() -> dict[str, str]:
     return {f"L{read(folder, 'level')} {read(folder, 'type')}": read(folder, "size") for folder in folders}
 
 
+def last_level_cache() -> int:
+    """Bytes of the largest cache; 32 MiB where the system does not tell."""
+    units = {"K": 2**10, "M": 2**20, "G": 2**30}
+    sizes = [int(size[:-1]) * units[size[-1]] for size in cache_sizes().values()]
+    return max(sizes, default=2**25)
+
+
 def commit() -> str:
     """Commit of the sources; "+changes" if tracked files differ from it, "unknown" outside a repository."""
     try:

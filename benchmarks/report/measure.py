@@ -22,15 +22,26 @@ class Samples:
     def median(self, name: str) -> float:
         return statistics.median(self.figures[name])
 
+    def range(self, name: str) -> tuple[float, float]:
+        """First and third quartile."""
+        return quartiles(self.figures[name])
+
     def ratio(self, name: str, other: str) -> float:
         """Median over the rounds of `name` / `other`: what disturbed a whole round cancels out."""
-        return statistics.median(a / b for a, b in zip(self.figures[name], self.figures[other], strict=True))
+        return statistics.median(self._ratios(name, other))
 
     def ratio_range(self, name: str, other: str) -> tuple[float, float]:
         """First and third quartile of the ratios within rounds."""
-        ratios = [a / b for a, b in zip(self.figures[name], self.figures[other], strict=True)]
-        first, _, third = statistics.quantiles(ratios, n=4, method="inclusive")
-        return first, third
+        return quartiles(self._ratios(name, other))
+
+    def _ratios(self, name: str, other: str) -> list[float]:
+        return [a / b for a, b in zip(self.figures[name], self.figures[other], strict=True)]
+
+
+def quartiles(figures: Sequence[float]) -> tuple[float, float]:
+    """First and third quartile."""
+    first, _, third = statistics.quantiles(figures, n=4, method="inclusive")
+    return first, third
 
 
 def interleaved(functions: Mapping[str, Sample], rounds: int) -> Samples:
@@ -81,6 +92,27 @@ def with_threads(threads: int, sample: Sample) -> Sample:
     def taken() -> float:
         torch.set_num_threads(threads)
         return sample()
+
+    return taken
+
+
+def when_idle(sample: Sample, *, pause: float = 0.003, give_up: float = 2.0) -> Sample:
+    """The sample taken when no thread of this process runs any more.
+
+    Pools of threads spin for a while after a call, up to tens of milliseconds, and would take the processor from the
+    next sample, which may be of a library with a pool of its own. A pause in which the process uses less than a tenth
+    of one processor shows that they sleep. RuntimeError if that takes more than `give_up` seconds.
+    """
+
+    def taken() -> float:
+        end = time.perf_counter() + give_up
+        while True:
+            start, used = time.perf_counter(), time.process_time()
+            time.sleep(pause)
+            if time.process_time() - used < 0.1 * (time.perf_counter() - start):
+                return sample()
+            if time.perf_counter() > end:
+                raise RuntimeError(f"threads of this process still run {give_up} s after the last call")
 
     return taken
 

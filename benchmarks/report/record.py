@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -79,13 +80,25 @@ class Row:
         )
 
 
-def write(name: str, machine: dict[str, object], limits: dict[str, float], rows: Sequence[Row]) -> Path:
-    """Writes ``benchmarks/results/NAME.json``."""
+def path_of(name: str) -> Path:
+    return RESULTS / f"{name}.json"
+
+
+def write(
+    name: str, machine: Mapping[str, object], limits: Mapping[str, float], rows: Sequence[Mapping[str, object]]
+) -> Path:
+    """Writes ``benchmarks/results/NAME.json``, one line for each row."""
+    head = json.dumps({"name": name, "machine": machine, "limits": limits}, indent=1).removesuffix("\n}")
+    lines = ",\n".join(f"  {json.dumps(row, allow_nan=False)}" for row in rows)
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
-    content = {"name": name, "machine": machine, "limits": limits, "rows": [asdict(row) for row in rows]}
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    return path
+    path_of(name).write_text(f'{head},\n "rows": [\n{lines}\n ]\n}}\n', encoding="utf-8")
+    return path_of(name)
+
+
+def read(name: str) -> dict[str, Any] | None:
+    """The content of ``benchmarks/results/NAME.json``; None if there is no such file."""
+    path = path_of(name)
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def show(title: str, limits: dict[str, float], rows: Sequence[Row]) -> None:

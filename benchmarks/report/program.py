@@ -1,0 +1,60 @@
+"""What the programs of this folder do alike: their arguments, the set-up, and what is written beside the figures."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+
+import torch
+
+import bittensor
+
+from . import machine, record
+from .record import Row
+
+
+def arguments(description: str, *, name: str, rounds: int) -> argparse.ArgumentParser:
+    """The arguments of every program, with its own defaults."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--name", default=name, help="of the result file in benchmarks/results")
+    parser.add_argument("--rounds", type=int, default=rounds, help="rounds of interleaved samples")
+    parser.add_argument("--threads", type=int, default=2)
+    return parser
+
+
+@contextmanager
+def set_up(threads: int, rounds: int) -> Iterator[dict[str, object]]:
+    """The C++ backend in use and fixed seeds; gives the machine as it is written into the result file."""
+    about = machine.describe()
+    torch.manual_seed(0)
+    with bittensor.use_backend("cpp") as backend:
+        isa = backend.describe()["isa"]
+        yield about | {
+            "backend": backend.name,
+            "isa": isa,
+            "threads": threads,
+            "rounds": rounds,
+            "command": command(),
+        }
+
+
+def command() -> str:
+    """How this program was called."""
+    module = sys.modules["__main__"].__spec__
+    return shlex.join(["python", *(["-m", module.name] if module else [sys.argv[0]]), *sys.argv[1:]])
+
+
+def run(description: str, measure: Callable[[int, int, str], list[Row]], *, name: str, rounds: int) -> None:
+    """A whole program: ``measure(threads, rounds, isa)`` gives the rows that are written and printed."""
+    given = arguments(description, name=name, rounds=rounds).parse_args()
+    with set_up(given.threads, given.rounds) as about:
+        isa = str(about["isa"])
+        limits = machine.limits(given.threads, isa)
+        rows = measure(given.threads, given.rounds, isa)
+    path = record.write(given.name, about, limits, [asdict(row) for row in rows])
+    record.show(f"{about['cpu']}, {isa}, {about['date']}", limits, rows)
+    print(path.relative_to(machine.ROOT))
