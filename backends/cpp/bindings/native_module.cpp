@@ -187,8 +187,6 @@ void set_block(Block& block, const Prepared& weight, std::int64_t rows, const py
   block.tiles = layout.tiles();
   block.x_stride = layout.padded_columns();
   block.rows = rows;
-  block.first_group = 0;
-  block.end_group = layout.groups();
   block.y_stride = layout.tiles() * bittensor::tile_rows;
   block.y = view<float>("y", y, rows * block.y_stride);
 }

@@ -14,15 +14,14 @@ namespace {
 /// Below this many products a second thread costs more than it saves: waking it takes about a microsecond.
 constexpr std::int64_t serial_products = std::int64_t{1} << 20;
 
-/// Rows are quantized and multiplied in panels whose codes stay in the second-level cache.
-constexpr std::int64_t panel_bytes = std::int64_t{1} << 19;
+/// Rows are quantized and multiplied in panels of equal height whose codes stay in the second-level cache.
+constexpr std::int64_t panel_bytes = std::int64_t{640} << 10;
 
-/// Columns of the weight that are multiplied before the next rows: with 3 tiles, codes for half of the first-level
-/// cache.
-constexpr std::int64_t pass_columns = 1024;
-
-/// Tiles that a task takes at most: a multiple of the tiles that any kernel takes at a time.
+/// Tiles whose results are gathered before the epilogue: a multiple of the tiles that any kernel takes at a time.
 constexpr std::int64_t task_tiles = 24;
+
+/// Tiles that a thread should have at least, so that sharing them out leaves no thread idle for long.
+constexpr std::int64_t thread_tiles = 6;
 
 std::int64_t ceil_divide(std::int64_t a, std::int64_t b) {
   return (a + b - 1) / b;
@@ -83,8 +82,8 @@ class Product {
         groups_(linear.layout.groups()),
         // 64 bytes more than needed keep rows from meeting in the same sets of the cache.
         x_stride_(round_up(linear.layout.padded_columns(), 64) + 64 / static_cast<std::int64_t>(sizeof(Value))) {
-    const std::int64_t rows = panel_bytes / (x_stride_ * static_cast<std::int64_t>(sizeof(Value)));
-    panel_rows_ = std::min(linear.rows, std::max<std::int64_t>(rows / 8 * 8, 8));
+    const std::int64_t most = std::max<std::int64_t>(panel_bytes / (x_stride_ * std::int64_t{sizeof(Value)}), 8);
+    panel_rows_ = std::min(linear.rows, round_up(ceil_divide(linear.rows, ceil_divide(linear.rows, most)), 8));
   }
 
   void run(const ParallelFor& parallel) {
@@ -116,22 +115,21 @@ class Product {
     });
   }
 
-  /// Work is shared out in runs of tiles, and in ranges of rows as well where there are too few tiles.
+  /// Every thread takes one run of consecutive tiles. Where there are few tiles, rows are shared out as well.
   void multiply(std::int64_t first, std::int64_t rows, const ParallelFor& loop) const {
-    const std::int64_t wanted = 4 * loop.thread_count();
-    const std::int64_t unit = rows == 1 ? 8 : 6;
-    const std::int64_t tiles = std::clamp(round_up(ceil_divide(layout_.tiles(), wanted), unit), unit, task_tiles);
-    const std::int64_t runs = ceil_divide(layout_.tiles(), tiles);
-    const std::int64_t ranges = std::clamp<std::int64_t>(wanted / runs, 1, ceil_divide(rows, 16));
-    const std::int64_t range_rows = round_up(ceil_divide(rows, ranges), 8);
-    const std::int64_t used_ranges = ceil_divide(rows, range_rows);
-    loop(runs * used_ranges, [&](std::int64_t begin, std::int64_t end) {
-      auto* y = reinterpret_cast<float*>(
-          scratch(ScratchUse::task, static_cast<std::size_t>(range_rows * tiles * tile_rows * 4)));
-      for (std::int64_t task = begin; task < end; ++task) {
-        const std::int64_t m = task % used_ranges * range_rows;
-        const std::int64_t tile = task / used_ranges * tiles;
-        multiply_block(first, m, std::min(range_rows, rows - m), tile, std::min(tiles, layout_.tiles() - tile), y);
+    const std::int64_t tiles = layout_.tiles();
+    const std::int64_t wanted = loop.thread_count() == 1 ? 1 : ceil_divide(loop.thread_count() * thread_tiles, tiles);
+    const std::int64_t range_rows = ceil_divide(rows, std::clamp<std::int64_t>(wanted, 1, ceil_divide(rows, 16)));
+    const std::int64_t ranges = ceil_divide(rows, range_rows);
+    loop(ranges * tiles, [&](std::int64_t begin, std::int64_t end) {
+      auto* y = reinterpret_cast<float*>(scratch(
+          ScratchUse::task, static_cast<std::size_t>(range_rows * std::min(task_tiles, tiles) * tile_rows * 4)));
+      while (begin < end) {
+        const std::int64_t m = begin / tiles * range_rows;
+        const std::int64_t tile = begin % tiles;
+        const std::int64_t count = std::min({task_tiles, tiles - tile, end - begin});
+        multiply_block(first, m, std::min(range_rows, rows - m), tile, count, y);
+        begin += count;
       }
     });
   }
@@ -150,12 +148,7 @@ class Product {
     block.rows = rows;
     block.y = y;
     block.y_stride = tiles * tile_rows;
-    // Few rows stream the weight once, tile by tile; many rows use a pass of it while it lies in the cache.
-    const std::int64_t pass_groups = rows <= 8 ? groups_ : std::max<std::int64_t>(pass_columns / layout_.group_size, 1);
-    for (block.first_group = 0; block.first_group < groups_; block.first_group = block.end_group) {
-      block.end_group = std::min(block.first_group + pass_groups, groups_);
-      multiply_(block);
-    }
+    multiply_(block);
     const std::int64_t column = tile * tile_rows;
     const std::int64_t columns = std::min(tiles * tile_rows, layout_.out_features - column);
     const std::int64_t size = bytes_of(l_.float_type);

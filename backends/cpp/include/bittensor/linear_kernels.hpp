@@ -26,13 +26,11 @@ struct Int8LinearBlock {
   const float* x_scales;       // [rows, groups]
   const std::int32_t* x_sums;  // [rows, groups]
   std::int64_t rows;           // at least 1
-  std::int64_t first_group;    // groups [first_group, end_group) are added;
-  std::int64_t end_group;      // y is read first unless first_group is 0
   float* y;                    // [rows, y_stride], tile_rows values for each tile
   std::int64_t y_stride;       // floats
 };
 
-/// y += the terms of these groups in docs/numerics.md, section 4, in ascending order.
+/// y = the terms of all groups in docs/numerics.md, section 4, in ascending order.
 using Int8Linear = void (*)(const Int8LinearBlock& block);
 
 /// Widens one row of activations to float32, in the padded columns of the layout with zeros in the gaps. If `sums` is
@@ -50,13 +48,11 @@ struct FloatLinearBlock {
   std::int64_t x_stride;       // floats
   const float* x_sums;         // [rows, groups], for offsets
   std::int64_t rows;           // at least 1
-  std::int64_t first_group;    // groups [first_group, end_group) are added;
-  std::int64_t end_group;      // y is read first unless first_group is 0
   float* y;                    // [rows, y_stride], tile_rows values for each tile
   std::int64_t y_stride;       // floats
 };
 
-/// y += the terms of these groups in docs/numerics.md, section 5, in ascending order.
+/// y = the terms of all groups in docs/numerics.md, section 5, in ascending order.
 using FloatLinear = void (*)(const FloatLinearBlock& block);
 
 enum class Activation : std::uint8_t { none, relu, gelu, silu };

@@ -9,8 +9,8 @@ namespace bittensor {
 namespace {
 
 /// exp(-t) for t >= 0. With n = rne(-t / ln 2) and r = -t - n ln 2 it is 2^n exp(r); the polynomial is the minimax one
-/// of degree 6 on |r| <= ln 2 / 2, relative error 1.5e-8. From 126.5 ln 2 on, where n is -127, 2^n and the result are 0.
-/// A NaN counts as 88, so that n is always an integer; the callers' other operands keep it a NaN.
+/// of degree 6 on |r| <= ln 2 / 2, relative error 1.5e-8. From 126.5 ln 2 on, where n is -127, 2^n and the result are
+/// 0. A NaN counts as 88, so that n is always an integer; the callers' other operands keep it a NaN.
 template <class V>
 typename V::Float exp_of_negative(typename V::Float t) {
   using Float = typename V::Float;

@@ -52,11 +52,10 @@ struct FloatLinearTile {
     const std::int64_t tile_zero_bytes = layout.tile_zero_bytes();
     const std::int64_t scale_bytes = tile_rows * bytes_of(layout.scale_type);  // of a group
     const std::int64_t zero_bytes = layout.zero_kind == ZeroKind::offset ? scale_bytes : tile_rows;
-    const std::int64_t first_block = block.first_group * layout.group_blocks();
-    const std::uint8_t* codes = block.codes + tile * tile_code_bytes + first_block * tile_block_bytes;
-    const std::uint8_t* scales = block.scales + tile * tile_scale_bytes + block.first_group * scale_bytes;
-    const std::uint8_t* zeros = block.zeros + tile * tile_zero_bytes + block.first_group * zero_bytes;
-    const float* x = block.x + row * block.x_stride + first_block * columns;
+    const std::uint8_t* codes = block.codes + tile * tile_code_bytes;
+    const std::uint8_t* scales = block.scales + tile * tile_scale_bytes;
+    const std::uint8_t* zeros = block.zeros + tile * tile_zero_bytes;
+    const float* x = block.x + row * block.x_stride;
     const auto y_of = [&](int m, int v) {
       return block.y + (row + m) * block.y_stride + tile * tile_rows + v * V::lanes;
     };
@@ -64,8 +63,8 @@ struct FloatLinearTile {
       return v / tile_vectors * tile_bytes + v % tile_vectors * V::lanes * size;
     };
 
-    std::int64_t blocks_left = layout.blocks() - first_block;
-    for (std::int64_t g = block.first_group; g < block.end_group; ++g) {
+    std::int64_t blocks_left = layout.blocks();
+    for (std::int64_t g = 0; g < groups; ++g) {
       const std::int64_t blocks = blocks_left < layout.group_blocks() ? blocks_left : layout.group_blocks();
       blocks_left -= blocks;
       Float shifted_zero[vectors];

@@ -72,26 +72,21 @@ struct Int8LinearTile {
     const std::int64_t tile_zero_bytes = layout.tile_zero_bytes();
     const std::int64_t scale_bytes = tile_rows * bytes_of(layout.scale_type);  // of a group
     const std::int64_t zero_bytes = layout.zero_kind == ZeroKind::offset ? scale_bytes : tile_rows;
-    const std::int64_t first_block = block.first_group * layout.group_blocks();
-    const std::uint8_t* codes = block.codes + tile * tile_code_bytes + first_block * tile_block_bytes;
-    const std::uint8_t* scales = block.scales + tile * tile_scale_bytes + block.first_group * scale_bytes;
-    const std::uint8_t* zeros = block.zeros + tile * tile_zero_bytes + block.first_group * zero_bytes;
-    const std::int8_t* x = block.x + row * block.x_stride + first_block * columns;
+    const std::uint8_t* codes = block.codes + tile * tile_code_bytes;
+    const std::uint8_t* scales = block.scales + tile * tile_scale_bytes;
+    const std::uint8_t* zeros = block.zeros + tile * tile_zero_bytes;
+    const std::int8_t* x = block.x + row * block.x_stride;
     const float* x_scales = block.x_scales + row * groups;
     const std::int32_t* x_sums = block.x_sums + row * groups;
 
-    const auto y_of = [&](int m) { return block.y + (row + m) * block.y_stride + tile * tile_rows; };
     Float y[Rows][vectors];
 #pragma GCC unroll 8
     for (int m = 0; m < Rows; ++m) {
 #pragma GCC unroll 16
-      for (int v = 0; v < vectors; ++v) {
-        y[m][v] =
-            block.first_group == 0 ? V::broadcast_f32(0.0F) : V::load_float(y_of(m) + v * V::lanes, FloatType::f32);
-      }
+      for (int v = 0; v < vectors; ++v) y[m][v] = V::broadcast_f32(0.0F);
     }
-    std::int64_t blocks_left = layout.blocks() - first_block;
-    for (std::int64_t g = block.first_group; g < block.end_group; ++g) {
+    std::int64_t blocks_left = layout.blocks();
+    for (std::int64_t g = 0; g < groups; ++g) {
       const std::int64_t blocks = blocks_left < layout.group_blocks() ? blocks_left : layout.group_blocks();
       blocks_left -= blocks;
       Sum sums[Rows][vectors];
@@ -116,7 +111,7 @@ struct Int8LinearTile {
         constexpr std::int64_t run_blocks = Dot::max_steps / plane_count;
         for (std::int64_t done = 0; done < blocks; done += run_blocks) {
           typename Dot::Partial partial[Rows][vectors];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
           for (int m = 0; m < Rows; ++m) {
 #pragma GCC unroll 16
             for (int v = 0; v < vectors; ++v) partial[m][v] = Dot::zero();
@@ -126,7 +121,7 @@ struct Int8LinearTile {
             step(codes, tile_code_bytes, x, block.x_stride, partial);
             advance();
           }
-#pragma GCC unroll 8
+#pragma GCC unroll 16
           for (int m = 0; m < Rows; ++m) {
 #pragma GCC unroll 16
             for (int v = 0; v < vectors; ++v) sums[m][v] = Dot::widen(sums[m][v], partial[m][v]);
@@ -145,15 +140,14 @@ struct Int8LinearTile {
         }
       }
       if (layout.zero_kind == ZeroKind::offset) {
+#pragma GCC unroll 16
+        for (int v = 0; v < vectors; ++v) scale[v] = load_float(zeros, tile_zero_bytes, layout.scale_type, v);
 #pragma GCC unroll 8
         for (int m = 0; m < Rows; ++m) {
           const Float x_scale = V::broadcast_f32(x_scales[m * groups + g]);
           const Float x_sum = V::to_float(V::broadcast_i32(x_sums[m * groups + g]));
 #pragma GCC unroll 16
-          for (int v = 0; v < vectors; ++v) {
-            const Float offset = load_float(zeros, tile_zero_bytes, layout.scale_type, v);
-            y[m][v] = V::fma(x_sum, V::multiply(x_scale, offset), y[m][v]);
-          }
+          for (int v = 0; v < vectors; ++v) y[m][v] = V::fma(x_sum, V::multiply(x_scale, scale[v]), y[m][v]);
         }
       }
       scales += scale_bytes;
@@ -162,7 +156,9 @@ struct Int8LinearTile {
 #pragma GCC unroll 8
     for (int m = 0; m < Rows; ++m) {
 #pragma GCC unroll 16
-      for (int v = 0; v < vectors; ++v) V::store_float(y_of(m) + v * V::lanes, y[m][v]);
+      for (int v = 0; v < vectors; ++v) {
+        V::store_float(block.y + (row + m) * block.y_stride + tile * tile_rows + v * V::lanes, y[m][v]);
+      }
     }
   }
 };

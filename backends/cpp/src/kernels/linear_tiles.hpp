@@ -10,22 +10,36 @@ namespace {
 /// With one row the loop waits for memory; the stream of codes is fetched this many bytes ahead.
 inline constexpr std::int64_t linear_prefetch_bytes = 2048;
 
-/// Every row against `Tiles` tiles, as many rows at a time as the registers hold; then the rows that are left.
-template <int Tiles, int Rows, class Block, class F>
-void linear_rows(const Block& block, const F& f, std::int64_t row, std::int64_t tile) {
-  if constexpr (Rows > 0) {
-    for (; row + Rows <= block.rows; row += Rows) f.template operator()<Rows, Tiles>(row, tile);
-    linear_rows<Tiles, Rows - 1>(block, f, row, tile);
+/// Calls f<n>(begin) for n = `count`, which is at most Most.
+template <int Most, class F>
+void with_static_count(int count, std::int64_t begin, const F& f) {
+  if constexpr (Most > 1) {
+    if (count < Most) return with_static_count<Most - 1>(count, begin, f);
+  }
+  f.template operator()<Most>(begin);
+}
+
+/// Splits [0, count) into as few runs of at most Most as there can be, of equal length give or take one: a run of one
+/// after runs of Most would leave the multipliers waiting for their own results.
+template <int Most, class F>
+void for_each_run(std::int64_t count, const F& f) {
+  const std::int64_t runs = (count + Most - 1) / Most;
+  const std::int64_t length = count / runs;
+  const std::int64_t longer = count % runs;
+  for (std::int64_t i = 0, begin = 0; i < runs; ++i) {
+    const std::int64_t taken = length + (i < longer ? 1 : 0);
+    with_static_count<Most>(static_cast<int>(taken), begin, f);
+    begin += taken;
   }
 }
 
 /// Tiles outside, rows inside: the codes of a few tiles stay in the first-level cache while all rows meet them.
 template <int Tiles, int Rows, class Block, class F>
-void linear_tiles(const Block& block, const F& f, std::int64_t tile = 0) {
-  if constexpr (Tiles > 0) {
-    for (; tile + Tiles <= block.tiles; tile += Tiles) linear_rows<Tiles, Rows>(block, f, 0, tile);
-    linear_tiles<Tiles - 1, Rows>(block, f, tile);
-  }
+void linear_tiles(const Block& block, const F& f) {
+  for_each_run<Tiles>(block.tiles, [&]<int RunTiles>(std::int64_t tile) {
+    for_each_run<Rows>(
+        block.rows, [&]<int RunRows>(std::int64_t row) { f.template operator()<RunRows, RunTiles>(row, tile); });
+  });
 }
 
 }  // namespace
