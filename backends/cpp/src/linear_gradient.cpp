@@ -148,11 +148,11 @@ class Gradient {
     block.sums = memory + panel_ * stride_;
     block.sums_stride = stride_;
     for (std::int64_t n = 0; n < layout_.out_features; n += panel_) {
-      panel.first_row = n;
-      panel.rows = std::min(panel_, layout_.out_features - n);
+      block.depth = std::min(panel_, layout_.out_features - n);
+      panel.first_tile = n / tile_rows;
+      panel.tiles = ceil_divide(block.depth, tile_rows);
       dequantize_(panel);
       block.dy = dy_ + n * all_rows + m * panel_;
-      block.depth = panel.rows;
       block.continues = n > 0;
       kernels_.gradient.panel_product(block);
     }

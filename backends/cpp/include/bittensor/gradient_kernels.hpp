@@ -17,15 +17,16 @@ inline constexpr int panel_unit = 16;
 struct WeightPanel {
   const PreparedLayout* layout;
   const std::uint8_t* prepared;
-  std::int64_t first_row;     // a multiple of tile_rows
-  std::int64_t rows;          // at least 1
+  std::int64_t first_tile;
+  std::int64_t tiles;         // of tile_rows rows, at least 1
   std::int64_t first_column;  // panel_unit divides its distance to the begin of its group
   std::int64_t columns;       // at least 1
-  float* values;              // [rows, stride]
+  float* values;              // [tiles * tile_rows, stride]
   std::int64_t stride;        // at least columns + panel_unit
 };
 
-/// values[n, k] = the weight of docs/numerics.md, section 3; panel_unit zeros follow the columns of each row.
+/// values[n, k] = the weight of docs/numerics.md, section 3, and 0 in rows that do not exist; panel_unit zeros follow the
+/// columns of each row.
 using DequantizePanel = void (*)(const WeightPanel& panel);
 
 /// Operands of `PanelProduct`: rows of dy against a panel of the weight.

@@ -33,8 +33,10 @@ class Decoder {
   using Float = typename V::Float;
   static constexpr bool has_table = Bits <= V::table_bits;
 
-  Decoder(float zero, float scale, float offset)
-      : shifted_zero_(V::broadcast_f32(zero + two_to_23)),
+  static constexpr int rows_at_once = has_table ? 4 : 2;  // as many as find room in the registers
+
+  Decoder(float shifted_zero, float scale, float offset)
+      : shifted_zero_(V::broadcast_f32(shifted_zero)),
         scale_(V::broadcast_f32(scale)),
         offset_(V::broadcast_f32(offset)),
         table_(shifted_zero_) {
@@ -68,72 +70,111 @@ class Decoder {
 
 template <class V, int Bits, bool HasOffset>
 struct PanelWriter {
+  using RowDecoder = Decoder<V, Bits, HasOffset>;
   static constexpr int block_columns = 32 / Bits;
   static constexpr int blocks = V::lanes > block_columns ? V::lanes / block_columns : 1;  // that a vector spans
+  static constexpr int vectors = blocks * block_columns / V::lanes;                       // that they fill
+  static constexpr int rows_at_once = RowDecoder::rows_at_once;
   static constexpr ColumnShifts<Bits> shifts{};
 
-  /// Columns [begin, end) of a group of one row. The last vector may write beyond the end.
-  static void write_row(
-      const std::uint8_t* codes, std::int64_t group_blocks, std::int64_t begin, std::int64_t end,
-      const Decoder<V, Bits, HasOffset>& decode, float* values) {
-    std::int64_t offset[blocks];
-    for (int i = 0; i < blocks; ++i) offset[i] = i * tile_block_bytes;
-    const auto write = [&](std::int64_t column) {
-      const auto packed = V::template broadcast_blocks<blocks>(codes + column / block_columns * tile_block_bytes, offset);
-      const std::uint32_t* shift = shifts.at + (V::lanes < block_columns ? column % block_columns : 0);
-      V::store_float(values + column - begin, decode(V::shift_right(packed, V::load_lanes(shift))));
-    };
-    std::int64_t column = begin;
-    const std::int64_t whole = group_blocks * block_columns - V::lanes;
-    for (; column < end && column <= whole; column += V::lanes) write(column);
-    if (column < end) {
-      // The blocks that follow belong to another group, or to nobody.
-      const std::int64_t last = group_blocks - 1 - column / block_columns;
-      for (int i = 0; i < blocks; ++i) offset[i] = (i < last ? i : last) * tile_block_bytes;
-      write(column);
+  /// Parameters of each row of a tile in a group.
+  struct RowParameters {
+    alignas(64) float shifted_zero[tile_rows];
+    alignas(64) float scale[tile_rows];
+    alignas(64) float offset[tile_rows];
+  };
+
+  static void widen_parameters(
+      const PreparedLayout& layout, const std::uint8_t* scales, const std::uint8_t* zeros, RowParameters& parameters) {
+    const std::int64_t size = bytes_of(layout.scale_type);
+    for (int r = 0; r < tile_rows; r += V::lanes) {
+      typename V::Float zero = V::broadcast_f32(layout.zero_kind == ZeroKind::symmetric ? 1 << (Bits - 1) : 0);
+      if (layout.zero_kind == ZeroKind::integer) zero = V::to_float(V::load_u8_as_i32(zeros + r));
+      V::store_float(parameters.shifted_zero + r, V::add(zero, V::broadcast_f32(two_to_23)));
+      V::store_float(parameters.scale + r, V::load_float(scales + r * size, layout.scale_type));
+      const typename V::Float none = V::broadcast_f32(0.0F);
+      V::store_float(parameters.offset + r, HasOffset ? V::load_float(zeros + r * size, layout.scale_type) : none);
     }
   }
 
-  /// Up to tile_rows rows of one tile.
-  static void write_tile(const WeightPanel& panel, std::int64_t tile, std::int64_t rows, float* values) {
-    const PreparedLayout& layout = *panel.layout;
-    const std::int64_t scale_bytes = bytes_of(layout.scale_type);
-    const std::uint8_t* tile_codes = panel.prepared + layout.codes_begin() + tile * layout.tile_code_bytes();
+  /// `columns` columns of one group, a few rows at once. The last blocks may fill columns beyond the end.
+  static void write_rows(
+      const std::uint8_t* codes, std::int64_t blocks_left, std::int64_t columns, const RowParameters& parameters, int row,
+      float* values, std::int64_t stride) {
+    const auto decoder = [&](int r) {
+      return RowDecoder(parameters.shifted_zero[row + r], parameters.scale[row + r], parameters.offset[row + r]);
+    };
+    const auto write = [&](const RowDecoder& decode, int r, const std::int64_t (&offset)[blocks]) {
+      const auto packed = V::template broadcast_blocks<blocks>(codes + 4 * r, offset);
+#pragma GCC unroll 2
+      for (int v = 0; v < vectors; ++v) {
+        const auto shifted = V::shift_right(packed, V::load_lanes(shifts.at + v * V::lanes));
+        V::store_float(values + r * stride + v * V::lanes, decode(shifted));
+      }
+    };
+    const RowDecoder first = decoder(0);
+    const RowDecoder second = decoder(1);
+    const RowDecoder third = decoder(rows_at_once == 4 ? 2 : 0);
+    const RowDecoder fourth = decoder(rows_at_once == 4 ? 3 : 0);
+    const auto write_all = [&](const std::int64_t (&offset)[blocks]) {
+      write(first, 0, offset);
+      write(second, 1, offset);
+      if constexpr (rows_at_once == 4) {
+        write(third, 2, offset);
+        write(fourth, 3, offset);
+      }
+    };
+    std::int64_t offset[blocks];
+    for (int i = 0; i < blocks; ++i) offset[i] = i * tile_block_bytes;
+    for (; columns > 0 && blocks_left >= blocks; columns -= blocks * block_columns) {
+      write_all(offset);
+      codes += blocks * tile_block_bytes;
+      values += blocks * block_columns;
+      blocks_left -= blocks;
+    }
+    if (columns > 0) {
+      // The blocks that follow belong to another group, or to nobody.
+      for (int i = 0; i < blocks; ++i) offset[i] = (i < blocks_left ? i : blocks_left - 1) * tile_block_bytes;
+      write_all(offset);
+    }
+  }
+
+  static void write_tile(const WeightPanel& panel, std::int64_t tile, float* values) {
+    const PreparedLayout layout = *panel.layout;
+    const std::int64_t stride = panel.stride;
+    const std::int64_t tile_code_bytes = layout.tile_code_bytes();
+    const std::int64_t group_code_bytes = layout.group_blocks() * tile_block_bytes;
+    const std::int64_t scale_bytes = tile_rows * bytes_of(layout.scale_type);  // of a group
+    const std::int64_t zero_bytes = HasOffset ? scale_bytes : tile_rows;
+    const std::uint8_t* tile_codes = panel.prepared + layout.codes_begin() + tile * tile_code_bytes;
     const std::uint8_t* tile_scales = panel.prepared + layout.scales_begin() + tile * layout.tile_scale_bytes();
     const std::uint8_t* tile_zeros = panel.prepared + layout.zeros_begin() + tile * layout.tile_zero_bytes();
-    const std::int64_t end_column = panel.first_column + panel.columns;
-    for (std::int64_t g = panel.first_column / layout.group_size; g * layout.group_size < end_column; ++g) {
-      const std::int64_t first = g * layout.group_size;
-      const std::int64_t begin = panel.first_column > first ? panel.first_column - first : 0;
-      const std::int64_t columns = layout.columns_of_group(g);
-      const std::int64_t end = end_column - first < columns ? end_column - first : columns;
-      const std::uint8_t* codes = tile_codes + g * layout.group_blocks() * tile_block_bytes;
-      const std::uint8_t* scales = tile_scales + g * tile_rows * scale_bytes;
-      alignas(64) float scale[tile_rows];
-      alignas(64) float offset[tile_rows];
-      for (int r = 0; r < tile_rows; r += V::lanes) {
-        V::store_float(scale + r, V::load_float(scales + r * scale_bytes, layout.scale_type));
-        if constexpr (HasOffset) {
-          const std::uint8_t* offsets = tile_zeros + (g * tile_rows + r) * scale_bytes;
-          V::store_float(offset + r, V::load_float(offsets, layout.scale_type));
-        }
-      }
+    const std::int64_t panel_end = panel.first_column + panel.columns;
+    std::int64_t g = panel.first_column / layout.group_size;
+    for (std::int64_t column = panel.first_column; column < panel_end; ++g) {
+      const std::int64_t group_begin = g * layout.group_size;
+      const std::int64_t group_columns = layout.columns_of_group(g);
+      const std::int64_t skipped = (column - group_begin) / block_columns;
+      const std::int64_t group_end = group_begin + group_columns;
+      const std::int64_t columns = (group_end < panel_end ? group_end : panel_end) - column;
+      const std::int64_t blocks_left = (group_columns + block_columns - 1) / block_columns - skipped;
+      const std::uint8_t* codes = tile_codes + g * group_code_bytes + skipped * tile_block_bytes;
       // The same columns of the next tile lie where the hardware does not expect them.
-      for (std::int64_t c = begin; c < end; c += block_columns) {
-        __builtin_prefetch(codes + layout.tile_code_bytes() + c / block_columns * tile_block_bytes);
+      for (std::int64_t c = 0; c < columns; c += block_columns) {
+        __builtin_prefetch(codes + tile_code_bytes + c / block_columns * tile_block_bytes);
       }
-      for (std::int64_t r = 0; r < rows; ++r) {
-        float zero = layout.zero_kind == ZeroKind::symmetric ? 1 << (Bits - 1) : 0;
-        if (layout.zero_kind == ZeroKind::integer) zero = tile_zeros[g * tile_rows + r];
-        const Decoder<V, Bits, HasOffset> decode(zero, scale[r], HasOffset ? offset[r] : 0.0F);
-        write_row(
-            codes + 4 * r, layout.blocks_of(columns), begin, end, decode,
-            values + r * panel.stride + first + begin - panel.first_column);
+      RowParameters parameters;
+      widen_parameters(layout, tile_scales + g * scale_bytes, tile_zeros + g * zero_bytes, parameters);
+      for (int r = 0; r < tile_rows; r += rows_at_once) {
+        write_rows(
+            codes + 4 * r, blocks_left, columns, parameters, r, values + r * stride + column - panel.first_column,
+            stride);
       }
+      column += columns;
     }
-    for (std::int64_t r = 0; r < rows; ++r) {
+    for (std::int64_t r = 0; r < tile_rows; ++r) {
       for (int c = 0; c < panel_unit; c += V::lanes) {
-        V::store_float(values + r * panel.stride + panel.columns + c, V::broadcast_f32(0.0F));
+        V::store_float(values + r * stride + panel.columns + c, V::broadcast_f32(0.0F));
       }
     }
   }
@@ -141,14 +182,12 @@ struct PanelWriter {
 
 template <class V, int Bits>
 void dequantize_panel(const WeightPanel& panel) {
-  for (std::int64_t row = 0; row < panel.rows; row += tile_rows) {
-    const std::int64_t rows = panel.rows - row < tile_rows ? panel.rows - row : tile_rows;
-    const std::int64_t tile = (panel.first_row + row) / tile_rows;
-    float* values = panel.values + row * panel.stride;
+  for (std::int64_t t = 0; t < panel.tiles; ++t) {
+    float* values = panel.values + t * tile_rows * panel.stride;
     if (panel.layout->zero_kind == ZeroKind::offset) {
-      PanelWriter<V, Bits, true>::write_tile(panel, tile, rows, values);
+      PanelWriter<V, Bits, true>::write_tile(panel, panel.first_tile + t, values);
     } else {
-      PanelWriter<V, Bits, false>::write_tile(panel, tile, rows, values);
+      PanelWriter<V, Bits, false>::write_tile(panel, panel.first_tile + t, values);
     }
   }
 }
