@@ -401,8 +401,7 @@ Tensor linear(
   return out;
 }
 
-Tensor linear_input_grad(
-    const Tensor& dy, const Tensor& prepared, std::int64_t in_features, std::int64_t isa) {
+Tensor linear_input_grad(const Tensor& dy, const Tensor& prepared, std::int64_t in_features, std::int64_t isa) {
   const Matrix weight("prepared", prepared);
   const std::optional<bittensor::FloatType> type = float_type_of(dy);
   if (!type) refuse("dy: expected float32, float16 or bfloat16");

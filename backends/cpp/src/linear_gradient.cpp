@@ -13,8 +13,8 @@ namespace {
 /// Below this many products a second thread costs more than it saves.
 constexpr std::int64_t serial_products = std::int64_t{1} << 20;
 
-/// Rows of dy that meet a panel of the weight before the next is made: with the widest span, sums of 192 KiB. Only every
-/// so many rows is the weight dequantized again.
+/// Rows of dy that meet a panel of the weight before the next is made: with the widest span, sums of 192 KiB. Only
+/// every so many rows is the weight dequantized again.
 constexpr std::int64_t largest_rows = 192;
 
 /// Columns of the weight that a task takes at most. Its panels and sums stay in the second-level cache.

@@ -52,7 +52,9 @@ struct Weight {
         bittensor::kernels_for(bittensor::Isa::scalar));
   }
 
-  float at(std::int64_t n, std::int64_t k) const { return values[static_cast<std::size_t>(n * layout.in_features + k)]; }
+  float at(std::int64_t n, std::int64_t k) const {
+    return values[static_cast<std::size_t>(n * layout.in_features + k)];
+  }
 };
 
 /// One chain of multiply-adds for each result (docs/numerics.md, section 6).
@@ -102,8 +104,8 @@ std::vector<PreparedLayout> layouts() {
 
 void set_context(const KernelSet& kernels, const PreparedLayout& l, std::int64_t rows, bool threads) {
   CONTEXT(
-      "%s, %lld x %lld, groups of %lld, %d bits, zero kind %d, %lld rows, threads %d",
-      bittensor::isa_name(kernels.isa), static_cast<long long>(l.out_features), static_cast<long long>(l.in_features),
+      "%s, %lld x %lld, groups of %lld, %d bits, zero kind %d, %lld rows, threads %d", bittensor::isa_name(kernels.isa),
+      static_cast<long long>(l.out_features), static_cast<long long>(l.in_features),
       static_cast<long long>(l.group_size), l.bits, static_cast<int>(l.zero_kind), static_cast<long long>(rows),
       static_cast<int>(threads));
 }

@@ -151,7 +151,7 @@ def test_gradient_reaches_x(target: Target, bits: int) -> None:
     mode = sorted(target.capabilities.activation_modes)[0]
     x, dy = torch.from_numpy(FloatFill(seed=6).floats((5, 41))).requires_grad_(), case.placed.tensor
     with bittensor.use_backend(target.name):
-        bittensor.linear(x, case.weight.quantized(), activation_mode=mode).backward(dy)
+        bittensor.linear(x, case.weight.quantized(), activation_mode=mode).backward(dy)  # type: ignore[no-untyped-call]
     assert x.grad is not None
     _check_same(target, case, as_rows(x.grad, 41), as_rows(case.call(target.name), 41), "x.grad of linear")
 

@@ -25,16 +25,16 @@ struct WeightPanel {
   std::int64_t stride;        // at least columns + panel_unit
 };
 
-/// values[n, k] = the weight of docs/numerics.md, section 3, and 0 in rows that do not exist; panel_unit zeros follow the
-/// columns of each row.
+/// values[n, k] = the weight of docs/numerics.md, section 3, and 0 in rows that do not exist; panel_unit zeros follow
+/// the columns of each row.
 using DequantizePanel = void (*)(const WeightPanel& panel);
 
 /// Operands of `PanelProduct`: rows of dy against a panel of the weight.
 struct PanelProductBlock {
-  const float* dy;           // [rows, dy_stride], of which depth values count
-  std::int64_t dy_stride;    // floats
-  std::int64_t rows;         // at least 1
-  const float* panel;        // [depth, panel_stride]
+  const float* dy;         // [rows, dy_stride], of which depth values count
+  std::int64_t dy_stride;  // floats
+  std::int64_t rows;       // at least 1
+  const float* panel;      // [depth, panel_stride]
   std::int64_t panel_stride;
   std::int64_t depth;        // rows of the weight
   std::int64_t tiles;        // of panel_unit columns, at least 1

@@ -22,8 +22,8 @@ struct LinearInputGrad {
   void* out = nullptr;      // [rows, in_features] of float_type, without gaps
 };
 
-/// out = dy @ dequantize(W). Each result is one chain of float32 multiply-adds over ascending rows of the weight, and so
-/// has the same bits on every instruction set, for every number of threads and rows. Of the weight, no more than a
+/// out = dy @ dequantize(W). Each result is one chain of float32 multiply-adds over ascending rows of the weight, and
+/// so has the same bits on every instruction set, for every number of threads and rows. Of the weight, no more than a
 /// panel for each thread is ever held as floats.
 BITTENSOR_API void linear_input_grad(
     const LinearInputGrad& gradient, const KernelSet& kernels, const ParallelFor& parallel = {});

@@ -99,8 +99,8 @@ struct PanelWriter {
 
   /// `columns` columns of one group, a few rows at once. The last blocks may fill columns beyond the end.
   static void write_rows(
-      const std::uint8_t* codes, std::int64_t blocks_left, std::int64_t columns, const RowParameters& parameters, int row,
-      float* values, std::int64_t stride) {
+      const std::uint8_t* codes, std::int64_t blocks_left, std::int64_t columns, const RowParameters& parameters,
+      int row, float* values, std::int64_t stride) {
     const auto decoder = [&](int r) {
       return RowDecoder(parameters.shifted_zero[row + r], parameters.scale[row + r], parameters.offset[row + r]);
     };
