@@ -29,7 +29,11 @@ CODE_OPERATIONS = ("pack", "unpack", "packed_matmul")
 WEIGHT_OPERATIONS = ("prepare", "restore", "linear")
 """The operations on group-quantized weights. A backend declares all of them or none."""
 
-OPERATIONS = (*CODE_OPERATIONS, *WEIGHT_OPERATIONS)
+GRADIENT_OPERATIONS = ("linear_input_grad",)
+"""The gradient of "linear". A backend with the operations on group-quantized weights may declare it; without it,
+gradients are computed from the dequantized weight."""
+
+OPERATIONS = (*CODE_OPERATIONS, *WEIGHT_OPERATIONS, *GRADIENT_OPERATIONS)
 """Names of the operations a backend may declare: the methods of `Backend` of the same name."""
 
 
@@ -140,6 +144,14 @@ class Backend(Protocol):
         A `weight` of another layout is a ValueError. `bias` is float32, float16 or bfloat16 ``[N]``.
         """
         self._refuse("linear")
+
+    def linear_input_grad(self, dy: torch.Tensor, weight: PreparedWeight) -> torch.Tensor:
+        """``dy @ dequantize(W)``, dy float ``[..., N]`` to ``[..., K]`` of its dtype (docs/numerics.md, section 6).
+
+        The gradient of `linear` with respect to its input, before the epilogue's own. A `weight` of another layout is
+        a ValueError.
+        """
+        self._refuse("linear_input_grad")
 
     def variant(self, name: str) -> Backend:
         """The same backend with its kernel path fixed to `name`, one of ``capabilities.variants``."""

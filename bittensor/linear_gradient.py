@@ -59,7 +59,7 @@ class _Linear(torch.autograd.Function):
             grad = grad * (_gelu_derivative if ctx.epilogue == "gelu" else _silu_derivative)(before)
         grad_x = grad_bias = None
         if ctx.needs_input_grad[0]:
-            grad_x = (grad @ ctx.weight.dequantize()).to(ctx.x_dtype)
+            grad_x = _input_grad(ctx.options[0], grad, ctx.weight).to(ctx.x_dtype)
         if ctx.needs_input_grad[1]:
             grad_bias = grad.reshape(-1, grad.shape[-1]).sum(dim=0).to(ctx.bias_dtype)
         return grad_x, grad_bias, None, None, None, None
@@ -74,3 +74,24 @@ def _gelu_derivative(v: torch.Tensor) -> torch.Tensor:
 def _silu_derivative(v: torch.Tensor) -> torch.Tensor:
     """sigma(v) (1 + v sigma(-v)), with the logistic function."""
     return torch.sigmoid(v) * (1 + v * torch.sigmoid(-v))
+
+
+def _input_grad(backend: Backend, grad: torch.Tensor, weight: QuantizedWeight) -> torch.Tensor:
+    """``grad @ dequantize(weight)`` by the backend, or by torch where the backend does not declare the operation."""
+    if "linear_input_grad" in backend.capabilities.operations:
+        result: torch.Tensor = _InputGrad.apply(grad, weight, backend)  # type: ignore[no-untyped-call]
+        return result
+    return grad @ weight.dequantize()
+
+
+class _InputGrad(torch.autograd.Function):
+    """`Backend.linear_input_grad`, itself differentiable: it is linear in dy."""
+
+    @staticmethod
+    def forward(ctx: Any, dy: torch.Tensor, weight: QuantizedWeight, backend: Backend) -> torch.Tensor:
+        ctx.weight = weight
+        return backend.linear_input_grad(dy, weight.prepared_for(backend))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        return grads[0] @ ctx.weight.dequantize().T, None, None

@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 
-from .backend import OPERATIONS, PROTOCOL_VERSION, WEIGHT_OPERATIONS, Backend
+from .backend import GRADIENT_OPERATIONS, OPERATIONS, PROTOCOL_VERSION, WEIGHT_OPERATIONS, Backend
 from .errors import BackendError, BackendLoadError, UnknownBackendError
 
 ENTRY_POINT_GROUP = "bittensor.backends"
@@ -161,11 +161,9 @@ def _check_protocol(name: str, backend: object) -> None:
     declared: frozenset[str] = getattr(getattr(backend, "capabilities", None), "operations", frozenset())
     if unknown := sorted(set(declared) - set(OPERATIONS)):
         raise BackendLoadError(f"backend {name!r} declares unknown operations {unknown}; known: {list(OPERATIONS)}")
-    if declared & set(WEIGHT_OPERATIONS) and not declared >= set(WEIGHT_OPERATIONS):
-        raise BackendLoadError(
-            f"backend {name!r} declares {sorted(declared & set(WEIGHT_OPERATIONS))}, but {list(WEIGHT_OPERATIONS)} "
-            "belong together"
-        )
+    on_weights = sorted(declared & {*WEIGHT_OPERATIONS, *GRADIENT_OPERATIONS})
+    if on_weights and not declared >= set(WEIGHT_OPERATIONS):
+        raise BackendLoadError(f"backend {name!r} declares {on_weights}, but {list(WEIGHT_OPERATIONS)} belong together")
     operations = [operation for operation in OPERATIONS if operation in declared]
     required = ("name", "capabilities", *operations, "variant", "describe", "kernel_calls")
     if missing := [attribute for attribute in required if not hasattr(backend, attribute)]:

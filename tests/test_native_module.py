@@ -215,3 +215,25 @@ def test_store_outputs_has_the_bits_of_the_reference(name: str, bits: int, activ
         expected = bittensor.linear(torch.zeros(1, 1), weight, torch.from_numpy(v), epilogue=activation)[0].numpy()
     different = (out.view(np.int32) != expected.view(np.int32)) & ~(np.isnan(out) & np.isnan(expected))
     assert not different.any(), f"{activation}({v[different][0]!r}) is {out[different][0]!r}, {different.sum()} differ"
+
+
+@kernels("dequantize_panel")
+def test_dequantize_panel(name: str, bits: int) -> None:
+    weight, prepared = prepared_weight(bits)
+    values = np.full((32, 24 + 16), 99, dtype=np.float32)
+    _native.dequantize_panel(name, prepared, 16, 24, values)
+    np.testing.assert_array_equal(values[:20, :24], weight.dequantize().numpy()[:, 16:])
+    assert not values[20:].any()
+    assert not values[:, 24:].any()
+    with pytest.raises(ValueError, match="first_column"):
+        _native.dequantize_panel(name, prepared, 8, 24, values)
+
+
+@kernels("panel_product")
+def test_panel_product(name: str, bits: int) -> None:
+    random = np.random.default_rng(6)
+    dy, panel = random.integers(-9, 9, (7, 20)), random.integers(-9, 9, (20, 48))
+    sums = np.full((7, 48), 99, dtype=np.float32)
+    for continues in (False, True):
+        _native.panel_product(name, 7, 20, 3, dy.astype(np.float32), panel.astype(np.float32), continues, sums)
+        np.testing.assert_array_equal(sums, (1 + continues) * (dy @ panel))

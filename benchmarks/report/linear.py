@@ -9,12 +9,14 @@ a) int8 activations at N = K = 4096: operations per second against the peak of t
    of weights and scales per second against reading memory;
 b) float activations at the same sizes, against the peak of the float32 multiply-adds and reading memory;
 c) instruction sets by name against the peak of their own instructions;
-d) two threads against one.
+d) two threads against one;
+e) the gradient with respect to x (`linear_input_grad`), against the peak of the float32 multiply-adds.
 """
 
 from __future__ import annotations
 
 import itertools
+from functools import partial
 
 import torch
 from bittensor_cpp import _native
@@ -31,6 +33,7 @@ ROTATED_WEIGHTS = 16  # more than 128 MiB: beyond the caches
 INT8_TARGETS = {(128, 8): 0.70, (128, 128): 0.80, (128, 512): 0.80, (32, 8): None, (32, 128): 0.66}
 FLOAT_TARGETS = {(128, 8): None, (128, 128): 0.70}
 ISA_TARGETS = {"avx2": 0.70, "avxvnni": 0.75, "avx512": None}
+GRADIENT_TARGETS = {8: None, 128: 0.60}
 MEMORY_TARGET = 0.90
 SCALING_TARGET = 1.8
 
@@ -131,6 +134,22 @@ def two_threads(rounds: int) -> list[Row]:
     return rows
 
 
+def gradients(threads: int, rounds: int, isa: str) -> list[Row]:
+    backend = bittensor.get_backend("cpp")
+    prepared = backend.prepare(new_weight(128))
+    limit = f"float32 peak, {isa}"
+    samples: dict[str, Sample] = {limit: lambda: _native.fma_peak(isa, threads, 0.02, 3) / 1e9}
+    for count in GRADIENT_TARGETS:
+        dy = torch.randn(count, FEATURES)
+        call = partial(backend.linear_input_grad, dy, prepared)
+        samples[f"dx g128 M={count}"] = with_threads(threads, rate(2 * count * FEATURES * FEATURES, call))
+    taken = interleaved(samples, rounds)
+    return [
+        Row.of(taken, f"dx g128 M={count}", limit, claim="e", threads=threads, unit="GOP/s", target=at_least(target))
+        for count, target in GRADIENT_TARGETS.items()
+    ]
+
+
 def measure(threads: int, rounds: int, isa: str) -> list[Row]:
     return [
         *many_rows("int8", INT8_TARGETS, threads, rounds, isa),
@@ -140,6 +159,7 @@ def measure(threads: int, rounds: int, isa: str) -> list[Row]:
         *one_row("float", 128, threads, rounds),
         *instruction_sets(threads, rounds),
         *two_threads(rounds),
+        *gradients(threads, rounds, isa),
     ]
 
 

@@ -14,13 +14,15 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, TypeVar
 
-from bittensor.backend import OPERATIONS, WEIGHT_OPERATIONS, Capabilities
+from bittensor.backend import GRADIENT_OPERATIONS, OPERATIONS, WEIGHT_OPERATIONS, Capabilities
 from bittensor.codes import SUPPORTED_BITS
 from bittensor.prepared_weight import GROUP_BITS
 
 from . import chapters
 
 F = TypeVar("F", bound=Callable[..., None])
+
+_ON_WEIGHTS = (*WEIGHT_OPERATIONS, *GRADIENT_OPERATIONS)
 
 PROTOCOL = "protocol"
 """What a check belongs to if it is about the backend as a whole."""
@@ -73,7 +75,7 @@ class Check:
 
     def _widths(self, capabilities: Capabilities) -> list[int | None]:
         declared = self.operation == PROTOCOL or self.operation in capabilities.operations
-        offered = capabilities.linear_bits if self.operation in WEIGHT_OPERATIONS else capabilities.bits
+        offered = capabilities.linear_bits if self.operation in _ON_WEIGHTS else capabilities.bits
         if self.undeclared:
             return [bits for bits in self.widths if not (declared and bits in offered)]
         if not declared:
@@ -113,7 +115,7 @@ def check(
         raise ValueError(f"operation: expected one of {[*OPERATIONS, PROTOCOL]}, got {operation!r}")
 
     if widths is None:
-        widths = GROUP_BITS if operation in WEIGHT_OPERATIONS else SUPPORTED_BITS
+        widths = GROUP_BITS if operation in _ON_WEIGHTS else SUPPORTED_BITS
 
     def declare(function: F) -> F:
         parameters = inspect.signature(function).parameters

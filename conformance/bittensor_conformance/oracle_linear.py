@@ -283,3 +283,17 @@ def linear_float(x: Floats, weight: Weight, bias: Floats | None, epilogue: str |
     in_range = np.maximum(size, largest) < LARGEST["float32"] / 4
     fits = np.abs(center) + reach < LARGEST[dtype]
     return Interval(center, bound, reach, finite[:, None] & in_range & fits)
+
+
+def linear_input_grad(dy: Floats, weight: Weight, dtype: FloatDtype) -> Interval:
+    """Section 6 for rows ``[M, N]``: the interval for each of ``[M, K]``."""
+    finite: npt.NDArray[np.bool_] = np.all(np.isfinite(dy), axis=1)
+    values = np.where(finite[:, None], dy, np.float32(0)).astype(np.float64)
+    dequantized = dequantize(weight).astype(np.float64)
+    center: Doubles = values @ dequantized
+    size: Doubles = np.abs(values) @ np.abs(dequantized)
+    outputs = weight.codes.shape[0]
+    bound = (outputs + 1) * _HALF_UNIT["float32"] * size + outputs * 2.0**-149
+    reach = bound + np.maximum(_HALF_UNIT[dtype] * (np.abs(center) + bound), SMALLEST[dtype] / 2)
+    fits = (size < LARGEST["float32"] / 4) & (np.abs(center) + reach < LARGEST[dtype])
+    return Interval(center, bound, reach, finite[:, None] & fits)

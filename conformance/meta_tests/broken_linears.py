@@ -368,6 +368,61 @@ class FloatDependsOnThreads(SoundLinear):
         return super().float(x, weight, codes) * (1 + 2.0**-22 * (torch.get_num_threads() == 3))
 
 
+# The gradient
+
+
+class GradientOfPreviousGroupsScale(SoundLinear):
+    def gradient_group(self, group: int) -> int:
+        return max(group - 1, 0)
+
+
+class GradientTailDropped(SoundLinear):
+    """The columns beyond the last eight."""
+
+    def gradient(self, dy: Tensor, values: Tensor) -> Tensor:
+        dx = super().gradient(dy, values)
+        dx[:, dx.shape[1] // 8 * 8 :] = 0
+        return dx
+
+
+class GradientDropsLastRows(SoundLinear):
+    """The rows of the weight beyond the last sixteen."""
+
+    def gradient(self, dy: Tensor, values: Tensor) -> Tensor:
+        whole = max(len(values) // 16 * 16, 1)
+        return super().gradient(dy[:, :whole], values[:whole])
+
+
+class GradientWithoutOffset(SoundLinear):
+    def gradient_offset(self, offset: Tensor) -> Tensor:
+        return offset * 0
+
+
+class GradientSymmetricZeroOffByOne(SoundLinear):
+    def gradient_zero(self, weight: QuantizedWeight, group: int) -> Tensor:
+        return super().gradient_zero(weight, group) - float(weight.zero == "symmetric")
+
+
+class GradientInBfloat16(SoundLinear):
+    def gradient(self, dy: Tensor, values: Tensor) -> Tensor:
+        return super().gradient(dy.bfloat16(), values.bfloat16()).bfloat16().float()
+
+
+class GradientDependsOnTheBatch(SoundLinear):
+    def gradient(self, dy: Tensor, values: Tensor) -> Tensor:
+        return super().gradient(dy, values) * (1 + 2.0**-22 * (len(dy) > 4))
+
+
+class GradientNanLeaks(SoundLinear):
+    def gradient(self, dy: Tensor, values: Tensor) -> Tensor:
+        return super().gradient(dy, values) + dy.float().sum() * 0
+
+
+class GradientIgnoresStride(SoundLinear):
+    def linear_input_grad(self, dy: Tensor, weight: PreparedWeight) -> Tensor:
+        return super().linear_input_grad(_as_if_contiguous(dy), weight)
+
+
 # Memory and the protocol
 
 

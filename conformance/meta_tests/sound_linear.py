@@ -151,3 +151,36 @@ class SoundLinear(Sound):
     def whole_words(self, weight: QuantizedWeight) -> Tensor:
         columns = weight.words.shape[1] * codes_per_word(weight.bits)
         return ReferenceBackend().unpack(weight.words, columns, weight.bits)
+
+    def linear_input_grad(self, dy: Tensor, weight: PreparedWeight) -> Tensor:
+        quantized = QuantizedWeight.from_canonical(weight)
+        self.form = weight.form
+        values = self.gradient_weight(quantized, self.codes_of_weight(quantized).double())
+        rows = dy.reshape(dy.shape[:-1].numel(), dy.shape[-1])
+        return self.cast_gradient(self.gradient(rows, values), dy.dtype).reshape(*dy.shape[:-1], weight.form.shape[1])
+
+    def gradient_weight(self, weight: QuantizedWeight, codes: Tensor) -> Tensor:
+        values = torch.empty(weight.shape)
+        for group in range(weight.form.groups):
+            columns = slice(group * weight.group_size, (group + 1) * weight.group_size)
+            centered = codes[:, columns] - self.gradient_zero(weight, group)[:, None]
+            values[:, columns] = centered.float() * weight.scales[:, self.gradient_group(group), None].float()
+            if weight.offsets is not None:
+                values[:, columns] += self.gradient_offset(weight.offsets[:, group, None].float())
+        return values
+
+    def gradient_group(self, group: int) -> int:
+        return group
+
+    def gradient_zero(self, weight: QuantizedWeight, group: int) -> Tensor:
+        return SoundLinear.zeros_of(self, weight, group)
+
+    def gradient_offset(self, offset: Tensor) -> Tensor:
+        return offset
+
+    def gradient(self, dy: Tensor, values: Tensor) -> Tensor:
+        rows = [row.double() @ values.double() for row in dy]
+        return torch.stack(rows).float() if rows else values.new_empty(0, values.shape[1])
+
+    def cast_gradient(self, dx: Tensor, dtype: torch.dtype) -> Tensor:
+        return dx.to(dtype)

@@ -9,6 +9,7 @@ from broken_linears import LINEAR_FAULTS
 from test_rejections import check_rejected, outcomes, run_checks
 
 WEIGHTS, INT8, FLOAT, RELATIONS = "3_group_quantized", "4_linear_int8", "5_linear_float", "5_linear_relations"
+GRADIENT = "6_linear_gradient"
 
 MEANT_FOR: Mapping[str, str] = {
     "SwapsNibblesInPrepare": f"{WEIGHTS}/restored_weight_of_every_shape[4-bit]",
@@ -57,6 +58,15 @@ MEANT_FOR: Mapping[str, str] = {
     "FloatNanLeaks": f"{RELATIONS}/linear_keeps_bad_rows_apart[float,4-bit]",
     "FloatDependsOnTheBatch": f"{RELATIONS}/linear_of_split_batch[float,4-bit]",
     "FloatDependsOnThreads": f"{RELATIONS}/linear_on_any_number_of_threads[float,4-bit]",
+    "GradientOfPreviousGroupsScale": f"{GRADIENT}/gradient_of_every_shape_of_groups[4-bit]",
+    "GradientTailDropped": f"{GRADIENT}/gradient_of_every_shape_of_groups[4-bit]",
+    "GradientDropsLastRows": f"{GRADIENT}/gradient_of_every_tail[4-bit]",
+    "GradientWithoutOffset": f"{GRADIENT}/gradient_of_every_dtype[4-bit]",
+    "GradientSymmetricZeroOffByOne": f"{GRADIENT}/gradient_of_small_integers_is_exact[4-bit]",
+    "GradientInBfloat16": f"{GRADIENT}/gradient_bound_is_below_the_signal[4-bit]",
+    "GradientDependsOnTheBatch": f"{GRADIENT}/gradient_does_not_depend_on_the_batch[4-bit]",
+    "GradientNanLeaks": f"{GRADIENT}/gradient_keeps_bad_rows_apart[4-bit]",
+    "GradientIgnoresStride": f"{GRADIENT}/gradient_in_each_layout[4-bit]",
     "LinearIgnoresStrideOfX": f"{INT8}/int8_each_argument_in_each_layout[4-bit]",
     "LinearWritesToX": f"{INT8}/int8_one_bad_row[4-bit]",
     "ReadsPastThePreparedWeight": "memory/linear_stays_inside_its_inputs[4-bit]",

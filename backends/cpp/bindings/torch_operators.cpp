@@ -21,6 +21,7 @@
 #include "bittensor/codes.hpp"
 #include "bittensor/isa.hpp"
 #include "bittensor/linear.hpp"
+#include "bittensor/linear_gradient.hpp"
 #include "bittensor/pack.hpp"
 #include "bittensor/packed_matmul.hpp"
 #include "bittensor/prepare.hpp"
@@ -303,7 +304,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> restore(const Tensor& prepared, std::
 struct Activations : Matrix {
   std::int64_t row_stride;  // values
 
-  explicit Activations(const Tensor& given) : Matrix("x", given, &has_strided_rows), row_stride(columns) {
+  Activations(const char* name, const Tensor& given) : Matrix(name, given, &has_strided_rows), row_stride(columns) {
     if (dimensions < 2 || tensor.is_contiguous()) return;
     // The leading dimension that has more than one index and varies fastest.
     for (std::int64_t i = dimensions - 1; i-- > 0;) {
@@ -373,7 +374,7 @@ Tensor linear(
   const Matrix weight("prepared", prepared);
   const std::optional<bittensor::FloatType> type = float_type_of(x);
   if (!type) refuse("x: expected float32, float16 or bfloat16");
-  const Activations input(x);
+  const Activations input("x", x);
   bittensor::Linear product;
   product.layout = layout_of(weight);
   if (product.layout.out_features != out_features) refuse("out_features: the prepared weight has another number");
@@ -400,6 +401,30 @@ Tensor linear(
   return out;
 }
 
+Tensor linear_input_grad(const Tensor& dy, const Tensor& prepared, std::int64_t in_features, std::int64_t isa) {
+  const Matrix weight("prepared", prepared);
+  const std::optional<bittensor::FloatType> type = float_type_of(dy);
+  if (!type) refuse("dy: expected float32, float16 or bfloat16");
+  const Activations rows("dy", dy);
+  bittensor::LinearInputGrad gradient;
+  gradient.layout = layout_of(weight);
+  if (gradient.layout.in_features != in_features) refuse("in_features: the prepared weight has another number");
+  if (rows.columns != gradient.layout.out_features) {
+    refuse(
+        "dy: expected " + std::to_string(gradient.layout.out_features) + " columns, got " +
+        std::to_string(rows.columns));
+  }
+  gradient.dy = rows.data<void>();
+  gradient.float_type = *type;
+  gradient.dy_row_bytes = rows.row_stride * bittensor::bytes_of(*type);
+  gradient.rows = rows.rows;
+  gradient.prepared = weight.data<std::uint8_t>();
+  const Tensor out = new_matrix(rows, in_features, torch_dtype_of(*type));
+  gradient.out = out.data_ptr();
+  bittensor::linear_input_grad(gradient, kernels(isa), torch_threads());
+  return out;
+}
+
 }  // namespace
 }  // namespace bittensor::binding
 
@@ -416,12 +441,14 @@ STABLE_TORCH_LIBRARY(bittensor_cpp, library) {
   library.def(
       "linear(Tensor x, Tensor prepared, int out_features, Tensor? bias=None, bool float_mode=False, "
       "int activation=0, int isa=-1) -> Tensor");
+  library.def("linear_input_grad(Tensor dy, Tensor prepared, int in_features, int isa=-1) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(bittensor_cpp, CPU, library) {
   library.impl("prepare", TORCH_BOX(&bittensor::binding::prepare));
   library.impl("restore", TORCH_BOX(&bittensor::binding::restore));
   library.impl("linear", TORCH_BOX(&bittensor::binding::linear));
+  library.impl("linear_input_grad", TORCH_BOX(&bittensor::binding::linear_input_grad));
   library.impl("pack", TORCH_BOX(&bittensor::binding::pack));
   library.impl("unpack", TORCH_BOX(&bittensor::binding::unpack));
   library.impl("packed_matmul", TORCH_BOX(&bittensor::binding::packed_matmul));

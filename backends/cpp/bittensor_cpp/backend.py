@@ -22,6 +22,7 @@ _packed_matmul: _Operator = torch.ops.bittensor_cpp.packed_matmul.default
 _prepare: _Operator = torch.ops.bittensor_cpp.prepare.default
 _restore: Callable[..., tuple[torch.Tensor, ...]] = torch.ops.bittensor_cpp.restore.default
 _linear: _Operator = torch.ops.bittensor_cpp.linear.default
+_linear_input_grad: _Operator = torch.ops.bittensor_cpp.linear_input_grad.default
 
 LAYOUT = "cpp/tiles-1"
 """Name of the layout of prepared weights: a header, then tiles of 16 rows that every instruction set reads."""
@@ -150,6 +151,10 @@ class CppBackend(Backend):
         except KeyError as error:
             raise UnsupportedOperationError(f"backend {self.name!r} does not declare {error} for linear") from None
         return _linear(x, weight.tensors[0], weight.form.shape[0], bias, float_mode, activation, self._isa)
+
+    def linear_input_grad(self, dy: torch.Tensor, weight: PreparedWeight) -> torch.Tensor:
+        _check_layout(weight)
+        return _linear_input_grad(dy, weight.tensors[0], weight.form.shape[1], self._isa)
 
     def variant(self, name: str) -> Backend:
         return CppBackend(name)

@@ -84,6 +84,14 @@ class ReferenceBackend(Backend):
         y = EPILOGUES[epilogue](y.to(torch.float32))
         return y.to(x.dtype).reshape(*x.shape[:-1], quantized.shape[0])
 
+    @torch.no_grad()
+    def linear_input_grad(self, dy: torch.Tensor, weight: PreparedWeight) -> torch.Tensor:
+        values = self.restore(weight).dequantize().to(torch.float64)
+        # Row by row: a sum may depend on the size of a batch, and a row of dy must not.
+        rows = [row @ values for row in dy.reshape(-1, values.shape[0]).to(torch.float64)]
+        dx = torch.stack(rows) if rows else values.new_empty(0, values.shape[1])
+        return dx.to(torch.float32).to(dy.dtype).reshape(*dy.shape[:-1], values.shape[1])
+
 
 def _shifts(bits: int) -> torch.Tensor:
     return torch.arange(codes_per_word(bits)) * bits

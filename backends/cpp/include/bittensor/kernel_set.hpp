@@ -6,6 +6,7 @@
 
 #include <cstdint>
 
+#include "bittensor/gradient_kernels.hpp"
 #include "bittensor/linear_kernels.hpp"
 
 namespace bittensor {
@@ -79,6 +80,7 @@ struct KernelSet {
   CodeKernels codes[4];  // 1, 2, 4, 8 bits
   StoreSums store_sums;
   LinearKernels linear;
+  GradientKernels gradient;
 
   const CodeKernels& for_bits(int bits) const { return codes[bits == 8 ? 3 : bits / 2]; }
 };

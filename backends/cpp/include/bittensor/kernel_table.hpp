@@ -23,6 +23,8 @@ enum class KernelKind : std::uint8_t {
   store_outputs,
   widen_row,
   float_linear,
+  dequantize_panel,
+  panel_product,
 };
 
 /// Name of a kind: "pack_row".

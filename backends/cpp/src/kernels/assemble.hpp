@@ -8,7 +8,9 @@
 #include "int8_linear.hpp"
 #include "integer_dot.hpp"
 #include "packing.hpp"
+#include "panel_product.hpp"
 #include "store_outputs.hpp"
+#include "weight_panel.hpp"
 
 namespace bittensor {
 namespace {
@@ -28,7 +30,8 @@ constexpr KernelSet assemble() {
        store_outputs<V>,
        widen_row<V>,
        {int8_linear<V, 2>, int8_linear<V, 4>, int8_linear<V, 8>},
-       {float_linear<V, 2>, float_linear<V, 4>, float_linear<V, 8>}}};
+       {float_linear<V, 2>, float_linear<V, 4>, float_linear<V, 8>}},
+      {{dequantize_panel<V, 2>, dequantize_panel<V, 4>, dequantize_panel<V, 8>}, panel_product<V>}};
 }
 
 }  // namespace

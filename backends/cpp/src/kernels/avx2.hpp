@@ -178,8 +178,24 @@ struct Avx2 {
   static constexpr int float_rows = 4;
   static constexpr int float_tiles = 1;
   static constexpr int float_tiles_single_row = 4;
+  static constexpr int panel_rows = 6;  // 6 rows x 1 tile: 12 sums and 2 weights of 16 registers
+  static constexpr int panel_tiles = 1;
+  static constexpr int panel_tiles_single_row = 4;
+  static constexpr int table_bits = 2;  // a register holds the values of 8 codes
 
   static LaneVector load_lanes(const void* from) { return load(from); }
+  /// Lanes run over columns: four bytes to each of the lanes that a block of that row fills.
+  template <int Blocks>
+  static LaneVector broadcast_blocks(const std::uint8_t* row, const std::int64_t (&offset)[Blocks]) {
+    std::int32_t four[Blocks];
+    for (int i = 0; i < Blocks; ++i) __builtin_memcpy(&four[i], row + offset[i], sizeof four[i]);
+    __m256i v = _mm256_set1_epi32(four[0]);
+    if constexpr (Blocks == 2) v = _mm256_blend_epi32(v, _mm256_set1_epi32(four[1]), 0xF0);
+    return v;
+  }
+  static LaneVector shift_right(LaneVector v, LaneVector bits) { return _mm256_srlv_epi32(v, bits); }
+  /// The entry that the low 3 bits of each lane name.
+  static Float lookup(Float table, LaneVector index) { return _mm256_permutevar8x32_ps(table, index); }
   static LaneVector broadcast4(const std::int8_t* from) {
     std::int32_t four = 0;
     __builtin_memcpy(&four, from, sizeof four);

@@ -157,8 +157,29 @@ struct Avx512 {
   static constexpr int float_rows = 8;
   static constexpr int float_tiles = 2;
   static constexpr int float_tiles_single_row = 8;
+  static constexpr int panel_rows = 6;  // 6 rows x 4 tiles: 24 sums and 4 weights of 32 registers
+  static constexpr int panel_tiles = 4;
+  static constexpr int panel_tiles_single_row = 8;
+  static constexpr int table_bits = 4;  // a register holds the values of 16 codes
 
   static LaneVector load_lanes(const void* from) { return load(from); }
+  /// Lanes run over columns: four bytes to each of the lanes that a block of that row fills.
+  template <int Blocks>
+  static LaneVector broadcast_blocks(const std::uint8_t* row, const std::int64_t (&offset)[Blocks]) {
+    std::int32_t four[Blocks];
+    for (int i = 0; i < Blocks; ++i) __builtin_memcpy(&four[i], row + offset[i], sizeof four[i]);
+    __m512i v = _mm512_set1_epi32(four[0]);
+    if constexpr (Blocks == 2) v = _mm512_mask_set1_epi32(v, 0xFF00, four[1]);
+    if constexpr (Blocks == 4) {
+      v = _mm512_mask_set1_epi32(v, 0x00F0, four[1]);
+      v = _mm512_mask_set1_epi32(v, 0x0F00, four[2]);
+      v = _mm512_mask_set1_epi32(v, 0xF000, four[3]);
+    }
+    return v;
+  }
+  static LaneVector shift_right(LaneVector v, LaneVector bits) { return _mm512_srlv_epi32(v, bits); }
+  /// The entry that the low 4 bits of each lane name.
+  static Float lookup(Float table, LaneVector index) { return _mm512_permutexvar_ps(index, table); }
   static LaneVector broadcast4(const std::int8_t* from) {
     std::int32_t four = 0;
     __builtin_memcpy(&four, from, sizeof four);

@@ -181,12 +181,26 @@ struct Scalar {
   static constexpr int float_rows = 2;
   static constexpr int float_tiles = 1;
   static constexpr int float_tiles_single_row = 1;
+  static constexpr int panel_rows = 2;
+  static constexpr int panel_tiles = 1;
+  static constexpr int panel_tiles_single_row = 1;
+  static constexpr int table_bits = 0;
   using Float = Lanes<float>;
 
   static LaneVector load_lanes(const void* from) {
     LaneVector v;
     __builtin_memcpy(&v, from, sizeof v);
     return v;
+  }
+  /// Lanes run over columns: four bytes to each of the lanes that a block of that row fills.
+  template <int Blocks>
+  static LaneVector broadcast_blocks(const std::uint8_t* row, const std::int64_t (&offset)[Blocks]) {
+    std::uint32_t four[Blocks];
+    for (int i = 0; i < Blocks; ++i) __builtin_memcpy(&four[i], row + offset[i], sizeof four[i]);
+    return each([&](int i) { return four[i / (lanes / Blocks)]; });
+  }
+  static LaneVector shift_right(const LaneVector& v, const LaneVector& bits) {
+    return each([&](int i) { return v.at[i] >> bits.at[i]; });
   }
   static LaneVector broadcast4(const std::int8_t* from) {
     std::uint32_t four = 0;
