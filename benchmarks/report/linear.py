@@ -88,6 +88,8 @@ def many_rows(
 def one_row(mode: str, group_size: int, threads: int, rounds: int) -> list[Row]:
     x = torch.randn(1, FEATURES)
     weights = [new_weight(group_size) for _ in range(ROTATED_WEIGHTS)]
+    for weight in weights:
+        bittensor.linear(x, weight)  # brings it into the layout of the backend
     copies = itertools.cycle(weights)
     size = FEATURES * FEATURES // 2 + 2 * FEATURES * FEATURES // group_size
     figure, limit = f"{mode} g{group_size} M=1, weights from memory", f"read {ROTATED_WEIGHTS * size >> 20} MiB"

@@ -87,18 +87,29 @@ struct Matrix {
   }
 };
 
-/// Asks for huge pages where new memory is large. Then its first touch costs a fault for each 2 MiB instead of each
-/// 4 KiB, and a weight that is packed into it streams faster ever after.
-inline void prefer_huge_pages(void* memory, std::int64_t bytes) {
+/// Calls f(memory, bytes) for the part of the memory that whole huge pages could hold, if there is any.
+template <class F>
+void for_huge_pages(void* memory, std::int64_t bytes, const F& f) {
   constexpr std::int64_t huge = std::int64_t{1} << 21;
   const auto position = static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(memory) % huge);
   const std::int64_t skipped = (huge - position) % huge;
   const std::int64_t whole = (bytes - skipped) / huge * huge;
-  // Advice only: where the system does not follow it, nothing changes but speed.
-  if (whole > 0) {
-    static_cast<void>(
-        madvise(static_cast<std::byte*>(memory) + skipped, static_cast<std::size_t>(whole), MADV_HUGEPAGE));
-  }
+  if (whole > 0) f(static_cast<std::byte*>(memory) + skipped, static_cast<std::size_t>(whole));
+}
+
+/// Asks for huge pages where new memory is large. Then its first touch costs a fault for each 2 MiB instead of each
+/// 4 KiB. Advice only: where the system does not follow it, nothing changes but speed.
+inline void prefer_huge_pages(void* memory, std::int64_t bytes) {
+  for_huge_pages(
+      memory, bytes, [](void* begin, std::size_t size) { static_cast<void>(madvise(begin, size, MADV_HUGEPAGE)); });
+}
+
+/// Moves memory into huge pages now, even if it was in use before and has small ones. This costs about as much as
+/// copying it, and pays for what is streamed often, a weight. Advice only, from Linux 6.1 on.
+inline void move_to_huge_pages(void* memory, std::int64_t bytes) {
+  constexpr int collapse = 25;  // MADV_COLLAPSE, which older headers do not know
+  for_huge_pages(
+      memory, bytes, [](void* begin, std::size_t size) { static_cast<void>(madvise(begin, size, collapse)); });
 }
 
 /// A new uninitialized tensor on the CPU, of `values` values in all.
