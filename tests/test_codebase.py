@@ -27,6 +27,11 @@ PROTOCOL_MODULES = frozenset(
         "bittensor.prepared_weight",
     }
 )
+OPTIONAL_PACKAGES = {
+    "checkpoints": frozenset({"safetensors"}),
+    "models": frozenset({"jinja2", "tokenizers"}),
+}
+"""Packages of the extra "models", by the folders of bittensor that may import them, within functions."""
 TEXT_SUFFIXES = frozenset(
     {".cmake", ".cpp", ".css", ".hpp", ".html", ".inl", ".json", ".md", ".py", ".pyi", ".sh", ".toml", ".txt", ".yml"}
 )
@@ -100,11 +105,13 @@ def test_bittensor_imports_only_torch() -> None:
                 return True
         if each.file.name == "progress.py" and root_of(each) == "rich":
             return each.lazy
+        if root_of(each) in OPTIONAL_PACKAGES.get(each.file.parent.name, ()):
+            return each.lazy
         return root_of(each) in {"torch", "bittensor"}
 
     rule = (
         "bittensor imports torch; cli.py also typer and rich, and the conformance suite when it is asked for, "
-        "progress.py rich when it shows progress"
+        "progress.py rich when it shows progress, checkpoints and models the packages of their extra when they need them"
     )
     check(room_imports("bittensor"), allowed, rule)
 
