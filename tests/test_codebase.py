@@ -111,7 +111,7 @@ def test_bittensor_imports_only_torch() -> None:
 
     rule = (
         "bittensor imports torch; cli.py also typer and rich, and the conformance suite when it is asked for, "
-        "progress.py rich when it shows progress, checkpoints and models the packages of their extra when they need them"
+        "progress.py rich when it shows progress, checkpoints and models the packages of their extra when needed"
     )
     check(room_imports("bittensor"), allowed, rule)
 

@@ -86,8 +86,7 @@ class Llama(torch.nn.Module):
         table = read("model.embed_tokens.weight")
         self.embedding = Embedding(table)
         self.layers = torch.nn.ModuleList(
-            Block(config, lambda name, index=index: read(f"model.layers.{index}.{name}"), activation_mode)
-            for index in range(config.layers)
+            Block(config, _below(read, f"model.layers.{index}."), activation_mode) for index in range(config.layers)
         )
         self.norm = RMSNorm(_vector(read("model.norm.weight")), config.norm_epsilon)
         head = table if tied else read("lm_head.weight")
@@ -186,6 +185,10 @@ class RMSNorm(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.rms_norm(x, x.shape[-1:], self.weight, self.epsilon)
+
+
+def _below(read: Callable[[str], Stored], prefix: str) -> Callable[[str], Stored]:
+    return lambda name: read(prefix + name)
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
