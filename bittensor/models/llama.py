@@ -169,7 +169,10 @@ class Block(torch.nn.Module):
         turning = rotate(heads[:turned], *rotation)
         queries, keys = turning[None, : config.heads], turning[None, config.heads :]
         keys, values = cache.extend(index, keys, heads[None, turned:])
-        mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, enable_gqa=True)
+        if count > 1:
+            mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, enable_gqa=True)
+        else:
+            mixed = attend_once(queries, keys, values)
         return torch.as_tensor(self.output(mixed[0].transpose(0, 1).reshape(count, -1)))
 
 
@@ -185,6 +188,20 @@ class RMSNorm(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.rms_norm(x, x.shape[-1:], self.weight, self.epsilon)
+
+
+def attend_once(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Attention of one token: queries ``[1, heads, 1, size]``, keys and values ``[1, key_value_heads, T, size]``.
+
+    The heads that share keys are taken for as many tokens: keys are read once for all of them. For one query torch
+    would share out the keys to its threads, and the sum would depend on their number; so there are at least two.
+    """
+    shared = queries.reshape(1, keys.shape[1], -1, queries.shape[-1])
+    rows = shared.shape[2]
+    if rows == 1:
+        shared = shared.expand(-1, -1, 2, -1)
+    mixed = F.scaled_dot_product_attention(shared, keys, values)[:, :, :rows]
+    return mixed.reshape(queries.shape)
 
 
 def _below(read: Callable[[str], Stored], prefix: str) -> Callable[[str], Stored]:
