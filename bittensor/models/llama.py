@@ -193,15 +193,13 @@ class RMSNorm(torch.nn.Module):
 def attend_once(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     """Attention of one token: queries ``[1, heads, 1, size]``, keys and values ``[1, key_value_heads, T, size]``.
 
-    The heads that share keys are taken for as many tokens: keys are read once for all of them. For one query torch
-    would share out the keys to its threads, and the sum would depend on their number; so there are at least two.
+    Written out, because for few queries torch's own function shares out the keys to its threads, so that the sum would
+    depend on their number. The heads that share keys are rows of one product.
     """
-    shared = queries.reshape(1, keys.shape[1], -1, queries.shape[-1])
-    rows = shared.shape[2]
-    if rows == 1:
-        shared = shared.expand(-1, -1, 2, -1)
-    mixed = F.scaled_dot_product_attention(shared, keys, values)[:, :, :rows]
-    return mixed.reshape(queries.shape)
+    size = queries.shape[-1]
+    shared = queries.reshape(keys.shape[1], -1, size) * size**-0.5
+    shares = torch.bmm(shared, keys[0].transpose(1, 2)).softmax(dim=-1)
+    return torch.bmm(shares, values[0]).reshape(queries.shape)
 
 
 def _below(read: Callable[[str], Stored], prefix: str) -> Callable[[str], Stored]:
