@@ -116,6 +116,19 @@ def test_bittensor_imports_only_torch() -> None:
     check(room_imports("bittensor"), allowed, rule)
 
 
+def test_nothing_imports_checkpoints_and_models_but_the_command_line() -> None:
+    """The order of the rooms: operations, then checkpoints, then models."""
+
+    def allowed(each: Import) -> bool:
+        if each.module.startswith("bittensor.models"):
+            return each.file.parent.name == "models" or (each.file.name == "cli.py" and each.lazy)
+        if each.module.startswith("bittensor.checkpoints"):
+            return each.file.parent.name in {"checkpoints", "models"} or (each.file.name == "cli.py" and each.lazy)
+        return True
+
+    check(room_imports("bittensor"), allowed, "checkpoints and models stand above the rest, and load when needed")
+
+
 @pytest.mark.parametrize("folder", ["backends/cpp/bittensor_cpp", "backends/reference/bittensor_reference"])
 def test_backends_import_the_protocol(folder: str) -> None:
     own = Path(folder).name

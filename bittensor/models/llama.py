@@ -118,8 +118,8 @@ class Llama(torch.nn.Module):
         positions = torch.arange(cache.length, cache.length + count, dtype=torch.float64)
         angles = torch.outer(positions, self.frequencies).repeat(1, 2)
         rotation = (angles.cos().float(), angles.sin().float())
-        mask = None
-        if count > 1:
+        mask = None  # stands for causal attention without a past, for which torch has a faster way
+        if count > 1 and cache.length:
             keys = torch.arange(cache.length + count)
             mask = keys <= keys[cache.length :, None]
         x = self.embedding(tokens)
@@ -170,7 +170,7 @@ class Block(torch.nn.Module):
         queries, keys = turning[None, : config.heads], turning[None, config.heads :]
         keys, values = cache.extend(index, keys, heads[None, turned:])
         if count > 1:
-            mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, enable_gqa=True)
+            mixed = F.scaled_dot_product_attention(queries, keys, values, mask, is_causal=mask is None, enable_gqa=True)
         else:
             mixed = attend_once(queries, keys, values)
         return torch.as_tensor(self.output(mixed[0].transpose(0, 1).reshape(count, -1)))
