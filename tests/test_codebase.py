@@ -43,7 +43,7 @@ GENERATED = frozenset({"__pycache__", ".pytest_cache", ".hypothesis", ".asv", "b
 
 @dataclass(frozen=True)
 class Import:
-    """One import statement: the module it names, where it stands, and whether it runs at import time."""
+    """One import statement: the module it names, where it stands, and whether it runs only later, or never."""
 
     module: str
     file: Path
@@ -59,7 +59,8 @@ def imports(file: Path, package: str = "") -> Iterator[Import]:
     """Imports of a file; relative ones are resolved in `package`. ``from a import b`` counts as ``a``."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     functions = (ast.FunctionDef, ast.AsyncFunctionDef)
-    lazy = {id(node) for function in ast.walk(tree) if isinstance(function, functions) for node in ast.walk(function)}
+    delayed = [node for node in ast.walk(tree) if isinstance(node, functions) or for_types_only(node)]
+    lazy = {id(inner) for node in delayed for inner in ast.walk(node)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             modules = [alias.name for alias in node.names]
@@ -73,6 +74,11 @@ def imports(file: Path, package: str = "") -> Iterator[Import]:
         names = tuple(alias.name for alias in node.names) if isinstance(node, ast.ImportFrom) else ()
         for module in modules:
             yield Import(module, file, node.lineno, id(node) in lazy, names)
+
+
+def for_types_only(node: ast.AST) -> bool:
+    """Whether it is a block that only type checkers read."""
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
 def room_imports(*folders: str) -> list[Import]:
