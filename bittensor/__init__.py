@@ -3,7 +3,7 @@
 from . import nn
 from ._distribution import __version__, warn_of_name_clash
 from .backend import PROTOCOL_VERSION, Backend, Capabilities
-from .errors import BackendError, BackendLoadError, UnknownBackendError, UnsupportedOperationError
+from .errors import BackendError, BackendLoadError, CheckpointError, UnknownBackendError, UnsupportedOperationError
 from .model_quantization import LayerReport, QuantizeReport, quantize_
 from .nn import PackedLinear, QuantizedLinear
 from .ops import linear, pack_weights, packed_matmul, unpack_tensor, unpack_weights
@@ -19,6 +19,7 @@ __all__ = [
     "BackendError",
     "BackendLoadError",
     "Capabilities",
+    "CheckpointError",
     "LayerReport",
     "PackedLinear",
     "PreparedWeight",

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
@@ -15,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ._distribution import __version__
-from .errors import BackendError
+from .errors import BackendError, CheckpointError
 from .info import Info, InstalledBackend, collect
 from .registry import DEFAULT_BACKEND, ENVIRONMENT_VARIABLE
 
@@ -24,7 +28,7 @@ CONFORMANCE_REQUIREMENTS = frozenset({"hypothesis", "numpy", "pytest"})
 
 app = typer.Typer(
     name="bittensor",
-    help="Packed low-bit tensors for PyTorch on CPUs: inspect the installation, check a backend.",
+    help="Packed low-bit tensors for PyTorch on CPUs: the installation, checkpoints, language models, backends.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_show_locals=False,
@@ -128,6 +132,229 @@ def conformance(
     except BackendError as error:
         _fail(str(error))
     raise typer.Exit(status)
+
+
+class Method(str, Enum):
+    """How codes are chosen, as `bittensor.quantize` says."""
+
+    RTN = "rtn"
+    MSE = "mse"
+    HQQ = "hqq"
+
+
+class Zero(str, Enum):
+    """What a group holds beside its scale, as `bittensor.quantize` says."""
+
+    SYMMETRIC = "symmetric"
+    INTEGER = "integer"
+    FLOAT = "float"
+
+
+class ScaleType(str, Enum):
+    """Dtype of scales and offsets."""
+
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+    FLOAT32 = "float32"
+
+
+class OutputFormat(str, Enum):
+    """Formats that checkpoints are written in."""
+
+    BITTENSOR = "bittensor"
+    COMPRESSED_TENSORS = "compressed-tensors"
+
+
+class ActivationMode(str, Enum):
+    """Modes of `bittensor.linear`."""
+
+    INT8 = "int8"
+    FLOAT = "float"
+
+
+@app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A GGUF or safetensors file, or a directory with one.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False,
+) -> None:
+    """List the tensors of a checkpoint: type, shape, bits per weight, bytes. Reads its headers only.
+
+    Exit status: 0, or 2 if the file cannot be read.
+    """
+    with _refusals():
+        from .checkpoints import open_checkpoint
+
+        checkpoint = open_checkpoint(file)
+    entries = checkpoint.entries.values()
+    values, nbytes = sum(entry.values for entry in entries), sum(entry.nbytes for entry in entries)
+    bits = 8 * nbytes / values if values else 0.0
+    if as_json:
+        listed = [asdict(entry) | {"bits_per_weight": entry.bits_per_weight} for entry in entries]
+        facts = {"path": str(checkpoint.path), "format": checkpoint.format, "tensors": listed}
+        total = {"tensors": len(listed), "weights": values, "bytes": nbytes, "bits_per_weight": bits}
+        typer.echo(json.dumps(facts | {"total": total}, indent=2))
+        return
+    table = Table(title=f"{checkpoint.format}, {len(entries)} tensors", title_justify="left")
+    table.add_column("tensor", overflow="fold")
+    table.add_column("type", no_wrap=True)
+    for heading in ("shape", "bits per weight", "bytes"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for entry in entries:
+        shape = " x ".join(map(str, entry.shape))
+        name = entry.name if entry.name.isprintable() else ascii(entry.name)
+        table.add_row(Text(name), entry.type, shape, f"{entry.bits_per_weight:.4g}", f"{entry.nbytes:,}")
+    table.add_section()
+    table.add_row("all", "", f"{values:,} weights", f"{bits:.4g}", f"{nbytes:,}")
+    Console().print(table)
+
+
+@app.command()
+def quantize(
+    source: Annotated[
+        Path, typer.Argument(metavar="IN", help="Float safetensors: a file, or the directory of a model.")
+    ],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="Directory to make; it must not exist, or be empty.")],
+    bits: Annotated[int, typer.Option(help="Bits of a code: 2, 4 or 8.")] = 4,
+    group_size: Annotated[int, typer.Option(help="Columns that share a scale; 0 for one group a row.")] = 128,
+    method: Annotated[Method, typer.Option(help="Round to nearest, least squares, or half-quadratic.")] = Method.RTN,
+    zero: Annotated[Zero, typer.Option(help="Kind of zero point.")] = Zero.SYMMETRIC,
+    scales: Annotated[ScaleType | None, typer.Option(help="Dtype of scales; by default that of the weights.")] = None,
+    skip: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN", help="Keep matrices whose name matches, beside those of embeddings; repeatable."
+        ),
+    ] = None,
+    output_format: Annotated[OutputFormat, typer.Option("--format", help="Format of OUT.")] = OutputFormat.BITTENSOR,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON, for scripts.")] = False,
+) -> None:
+    """Quantize the matrices of a float checkpoint.
+
+    Matrices named *.weight are quantized; embeddings (*embed*, *wte*, *wpe*), vectors and what --skip names stay
+    floats. The tokenizer and other JSON files of IN are copied. OUT appears when it is complete, or not at all.
+
+    Exit status: 0, or 2 if the arguments are wrong, IN cannot be read, or OUT cannot be written.
+    """
+    with _refusals():
+        import torch
+
+        from .checkpoints import open_checkpoint, quantize_checkpoint, save_checkpoint, save_compressed_tensors
+        from .checkpoints.new_directory import check_free
+        from .checkpoints.quantizing import EMBEDDINGS
+        from .quantize_config import QuantizeConfig
+
+        check_free(target)
+        dtype = None if scales is None else getattr(torch, scales.value)
+        config = QuantizeConfig(bits, group_size or None, zero.value, method.value, dtype)
+        checkpoint = open_checkpoint(source)
+        result = quantize_checkpoint(checkpoint, config, (*EMBEDDINGS, *(skip or ())), progress=True)
+        save = save_checkpoint if output_format is OutputFormat.BITTENSOR else save_compressed_tensors
+        save(target, result.tensors, checkpoint.config, files=_companions(source))
+    before = sum(entry.nbytes for entry in checkpoint.entries.values())
+    after = sum(tensor.nbytes for tensor in result.tensors.values())
+    quantized = [name for name, tensor in result.tensors.items() if not isinstance(tensor, torch.Tensor)]
+    if as_json:
+        facts = {"path": str(target), "quantized": quantized, "kept": result.kept}
+        typer.echo(json.dumps(facts | {"bytes_before": before, "bytes_after": after}, indent=2))
+        return
+    for name, reason in result.kept.items():
+        typer.echo(f"kept {name}: {reason}")
+    typer.echo(f"{target}: {len(quantized)} of {len(result.tensors)} tensors quantized, {before:,} -> {after:,} bytes")
+
+
+def _companions(source: Path) -> list[Path]:
+    """Files of a model that are neither weights nor its configuration."""
+    if not source.is_dir():
+        return []
+    own = {"config.json", "model.safetensors.index.json"}
+    names = [file for file in sorted(source.iterdir()) if file.suffix in {".json", ".jinja", ".txt", ".model"}]
+    return [file for file in names if file.is_file() and file.name not in own]
+
+
+@app.command()
+def generate(
+    model: Annotated[Path, typer.Option(help="A GGUF file, or a directory with safetensors and tokenizer.json.")],
+    prompt: Annotated[str, typer.Option(help="What to say to the model; - reads it from standard input.")],
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Stop after this many tokens at the latest.")] = 256,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0: always the likeliest token. Above: draw.")] = 0.0,
+    top_k: Annotated[int, typer.Option(min=0, help="Draw from this many likeliest tokens; 0 means all.")] = 0,
+    top_p: Annotated[float, typer.Option(help="Draw from the likeliest tokens of this total probability.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
+    chat: Annotated[
+        bool, typer.Option("--chat/--no-chat", help="Put the prompt into the model's chat template.")
+    ] = True,
+    activation_mode: Annotated[
+        ActivationMode, typer.Option(help="int8: round activations, fast. float: quantized weights only.")
+    ] = ActivationMode.INT8,
+) -> None:
+    """Let a language model answer. Text goes to standard output, a last line with speeds to standard error.
+
+    Exit status: 0, 2 if the arguments are wrong or the model cannot be read, 130 if interrupted.
+    """
+    with _refusals():
+        from .models import Sampling, load_language_model
+        from .models import generate as generate_tokens
+
+        sampling = Sampling(temperature, top_k, top_p, seed)
+        text = sys.stdin.read() if prompt == "-" else prompt
+        language_model = load_language_model(model, activation_mode=activation_mode.value)
+        tokens = language_model.tokenization.encode(text, chat=chat)
+        clock = GenerationClock(len(tokens))
+        new = generate_tokens(language_model.model, tokens, max_new_tokens, sampling, language_model.tokenization.stop)
+        interrupted = False
+        try:
+            for piece in language_model.tokenization.stream(clock.timed(new)):
+                _show(piece)
+        except KeyboardInterrupt:
+            interrupted = True
+    typer.echo()
+    typer.echo(clock.summary(), err=True)
+    raise typer.Exit(130 if interrupted else 0)
+
+
+class GenerationClock:
+    """Times tokens as they pass: the first one ends the prompt."""
+
+    def __init__(self, prompt_tokens: int) -> None:
+        self.prompt_tokens, self.new_tokens = prompt_tokens, 0
+        self.start = self.first = self.last = time.perf_counter()
+
+    def timed(self, tokens: Iterator[int]) -> Iterator[int]:
+        """The same tokens."""
+        self.start = self.first = self.last = time.perf_counter()
+        for token in tokens:
+            self.last = time.perf_counter()
+            self.first = self.last if self.new_tokens == 0 else self.first
+            self.new_tokens += 1
+            yield token
+
+    def summary(self) -> str:
+        """One line. The first new token belongs to the prompt, whose work makes it."""
+        parts = [f"prompt: {self.prompt_tokens} tokens", f"generation: {self.new_tokens} tokens"]
+        if self.first > self.start:
+            parts[0] += f", {self.prompt_tokens / (self.first - self.start):.1f} tokens/s"
+        if self.last > self.first:
+            parts[1] += f", {(self.new_tokens - 1) / (self.last - self.first):.1f} tokens/s"
+        return "; ".join(parts)
+
+
+def _show(text: str) -> None:
+    """Print a piece of an answer; to a terminal without control characters, which could change its state."""
+    if sys.stdout.isatty():
+        text = "".join(each if each.isprintable() or each in "\n\t" else "\N{REPLACEMENT CHARACTER}" for each in text)
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """What the user can put right ends the program with one line and status 2."""
+    try:
+        yield
+    except (CheckpointError, BackendError, ModuleNotFoundError, ValueError) as error:
+        if isinstance(error, ModuleNotFoundError) and "pip install" not in str(error):
+            raise
+        _fail(str(error))
 
 
 def _fail(message: str) -> NoReturn:

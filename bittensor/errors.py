@@ -15,3 +15,20 @@ class BackendLoadError(BackendError):
 
 class UnsupportedOperationError(BackendError, NotImplementedError):
     """The backend does not declare the requested operation, bit width or device."""
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be read or written; the message names the file, the tensor if it is one, and the reason.
+
+    Attributes:
+        path: the file or directory.
+        tensor: name of the tensor, or None.
+        reason: what is wrong.
+    """
+
+    def __init__(self, path: object, reason: str, tensor: str | None = None) -> None:
+        self.path = path
+        self.tensor = tensor
+        self.reason = reason
+        place = f"{path}" if tensor is None else f"{path}, tensor {tensor!r}"
+        super().__init__(f"{place}: {reason}")

@@ -27,6 +27,11 @@ PROTOCOL_MODULES = frozenset(
         "bittensor.prepared_weight",
     }
 )
+OPTIONAL_PACKAGES = {
+    "checkpoints": frozenset({"safetensors"}),
+    "models": frozenset({"jinja2", "tokenizers"}),
+}
+"""Packages of the extra "models", by the folders of bittensor that may import them, within functions."""
 TEXT_SUFFIXES = frozenset(
     {".cmake", ".cpp", ".css", ".hpp", ".html", ".inl", ".json", ".md", ".py", ".pyi", ".sh", ".toml", ".txt", ".yml"}
 )
@@ -38,7 +43,7 @@ GENERATED = frozenset({"__pycache__", ".pytest_cache", ".hypothesis", ".asv", "b
 
 @dataclass(frozen=True)
 class Import:
-    """One import statement: the module it names, where it stands, and whether it runs at import time."""
+    """One import statement: the module it names, where it stands, and whether it runs only later, or never."""
 
     module: str
     file: Path
@@ -54,7 +59,8 @@ def imports(file: Path, package: str = "") -> Iterator[Import]:
     """Imports of a file; relative ones are resolved in `package`. ``from a import b`` counts as ``a``."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     functions = (ast.FunctionDef, ast.AsyncFunctionDef)
-    lazy = {id(node) for function in ast.walk(tree) if isinstance(function, functions) for node in ast.walk(function)}
+    delayed = [node for node in ast.walk(tree) if isinstance(node, functions) or for_types_only(node)]
+    lazy = {id(inner) for node in delayed for inner in ast.walk(node)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             modules = [alias.name for alias in node.names]
@@ -68,6 +74,11 @@ def imports(file: Path, package: str = "") -> Iterator[Import]:
         names = tuple(alias.name for alias in node.names) if isinstance(node, ast.ImportFrom) else ()
         for module in modules:
             yield Import(module, file, node.lineno, id(node) in lazy, names)
+
+
+def for_types_only(node: ast.AST) -> bool:
+    """Whether it is a block that only type checkers read."""
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
 def room_imports(*folders: str) -> list[Import]:
@@ -100,13 +111,28 @@ def test_bittensor_imports_only_torch() -> None:
                 return True
         if each.file.name == "progress.py" and root_of(each) == "rich":
             return each.lazy
+        if root_of(each) in OPTIONAL_PACKAGES.get(each.file.parent.name, ()):
+            return each.lazy
         return root_of(each) in {"torch", "bittensor"}
 
     rule = (
         "bittensor imports torch; cli.py also typer and rich, and the conformance suite when it is asked for, "
-        "progress.py rich when it shows progress"
+        "progress.py rich when it shows progress, checkpoints and models the packages of their extra when needed"
     )
     check(room_imports("bittensor"), allowed, rule)
+
+
+def test_nothing_imports_checkpoints_and_models_but_the_command_line() -> None:
+    """The order of the rooms: operations, then checkpoints, then models."""
+
+    def allowed(each: Import) -> bool:
+        if each.module.startswith("bittensor.models"):
+            return each.file.parent.name == "models" or (each.file.name == "cli.py" and each.lazy)
+        if each.module.startswith("bittensor.checkpoints"):
+            return each.file.parent.name in {"checkpoints", "models"} or (each.file.name == "cli.py" and each.lazy)
+        return True
+
+    check(room_imports("bittensor"), allowed, "checkpoints and models stand above the rest, and load when needed")
 
 
 @pytest.mark.parametrize("folder", ["backends/cpp/bittensor_cpp", "backends/reference/bittensor_reference"])

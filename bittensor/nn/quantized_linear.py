@@ -8,14 +8,12 @@ from typing import Any
 import torch
 
 from ..checks import dtype_name
+from ..form_entry import FORM_VERSION, form_entry
 from ..linear_checks import check_layer
 from ..ops import linear
 from ..prepared_weight import SCALE_DTYPES, ZERO_KINDS, WeightForm
 from ..quantize_config import QuantizeConfig
 from ..quantized_weight import QuantizedWeight
-
-FORM_VERSION = 1
-"""First number of the entry "form" of a state_dict."""
 
 WEIGHT_ENTRIES = ("words", "scales", "zeros", "offsets", "form")
 """Entries of a state_dict that make up the weight; zeros and offsets where its form has them."""
@@ -127,7 +125,7 @@ class QuantizedLinear(torch.nn.Module):
         super()._save_to_state_dict(destination, prefix, keep_vars)
         for name, tensor in self.weight.tensors().items():
             destination[prefix + name] = tensor
-        destination[prefix + "form"] = _form_entry(self.weight.form)
+        destination[prefix + "form"] = form_entry(self.weight.form)
 
     def _load_from_state_dict(
         self,
@@ -174,14 +172,9 @@ def _weight_of(tensors: dict[str, torch.Tensor], like: QuantizedWeight) -> Quant
     return weight.to(like.device)
 
 
-def _form_entry(form: WeightForm) -> torch.Tensor:
-    zero, scale_dtype = ZERO_KINDS.index(form.zero), SCALE_DTYPES.index(form.scale_dtype)
-    return torch.tensor([FORM_VERSION, *form.shape, form.bits, form.group_size, zero, scale_dtype])
-
-
 def _form_error(entry: object, form: WeightForm) -> str | None:
     """What is wrong with the entry "form" for a layer of `form`; None if nothing is."""
-    expected = _form_entry(form)
+    expected = form_entry(form)
     if not isinstance(entry, torch.Tensor) or entry.dtype is not torch.int64 or entry.shape != expected.shape:
         return f"expected int64 [{len(expected)}], the form of a quantized weight"
     version, *numbers = entry.tolist()

@@ -1,0 +1,60 @@
+"""A language model with its tokenizer: text in, text out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..checkpoints import open_checkpoint
+from .generation import Sampling, generate
+from .llama import Llama, load_llama
+from .tokenization import Tokenization, from_directory, from_gguf
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A model, and what turns text into tokens and back. `load_language_model` makes one."""
+
+    model: Llama
+    tokenization: Tokenization
+
+    def generate(
+        self, prompt: str, max_new_tokens: int = 256, sampling: Sampling | None = None, *, chat: bool = True
+    ) -> Iterator[str]:
+        """Yield the answer piece by piece.
+
+        Args:
+            prompt: what the user says; with `chat` it is put into the chat template of the model, if it has one.
+            max_new_tokens: where to stop at the latest.
+            sampling: greedy if None.
+            chat: use the chat template.
+
+        Raises:
+            ValueError: as `bittensor.models.generate`.
+        """
+        tokens = self.tokenization.encode(prompt, chat=chat)
+        yield from self.tokenization.stream(
+            generate(self.model, tokens, max_new_tokens, sampling, self.tokenization.stop)
+        )
+
+
+def load_language_model(path: str | Path, *, activation_mode: str = "int8") -> LanguageModel:
+    """Load a Llama from a GGUF file, or a directory with ``config.json``, ``tokenizer.json`` and safetensors.
+
+    Args:
+        path: as in `bittensor.checkpoints.open_checkpoint`.
+        activation_mode: of the linear layers, as in `bittensor.linear`.
+
+    Raises:
+        CheckpointError: a file that cannot be read, or a model or tokenizer that is not supported.
+        ModuleNotFoundError: a package of the extra "models" is not installed.
+    """
+    checkpoint = open_checkpoint(path)
+    if checkpoint.format == "gguf":
+        tokenization = from_gguf(checkpoint.path, checkpoint.config)
+    else:
+        folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
+        tokenization = from_directory(folder, checkpoint.config)
+    model = load_llama(checkpoint, activation_mode=activation_mode)
+    return LanguageModel(model, tokenization)

