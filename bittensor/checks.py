@@ -135,7 +135,12 @@ def check_place(backend: Backend, name: str, tensor: torch.Tensor) -> None:
 
 
 def check_int(name: str, value: object) -> int:
-    """`value` as an int: anything that Python itself takes for a whole number."""
+    """`value` as an int: anything that Python itself takes for a whole number.
+
+    A size that varies in a traced program is returned as it is: as an int, it would be a constant of the program.
+    """
+    if type(value) is int or isinstance(value, torch.SymInt):
+        return value  # type: ignore[return-value]
     try:
         return operator.index(value)  # type: ignore[arg-type]
     except TypeError:

@@ -14,6 +14,7 @@ from .checks import check_pack, check_unpack, describe, dtype_name
 from .held_weight import CanonicalTensors, HeldByBackend
 from .prepared_weight import CANONICAL_LAYOUT, SCALE_DTYPES, PreparedWeight
 from .registry import current_backend
+from .tracing import outside_of_traces, run_now
 from .weight_checks import check_group_bits, check_weight, dtype_names
 
 _converting = threading.RLock()
@@ -235,7 +236,9 @@ class QuantizedWeight:
         held = self._held
         if type(held) is HeldByBackend and held.weight.layout == backend.capabilities.layout:
             return held.weight
-        with _converting:
+        if torch.compiler.is_dynamo_compiling():
+            run_now(_prepare, self, backend)
+        with _converting, outside_of_traces():
             held = self._held
             if type(held) is not HeldByBackend or held.weight.layout != backend.capabilities.layout:
                 self._held = held = HeldByBackend(backend.prepare(self), backend)
@@ -278,6 +281,10 @@ class QuantizedWeight:
         backend = current_backend()
         check_unpack(backend, canonical.words, self.shape[1], self.bits)
         return backend.unpack(canonical.words, self.shape[1], self.bits)
+
+
+def _prepare(weight: QuantizedWeight, backend: Backend) -> None:
+    weight.prepared_for(backend)
 
 
 def _size(nbytes: int) -> str:
