@@ -14,7 +14,14 @@ import torch
 from bittensor.checks import dtype_name
 from bittensor.codes import words_per_row
 from bittensor.linear_gradient import linear_gradients, save_for_gradients
-from bittensor.operators import autocast_linear, fake_linear, fake_pack, fake_packed_matmul, fake_unpack
+from bittensor.operators import (
+    autocast_linear,
+    fake_linear,
+    fake_pack,
+    fake_packed_matmul,
+    fake_unpack,
+    refuse_meta,
+)
 from bittensor.prepared_weight import ZERO_KINDS
 
 from . import _native
@@ -64,6 +71,7 @@ def _fake_prepare(
     group_size: int,
     isa: int = -1,
 ) -> torch.Tensor:
+    refuse_meta("words", words)
     zero = 1 if zeros is not None else 2 if offsets is not None else 0
     size = _native.prepared_bytes(
         int(words.shape[0]), int(in_features), bits, group_size, zero, dtype_name(scales.dtype)
@@ -81,6 +89,7 @@ def _fake_restore(
     scale_dtype: torch.dtype,
     isa: int = -1,
 ) -> tuple[torch.Tensor, ...]:
+    refuse_meta("prepared", prepared)
     grouped = (out_features, -(-in_features // group_size))
     words = prepared.new_empty((out_features, words_per_row(in_features, bits)), dtype=torch.int64)
     zeros = prepared.new_empty(grouped if ZERO_KINDS[zero] == "integer" else (0,), dtype=torch.uint8)
