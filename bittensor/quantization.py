@@ -68,7 +68,8 @@ def quantize(
             That sum, not the squared error, is never above that of "rtn".
 
     Args:
-        weight: finite float32, float16 or bfloat16 ``[N, K]`` on the CPU, or on meta, where the result has no values; N, K at least 1, any strides. Detached.
+        weight: finite float32, float16 or bfloat16 ``[N, K]`` on the CPU; N, K at least 1, any strides. Detached. Of
+            a weight on meta the result lies there too, and has no values.
         bits: 2, 4 or 8.
         group_size: columns that share a scale: a multiple of 8 up to K, or K. None is K: one group for a row. The
             last group of a row may be shorter. A size above K is an error, also the default: a narrow layer takes

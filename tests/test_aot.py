@@ -35,10 +35,10 @@ def x_of(rows: int) -> torch.Tensor:
 
 
 def library() -> Path:
-    backend = bittensor.get_backend("cpp")
-    folder = Path(torch.ops.loaded_libraries and next(p for p in torch.ops.loaded_libraries if "bittensor" in p))
-    assert backend.name == "cpp"
-    return folder
+    """The library of the operators, as the C++ backend loaded it."""
+    bittensor.get_backend("cpp")
+    (path,) = (path for path in torch.ops.loaded_libraries if Path(path).name == "libbittensor_torch.so")
+    return Path(path)
 
 
 def hexadecimal(y: torch.Tensor) -> list[str]:
@@ -72,6 +72,7 @@ assert not [name for name in sys.modules if name.startswith("bittensor")]
         assert process.stdout.split() == hexadecimal(model(x_of(ROWS)))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch, by torch
 def test_a_package_of_aotinductor_runs_in_cpp(
     model: torch.nn.Module, program: torch.export.ExportedProgram, tmp_path: Path
 ) -> None:

@@ -129,6 +129,7 @@ def test_transformer_block(backend: Backend) -> None:
     assert graphs() == 2, "one for the first shape, one for all others"
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch, by torch
 def test_transformer_block_with_inductor() -> None:
     model = block()
     program = torch.compile(model, fullgraph=True, dynamic=True)
