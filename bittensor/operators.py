@@ -263,9 +263,7 @@ def _backward(ctx: Any, dy: torch.Tensor) -> tuple[Any, ...]:
         return result
 
     def input_grad(grad: torch.Tensor, *weight: torch.Tensor) -> torch.Tensor:
-        result: torch.Tensor = torch.ops.bittensor.linear_input_grad.default(
-            grad, list(weight), *ctx.form, ctx.backend
-        )
+        result: torch.Tensor = torch.ops.bittensor.linear_input_grad.default(grad, list(weight), *ctx.form, ctx.backend)
         return result
 
     needs = ctx.needs_input_grad

@@ -1,5 +1,6 @@
 // Runs a package of AOTInductor without Python: PACKAGE LIBRARY ROWS COLUMNS; prints the result of an input of i / 7.
 
+#include <ATen/ops/arange.h>
 #include <dlfcn.h>
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
 

@@ -72,8 +72,15 @@ class QuantizedLinear(torch.nn.Module):
         """Put the weight into the layout of the current backend now: a compiled program depends on the layout."""
         if self.weight.device.type in (backend := current_backend()).capabilities.devices:
             with suppress(UnsupportedOperationError):  # of another backend's layer; the call says so if it is not
-                check_product(backend, torch.empty(0, self.in_features, device=self.weight.device),
-                              self.weight.form, self.weight.device, None, self.activation_mode, self.epilogue)
+                check_product(
+                    backend,
+                    torch.empty(0, self.in_features, device=self.weight.device),
+                    self.weight.form,
+                    self.weight.device,
+                    None,
+                    self.activation_mode,
+                    self.epilogue,
+                )
                 self.weight.prepared_for(backend)
 
     @classmethod
