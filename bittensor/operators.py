@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from .backend import Backend
+from .backend import PROTOCOL_VERSION, Backend
 from .checks import check_pack, check_packed_matmul, check_unpack
 from .codes import words_per_row
 from .linear_checks import check_product
@@ -23,7 +23,7 @@ from .registry import get_backend, name_of
 _FORM = "str layout, SymInt[] shape, int bits, int group_size, str zero, ScalarType scale_dtype"
 """The arguments that describe a prepared weight beside its tensors."""
 
-_library = torch.library.Library("bittensor", "DEF")
+_library = torch.library.Library("bittensor", "DEF")  # type: ignore[no-untyped-call]
 for _schema in (
     "pack(Tensor codes, int bits, str backend) -> Tensor",
     "unpack(Tensor words, SymInt columns, int bits, str backend) -> Tensor",
@@ -33,7 +33,7 @@ for _schema in (
     "-> Tensor",
     f"linear_input_grad(Tensor dy, Tensor[] weight, {_FORM}, str backend) -> Tensor",
 ):
-    _library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
+    _library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))  # type: ignore[no-untyped-call]
 
 
 class Operators(Backend):
@@ -45,8 +45,10 @@ class Operators(Backend):
     tensor([[33]])
     """
 
+    protocol_version = PROTOCOL_VERSION
+
     def __init__(self, backend: Backend) -> None:
-        self.name = name_of(backend)
+        self.name, self.capabilities = name_of(backend), backend.capabilities
 
     def pack(self, codes: torch.Tensor, bits: int) -> torch.Tensor:
         result: torch.Tensor = torch.ops.bittensor.pack.default(codes, bits, self.name)
@@ -303,10 +305,10 @@ for _name, _compute, _fake in (
     ("linear", _linear, _fake_linear),
     ("linear_input_grad", _linear_input_grad, _fake_linear_input_grad),
 ):
-    _library.impl(_name, _compute, "CompositeExplicitAutograd")
+    _library.impl(_name, _compute, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
     torch.library.register_fake(f"bittensor::{_name}", _fake, lib=_library)
 torch.library.register_autograd("bittensor::linear", _backward, setup_context=_save, lib=_library)
 torch.library.register_autograd(
     "bittensor::linear_input_grad", _backward_of_input_grad, setup_context=_save_input_grad, lib=_library
 )
-_library.impl("linear", autocast_linear(torch.ops.bittensor.linear.default), "AutocastCPU")
+_library.impl("linear", autocast_linear(torch.ops.bittensor.linear.default), "AutocastCPU")  # type: ignore[no-untyped-call]

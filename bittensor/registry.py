@@ -111,9 +111,9 @@ def use_backend(name: str) -> Iterator[Backend]:
 
 def current_backend() -> Backend:
     """The backend that a call made here and now would use."""
-    backend = _context.backend
+    backend: Backend | _Context = _context.backend
     if backend is not _context:
-        return backend
+        return backend  # type: ignore[return-value]
     return _process_wide or _from_environment or _select_from_environment()
 
 

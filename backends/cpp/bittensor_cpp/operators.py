@@ -33,7 +33,7 @@ EPILOGUES = {None: 0, "relu": 1, "gelu": 2, "silu": 3}
 """The argument `activation` of the linear."""
 
 torch.ops.load_library(LIBRARY)  # type: ignore[no-untyped-call]
-_library = torch.library.Library("bittensor_cpp", "FRAGMENT")
+_library = torch.library.Library("bittensor_cpp", "FRAGMENT")  # type: ignore[no-untyped-call]
 _EPILOGUE_OF = {number: epilogue for epilogue, number in EPILOGUES.items()}
 
 
@@ -142,8 +142,9 @@ def _save_input_grad(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) ->
 def _backward_of_input_grad(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
     # The product with the weight is the transpose of the product with its transpose.
     (prepared,) = ctx.saved_tensors
-    operator = torch.ops.bittensor_cpp.linear.default
-    return operator(grad, prepared, ctx.out_features, None, True, 0, ctx.isa), None, None, None
+    linear = torch.ops.bittensor_cpp.linear.default
+    grad_dy: torch.Tensor = linear(grad, prepared, ctx.out_features, None, True, 0, ctx.isa)
+    return grad_dy, None, None, None
 
 
 def _fake_linear_input_grad(dy: torch.Tensor, prepared: torch.Tensor, in_features: int, isa: int = -1) -> torch.Tensor:
@@ -166,4 +167,4 @@ torch.library.register_autograd(
     "bittensor_cpp::linear_input_grad", _backward_of_input_grad, setup_context=_save_input_grad, lib=_library
 )
 for _name in ("linear", "linear_forward"):
-    _library.impl(_name, autocast_linear(getattr(torch.ops.bittensor_cpp, _name).default), "AutocastCPU")
+    _library.impl(_name, autocast_linear(getattr(torch.ops.bittensor_cpp, _name).default), "AutocastCPU")  # type: ignore[no-untyped-call]
