@@ -195,9 +195,9 @@ def _prepared(
 # Shapes and dtypes of the results, for programs that are traced.
 
 
-def refuse_meta(name: str, tensor: torch.Tensor) -> None:
+def refuse_meta(name: str, tensor: torch.Tensor | None) -> None:
     """A fake stands for a tensor on a device with memory; one on meta itself is an argument like any other device."""
-    if tensor.device.type == "meta":
+    if tensor is not None and tensor.device.type == "meta":
         raise ValueError(f"{name}: expected a tensor with memory, got one on meta")
 
 
@@ -213,9 +213,17 @@ def fake_unpack(words: torch.Tensor, columns: int, bits: int, *_: Any) -> torch.
     return words.new_empty((*words.shape[:-1], columns), dtype=torch.uint8)
 
 
-def fake_packed_matmul(x: torch.Tensor, weight: torch.Tensor, bits: int, sums: bool) -> torch.Tensor:
+def fake_packed_matmul(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    scale: torch.Tensor | None,
+    bits: int,
+    sums: bool,
+) -> torch.Tensor:
     """The result of `Backend.packed_matmul` without its values."""
-    refuse_meta("x", x)
+    for name, tensor in (("x", x), ("weight", weight), ("bias", bias), ("scale", scale)):
+        refuse_meta(name, tensor)
     rows = weight.shape[0]
     columns, dtype = (rows, torch.int32) if sums else (words_per_row(rows, bits), torch.int64)
     return x.new_empty((*x.shape[:-1], columns), dtype=dtype)
@@ -224,15 +232,14 @@ def fake_packed_matmul(x: torch.Tensor, weight: torch.Tensor, bits: int, sums: b
 def fake_linear(x: torch.Tensor, out_features: int, bias: torch.Tensor | None) -> torch.Tensor:
     """The result of `Backend.linear` without its values."""
     refuse_meta("x", x)
-    if bias is not None:
-        refuse_meta("bias", bias)
+    refuse_meta("bias", bias)
     return x.new_empty((*x.shape[:-1], out_features))
 
 
 def _fake_packed_matmul(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, bits: int, *rest: Any
 ) -> torch.Tensor:
-    return fake_packed_matmul(x, weight, bits, sums=rest[-2] is torch.int32)
+    return fake_packed_matmul(x, weight, bias, rest[3], bits, sums=rest[-2] is torch.int32)
 
 
 def _fake_linear(

@@ -58,7 +58,7 @@ def _fake_packed_matmul(
     sums: bool = False,
     isa: int = -1,
 ) -> torch.Tensor:
-    return fake_packed_matmul(x, weight, bits, sums)
+    return fake_packed_matmul(x, weight, bias, scale, bits, sums)
 
 
 def _fake_prepare(
