@@ -149,7 +149,10 @@ class CppBackend(Backend):
     ) -> torch.Tensor:
         if weight.layout != LAYOUT:
             _check_layout(weight)
-        differentiated = (x.requires_grad or (bias is not None and bias.requires_grad)) and torch.is_grad_enabled()
+        try:
+            differentiated = (x.requires_grad or (bias is not None and bias.requires_grad)) and torch.is_grad_enabled()
+        except AttributeError:  # no tensor: the operator refuses it
+            differentiated = False
         compute = _linear if differentiated else _linear_forward
         if epilogue is None and activation_mode == "int8" and self._isa == PROCESS_CHOICE:
             if bias is None:
