@@ -229,11 +229,20 @@ def fake_packed_matmul(
     return x.new_empty((*x.shape[:-1], columns), dtype=dtype)
 
 
-def fake_linear(x: torch.Tensor, out_features: int, bias: torch.Tensor | None) -> torch.Tensor:
+def fake_linear(
+    x: torch.Tensor, weight: Sequence[torch.Tensor], out_features: int, bias: torch.Tensor | None
+) -> torch.Tensor:
     """The result of `Backend.linear` without its values."""
-    refuse_meta("x", x)
-    refuse_meta("bias", bias)
+    for name, tensor in (("x", x), *(("weight", each) for each in weight), ("bias", bias)):
+        refuse_meta(name, tensor)
     return x.new_empty((*x.shape[:-1], out_features))
+
+
+def fake_linear_input_grad(dy: torch.Tensor, weight: Sequence[torch.Tensor], in_features: int) -> torch.Tensor:
+    """The result of `Backend.linear_input_grad` without its values."""
+    for name, tensor in (("dy", dy), *(("weight", each) for each in weight)):
+        refuse_meta(name, tensor)
+    return dy.new_empty((*dy.shape[:-1], in_features))
 
 
 def _fake_packed_matmul(
@@ -245,13 +254,13 @@ def _fake_packed_matmul(
 def _fake_linear(
     x: torch.Tensor, weight: list[torch.Tensor], layout: str, shape: Sequence[int], *rest: Any
 ) -> torch.Tensor:
-    return fake_linear(x, shape[0], rest[4])
+    return fake_linear(x, weight, shape[0], rest[4])
 
 
 def _fake_linear_input_grad(
     dy: torch.Tensor, weight: list[torch.Tensor], layout: str, shape: Sequence[int], *_: Any
 ) -> torch.Tensor:
-    return dy.new_empty((*dy.shape[:-1], shape[1]))
+    return fake_linear_input_grad(dy, weight, shape[1])
 
 
 # The gradient of linear: `bittensor.linear_gradient`, with the product from the operator.
@@ -281,15 +290,20 @@ def _backward(ctx: Any, dy: torch.Tensor) -> tuple[Any, ...]:
 
 
 def _save_input_grad(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-    _, weight, *ctx.form, ctx.backend = inputs
+    dy, weight, *ctx.form, ctx.backend = inputs
+    ctx.out_features = dy.shape[-1]
     ctx.save_for_backward(*weight)
 
 
 def _backward_of_input_grad(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
     # The product with the weight is the transpose of the product with its transpose.
-    weight = list(ctx.saved_tensors)
-    operator = torch.ops.bittensor.linear.default
-    grad_dy = operator(grad, weight, *ctx.form, None, "float", None, ctx.backend)
+    weight, operators = list(ctx.saved_tensors), torch.ops.bittensor
+    if "float" in get_backend(ctx.backend).capabilities.activation_modes:
+        grad_dy = operators.linear.default(grad, weight, *ctx.form, None, "float", None, ctx.backend)
+    else:  # the gradients of the unit vectors are the dequantized weight
+        units = torch.eye(ctx.out_features, dtype=torch.float32, device=grad.device)
+        dense = operators.linear_input_grad.default(units, weight, *ctx.form, ctx.backend)
+        grad_dy = (grad.to(torch.float32) @ dense.T).to(grad.dtype)
     return grad_dy, [None] * len(weight), *[None] * 7
 
 

@@ -197,7 +197,7 @@ def test_functions_on_a_weight_that_no_backend_has_used(backend: Backend) -> Non
 
 def test_gradients(backend: Backend) -> None:
     weight = quantize(normal(16, 40), group_size=8)
-    for epilogue in (None, "relu"):
+    for epilogue in (None, "relu", "gelu"):
         results = []
         for wrap in (lambda f: f, compiled):
             x, bias = normal(2, 3, 40).requires_grad_(), normal(16).requires_grad_()

@@ -76,6 +76,20 @@ def test_fork_after_use(layer: QuantizedLinear) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
 
 
+def test_a_layer_on_meta_refuses_a_call(backend: Backend) -> None:
+    with torch.device("meta"):
+        layer = QuantizedLinear.from_linear(torch.nn.Linear(40, 24), group_size=8)
+    with pytest.raises(ValueError, match=r"weight: .* on meta"):
+        layer(X)
+    with bittensor.use_backend("cpp"):
+        prepared = (
+            quantize(normal(16, 40), group_size=8).prepared_for(bittensor.get_backend("cpp")).tensors[0].to("meta")
+        )
+    for operator, given, size in (("linear_forward", X, 16), ("linear_input_grad", normal(3, 16), 40)):
+        with pytest.raises(ValueError, match=r"weight: .* on meta"):
+            getattr(torch.ops.bittensor_cpp, operator)(given, prepared, size)
+
+
 @pytest.mark.parametrize("zero", ["symmetric", "integer", "float"])
 def test_meta_construction(backend: Backend, zero: str) -> None:
     config = QuantizeConfig(group_size=16, zero=zero)

@@ -17,6 +17,7 @@ from bittensor.linear_gradient import linear_gradients, save_for_gradients
 from bittensor.operators import (
     autocast_linear,
     fake_linear,
+    fake_linear_input_grad,
     fake_pack,
     fake_packed_matmul,
     fake_unpack,
@@ -106,7 +107,7 @@ def _fake_linear(
     activation: int = 0,
     isa: int = -1,
 ) -> torch.Tensor:
-    return fake_linear(x, out_features, bias)
+    return fake_linear(x, [prepared], out_features, bias)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
@@ -148,7 +149,7 @@ def _backward_of_input_grad(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor 
 
 
 def _fake_linear_input_grad(dy: torch.Tensor, prepared: torch.Tensor, in_features: int, isa: int = -1) -> torch.Tensor:
-    return dy.new_empty((*dy.shape[:-1], in_features))
+    return fake_linear_input_grad(dy, [prepared], in_features)
 
 
 for _name, _fake in (
