@@ -51,6 +51,9 @@ class Capabilities:
         checks_arguments: the backend itself refuses every argument that `bittensor.checks` refuses, with any
             TypeError, ValueError or RuntimeError; BitTensor then words the error. When False (the default) BitTensor
             checks before it calls.
+        operators: every operation calls operators of torch's dispatcher that have fakes, and "linear" one with a
+            gradient, so that torch.compile and torch.export can trace it; goes with `checks_arguments`. When False
+            (the default) BitTensor calls the backend through operators of its own.
 
     The rest says what "linear" can do and counts only where that is declared:
 
@@ -69,6 +72,7 @@ class Capabilities:
     numerics: Literal["exact", "bounded"] = "exact"
     variants: tuple[str, ...] = ()
     checks_arguments: bool = False
+    operators: bool = False
     linear_bits: frozenset[int] = frozenset(GROUP_BITS)
     zero_kinds: frozenset[str] = frozenset(ZERO_KINDS)
     scale_dtypes: frozenset[torch.dtype] = frozenset(SCALE_DTYPES)

@@ -135,7 +135,12 @@ def check_place(backend: Backend, name: str, tensor: torch.Tensor) -> None:
 
 
 def check_int(name: str, value: object) -> int:
-    """`value` as an int: anything that Python itself takes for a whole number."""
+    """`value` as an int: anything that Python itself takes for a whole number.
+
+    A size that varies in a traced program is returned as it is: as an int, it would be a constant of the program.
+    """
+    if type(value) is int or isinstance(value, torch.SymInt):
+        return value  # type: ignore[return-value]
     try:
         return operator.index(value)  # type: ignore[arg-type]
     except TypeError:
@@ -150,6 +155,8 @@ def _check_code(name: str, value: object, bits: int) -> int:
 
 
 def _check_code_range(name: str, codes: torch.Tensor, bits: int) -> None:
+    if codes.is_meta:  # has no values
+        return
     wrong = codes > max_code(bits)
     if bits < 8 and bool(wrong.any()):
         index = tuple(int(i) for i in wrong.nonzero()[0])

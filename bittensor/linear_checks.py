@@ -19,22 +19,37 @@ def check_linear(
     backend: Backend, x: object, weight: object, bias: object, activation_mode: object, epilogue: object
 ) -> None:
     """Rules of `bittensor.linear`; docs/numerics.md, sections 3 to 5, gives the reasons."""
-    weight = check_layer(weight, bias, activation_mode, epilogue)
+    if not isinstance(weight, QuantizedWeight):
+        raise TypeError(f"weight: expected a QuantizedWeight, got {type(weight).__name__}")
+    check_product(backend, x, weight.form, weight.device, bias, activation_mode, epilogue)
+
+
+def check_product(
+    backend: Backend,
+    x: object,
+    form: WeightForm,
+    device: torch.device,
+    bias: object,
+    activation_mode: object,
+    epilogue: object,
+) -> None:
+    """The same for a weight of `form` on `device`."""
+    _check_settings(form, bias, activation_mode, epilogue)
     check_operation(backend, "linear")
-    _check_declared(backend, weight.form, activation_mode, epilogue)
-    columns = weight.shape[1]
-    if weight.group_size > LARGEST_GROUP:
+    _check_declared(backend, form, activation_mode, epilogue)
+    columns = form.shape[1]
+    if form.group_size > LARGEST_GROUP:
         raise ValueError(
-            f"weight: expected groups of at most {LARGEST_GROUP} columns, whose sums fit int32, got {weight.group_size}"
+            f"weight: expected groups of at most {LARGEST_GROUP} columns, whose sums fit int32, got {form.group_size}"
         )
     rows = _check_floats("x", x, f"[..., {columns}]")
     check_place(backend, "x", rows)
     if rows.shape[-1:] != (columns,):
         raise ValueError(f"x: expected {columns} values a row, as the weight has columns, got {describe(rows)}")
-    if weight.device.type not in backend.capabilities.devices:
+    if device.type not in backend.capabilities.devices:
         raise ValueError(
             f"weight: expected one on {' or '.join(sorted(backend.capabilities.devices))} (backend "
-            f"{backend.name!r}), got one on {weight.device}"
+            f"{backend.name!r}), got one on {device}"
         )
     if isinstance(bias, torch.Tensor):
         check_place(backend, "bias", bias)
@@ -44,14 +59,18 @@ def check_layer(weight: object, bias: object, activation_mode: object, epilogue:
     """The rules that depend neither on the backend nor on the input; returns `weight`."""
     if not isinstance(weight, QuantizedWeight):
         raise TypeError(f"weight: expected a QuantizedWeight, got {type(weight).__name__}")
+    _check_settings(weight.form, bias, activation_mode, epilogue)
+    return weight
+
+
+def _check_settings(form: WeightForm, bias: object, activation_mode: object, epilogue: object) -> None:
     check_choice("activation_mode", activation_mode, ACTIVATION_MODES)
     check_choice("epilogue", epilogue, EPILOGUES)
     if bias is not None:
-        outputs = weight.shape[0]
+        outputs = form.shape[0]
         values = _check_floats("bias", bias, f"[{outputs}]")
         if values.shape != (outputs,):
             raise ValueError(f"bias: expected [{outputs}], one value for each output, got {describe(values)}")
-    return weight
 
 
 def _check_declared(backend: Backend, form: WeightForm, activation_mode: object, epilogue: object) -> None:

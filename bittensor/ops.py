@@ -1,17 +1,18 @@
-"""Public operations on packed codes. Each checks its arguments and calls the current backend."""
+"""The public operations. Each calls an operator of torch's dispatcher, of the current backend or of `.operators`."""
 
 from __future__ import annotations
 
 import torch
 
+from .backend import Backend
 from .checks import check_int, check_pack, check_packed_matmul, check_unpack, check_unpack_rows
 from .linear_checks import check_linear
-from .linear_gradient import differentiable_linear
+from .operators import Operators
 from .quantized_weight import QuantizedWeight
 from .registry import current_backend
 
 REFUSALS = (TypeError, ValueError, RuntimeError)
-"""What a backend that checks its arguments itself may raise; `bittensor.checks` then words the error."""
+"""What an operator may raise; `bittensor.checks` then words the error."""
 
 
 def pack_weights(weight: torch.Tensor, bits: int = 4) -> torch.Tensor:
@@ -36,10 +37,8 @@ def pack_weights(weight: torch.Tensor, bits: int = 4) -> torch.Tensor:
     backend = current_backend()
     if type(bits) is not int:
         bits = check_int("bits", bits)
-    if not backend.capabilities.checks_arguments:
-        check_pack(backend, weight, bits, name="weight")
     try:
-        return backend.pack(weight, bits)
+        return _operators(backend).pack(weight, bits)
     except REFUSALS:
         check_pack(backend, weight, bits, name="weight")
         raise
@@ -146,10 +145,8 @@ def packed_matmul(
     if scale is not None and isinstance(scale, (float, int)):
         scale = scalar_scale(scale)
     arguments = (x, weight, bias, bits, in_features, x_zero, weight_zero, scale, out_zero, out_dtype)
-    if not backend.capabilities.checks_arguments:
-        check_packed_matmul(backend, *arguments)
     try:
-        return backend.packed_matmul(*arguments)
+        return _operators(backend).packed_matmul(*arguments)
     except REFUSALS:
         check_packed_matmul(backend, *arguments)
         raise
@@ -195,25 +192,26 @@ def linear(
             [-1015.5000,     0.0000]])
     """
     backend = current_backend()
-    if not backend.capabilities.checks_arguments:
+    if not backend.capabilities.checks_arguments:  # before the backend prepares a weight that it may not know
         check_linear(backend, x, weight, bias, activation_mode, epilogue)
     try:
-        if (x.requires_grad or (bias is not None and bias.requires_grad)) and torch.is_grad_enabled():
-            return differentiable_linear(backend, x, weight, bias, activation_mode, epilogue)
-        return backend.linear(x, weight.prepared_for(backend), bias, activation_mode, epilogue)
+        return _operators(backend).linear(x, weight.prepared_for(backend), bias, activation_mode, epilogue)
     except (*REFUSALS, AttributeError):
         check_linear(backend, x, weight, bias, activation_mode, epilogue)
         raise
+
+
+def _operators(backend: Backend) -> Backend:
+    """The operators that compute on `backend`: its own, or those on any."""
+    return backend if backend.capabilities.operators else Operators(backend)
 
 
 def _unpack(packed: torch.Tensor, columns: int, bits: int, columns_name: str) -> torch.Tensor:
     backend = current_backend()
     if not (type(columns) is type(bits) is int):
         columns, bits = check_int(columns_name, columns), check_int("bits", bits)
-    if not backend.capabilities.checks_arguments:
-        check_unpack(backend, packed, columns, bits, name="packed", columns_name=columns_name)
     try:
-        return backend.unpack(packed, columns, bits)
+        return _operators(backend).unpack(packed, columns, bits)
     except REFUSALS:
         check_unpack(backend, packed, columns, bits, name="packed", columns_name=columns_name)
         raise

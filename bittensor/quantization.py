@@ -7,10 +7,10 @@ from collections.abc import Callable
 import torch
 
 from .checks import describe, dtype_name
-from .codes import max_code
+from .codes import max_code, words_per_row
 from .grids import FloatBlock, Grid, GroupBlock, IntegerBlock, SymmetricBlock
 from .ops import pack_weights
-from .prepared_weight import SCALE_DTYPES
+from .prepared_weight import SCALE_DTYPES, WeightForm
 from .quantized_weight import QuantizedWeight
 from .weight_checks import check_choice, check_group_bits, check_group_size, check_scale_dtype
 
@@ -68,7 +68,8 @@ def quantize(
             That sum, not the squared error, is never above that of "rtn".
 
     Args:
-        weight: finite float32, float16 or bfloat16 ``[N, K]`` on the CPU; N, K at least 1, any strides. Detached.
+        weight: finite float32, float16 or bfloat16 ``[N, K]`` on the CPU; N, K at least 1, any strides. Detached. Of
+            a weight on meta the result lies there too, and has no values.
         bits: 2, 4 or 8.
         group_size: columns that share a scale: a multiple of 8 up to K, or K. None is K: one group for a row. The
             last group of a row may be shorter. A size above K is an error, also the default: a narrow layer takes
@@ -105,6 +106,9 @@ def quantize(
     dtype = weight.dtype if scale_dtype is None else scale_dtype
     check_scale_dtype(dtype)
 
+    if weight.is_meta:
+        return _on_meta(WeightForm((rows, columns), bits, group_size, zero, dtype))
+
     def fit(values: torch.Tensor, width: int) -> tuple[torch.Tensor, ...]:
         return _fit_groups(block_type(_groups(values, width), bits, dtype), search, values.shape)
 
@@ -130,6 +134,23 @@ def quantize(
         shape=(rows, columns),
         group_size=group_size,
         bits=bits,
+    )
+
+
+def _on_meta(form: WeightForm) -> QuantizedWeight:
+    """A weight of `form` on the meta device, to be loaded into."""
+
+    def empty(columns: int, dtype: torch.dtype) -> torch.Tensor:
+        return torch.empty(form.shape[0], columns, dtype=dtype, device="meta")
+
+    return QuantizedWeight(
+        empty(words_per_row(form.shape[1], form.bits), torch.int64),
+        empty(form.groups, form.scale_dtype),
+        empty(form.groups, torch.uint8) if form.zero == "integer" else None,
+        empty(form.groups, form.scale_dtype) if form.zero == "float" else None,
+        shape=form.shape,
+        group_size=form.group_size,
+        bits=form.bits,
     )
 
 
@@ -272,7 +293,7 @@ def _check_weight(weight: object) -> tuple[int, int]:
         raise TypeError(f"{expected}, got {describe(weight)}")
     if weight.dim() != 2 or weight.numel() == 0:
         raise ValueError(f"{expected} with N and K at least 1, got {describe(weight)}")
-    if weight.device.type != "cpu":
+    if weight.device.type not in ("cpu", "meta"):
         raise ValueError(f"{expected} on cpu, got one on {weight.device}")
     return weight.shape[0], weight.shape[1]
 

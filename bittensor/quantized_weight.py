@@ -12,8 +12,9 @@ import torch
 from .backend import Backend
 from .checks import check_pack, check_unpack, describe, dtype_name
 from .held_weight import CanonicalTensors, HeldByBackend
-from .prepared_weight import CANONICAL_LAYOUT, SCALE_DTYPES, PreparedWeight
+from .prepared_weight import CANONICAL_LAYOUT, SCALE_DTYPES, PreparedWeight, WeightForm
 from .registry import current_backend
+from .tracing import outside_of_traces, run_now
 from .weight_checks import check_group_bits, check_weight, dtype_names
 
 _converting = threading.RLock()
@@ -235,7 +236,9 @@ class QuantizedWeight:
         held = self._held
         if type(held) is HeldByBackend and held.weight.layout == backend.capabilities.layout:
             return held.weight
-        with _converting:
+        if torch.compiler.is_dynamo_compiling():
+            run_now(_prepare, self, backend)
+        with _converting, outside_of_traces():
             held = self._held
             if type(held) is not HeldByBackend or held.weight.layout != backend.capabilities.layout:
                 self._held = held = HeldByBackend(backend.prepare(self), backend)
@@ -264,8 +267,8 @@ class QuantizedWeight:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
-        self.form = state.pop("form")
-        self._held = CanonicalTensors(**state)
+        form = state.pop("form")
+        self.__init__(**state, shape=form.shape, group_size=form.group_size, bits=form.bits)  # type: ignore[misc]
 
     def _canonical(self) -> CanonicalTensors:
         held = self._held
@@ -278,6 +281,14 @@ class QuantizedWeight:
         backend = current_backend()
         check_unpack(backend, canonical.words, self.shape[1], self.bits)
         return backend.unpack(canonical.words, self.shape[1], self.bits)
+
+
+# Data only, whose tensors are checked again: torch.load(weights_only=True) may restore them.
+torch.serialization.add_safe_globals([QuantizedWeight, WeightForm])
+
+
+def _prepare(weight: QuantizedWeight, backend: Backend) -> None:
+    weight.prepared_for(backend)
 
 
 def _size(nbytes: int) -> str:

@@ -14,8 +14,11 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 
+import torch
+
 from .backend import GRADIENT_OPERATIONS, OPERATIONS, PROTOCOL_VERSION, WEIGHT_OPERATIONS, Backend
 from .errors import BackendError, BackendLoadError, UnknownBackendError
+from .tracing import run_now
 
 ENTRY_POINT_GROUP = "bittensor.backends"
 ENVIRONMENT_VARIABLE = "BITTENSOR_BACKEND"
@@ -26,7 +29,20 @@ _loading = threading.RLock()
 _process_wide: Backend | None = None
 _from_environment: Backend | None = None
 _from_environment_reason = ""
-_in_context: ContextVar[Backend | None] = ContextVar("bittensor_backend", default=None)
+_in_context: ContextVar[Backend] = ContextVar("bittensor_backend")
+
+
+class _Context:
+    """The context's backend as an attribute; the object itself stands for none.
+
+    torch.compile cannot trace ``ContextVar.get``, but reads a property that is implemented in C where it traces, and
+    again before each call: code that it compiled for one backend is not run with another, whatever the thread.
+    """
+
+    backend = property(_in_context.get)
+
+
+_context = _Context()
 
 
 @dataclass(frozen=True)
@@ -95,19 +111,34 @@ def use_backend(name: str) -> Iterator[Backend]:
 
 def current_backend() -> Backend:
     """The backend that a call made here and now would use."""
-    return _in_context.get() or _process_wide or _from_environment or _select_from_environment()
+    backend: Backend | _Context = _context.backend
+    if backend is not _context:
+        return backend  # type: ignore[return-value]
+    return _process_wide or _from_environment or _select_from_environment()
 
 
 def selection() -> Selection:
     """The current backend with the reason for it, as ``bittensor info`` prints it."""
-    if backend := _in_context.get():
+    if backend := _in_context.get(None):
         return Selection(backend, "use_backend()")
     if _process_wide is not None:
         return Selection(_process_wide, "set_backend()")
     return Selection(_from_environment or _select_from_environment(), _from_environment_reason)
 
 
+def name_of(backend: Backend) -> str:
+    """The name under which `backend` was loaded, which is not always its own."""
+    if _loaded.get(backend.name) is not backend:
+        for name, each in _loaded.items():
+            if each is backend:
+                return name
+        raise UnknownBackendError(f"backend {backend.name!r} is not one that get_backend() returned")
+    return backend.name
+
+
 def _select_from_environment() -> Backend:
+    if torch.compiler.is_dynamo_compiling():
+        run_now(_select_from_environment)
     # Read once, on the first call: a changed variable would otherwise switch backends under a running program.
     global _from_environment, _from_environment_reason
     name = os.environ.get(ENVIRONMENT_VARIABLE)
@@ -164,6 +195,9 @@ def _check_protocol(name: str, backend: object) -> None:
     on_weights = sorted(declared & {*WEIGHT_OPERATIONS, *GRADIENT_OPERATIONS})
     if on_weights and not declared >= set(WEIGHT_OPERATIONS):
         raise BackendLoadError(f"backend {name!r} declares {on_weights}, but {list(WEIGHT_OPERATIONS)} belong together")
+    capabilities = getattr(backend, "capabilities", None)
+    if getattr(capabilities, "operators", False) and not getattr(capabilities, "checks_arguments", False):
+        raise BackendLoadError(f"backend {name!r} declares operators, but not that they check their arguments")
     operations = [operation for operation in OPERATIONS if operation in declared]
     required = ("name", "capabilities", *operations, "variant", "describe", "kernel_calls")
     if missing := [attribute for attribute in required if not hasattr(backend, attribute)]:

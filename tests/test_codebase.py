@@ -24,6 +24,8 @@ PROTOCOL_MODULES = frozenset(
         "bittensor.checks",
         "bittensor.codes",
         "bittensor.errors",
+        "bittensor.linear_gradient",
+        "bittensor.operators",
         "bittensor.prepared_weight",
     }
 )

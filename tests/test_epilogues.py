@@ -127,8 +127,9 @@ def test_a_change_of_x_before_the_gradient_is_noticed(backend: Backend) -> None:
 
 
 def test_no_result_before_the_epilogue_is_kept(backend: Backend) -> None:
-    """The graph of a linear with GELU holds its inputs and nothing else."""
-    x, bias, saved = normal(3, 8).requires_grad_(), normal(6), []
+    """The graph of a linear with GELU holds its inputs, the weight among them, and nothing else."""
+    x, bias, saved, weight = normal(3, 8).requires_grad_(), normal(6), [], weight_of(6, 8, 8)
+    prepared = weight.prepared_for(backend).tensors
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor) or tensor, lambda tensor: tensor):
-        linear(x, weight_of(6, 8, 8), bias, epilogue="gelu")
-    assert [tensor.data_ptr() for tensor in saved] == [x.data_ptr(), bias.data_ptr()]
+        linear(x, weight, bias, epilogue="gelu")
+    assert [tensor.data_ptr() for tensor in saved] == [tensor.data_ptr() for tensor in (*prepared, x, bias)]

@@ -85,3 +85,20 @@ def test_a_backend_without_the_operation_still_has_gradients(monkeypatch: pytest
     with use_backend("reference"):
         linear(x, weight).backward(dy)
     torch.testing.assert_close(x.grad, dy @ weight.dequantize())
+
+
+@pytest.mark.parametrize("modes", [{"int8"}, {"int8", "float"}])
+@pytest.mark.parametrize("name", ["reference", "cpp"])
+def test_the_gradient_has_a_gradient(monkeypatch: pytest.MonkeyPatch, name: str, modes: set[str]) -> None:
+    backend = get_backend(name)
+    monkeypatch.setattr(backend, "capabilities", replace(backend.capabilities, activation_modes=frozenset(modes)))
+    weight, x, dy, v = (
+        weight_of(16, 40, 8),
+        normal(3, 40).requires_grad_(),
+        normal(3, 16).requires_grad_(),
+        normal(3, 40),
+    )
+    with use_backend(name):
+        (dx,) = torch.autograd.grad(linear(x, weight), x, dy, create_graph=True)
+        (result,) = torch.autograd.grad(dx, dy, v)
+    torch.testing.assert_close(result, v @ weight.dequantize().T)

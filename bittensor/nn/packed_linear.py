@@ -76,15 +76,16 @@ class PackedLinear(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Codes uint8 ``[..., in_features]`` or packed int64 to packed int64 codes of `out_features`."""
+        buffers = self._buffers  # as attributes they would cost a third of the call of a tiny layer
         return packed_matmul(
             x,
-            self.packed_weight,
-            self.bias,
+            buffers["packed_weight"],  # type: ignore[arg-type]
+            buffers["bias"],
             bits=self.bits,
             in_features=self.in_features,
             x_zero=self.x_zero,
             weight_zero=self.weight_zero,
-            scale=self.scale,
+            scale=buffers["scale"],
             out_zero=self.out_zero,
             out_dtype=self.out_dtype,
         )

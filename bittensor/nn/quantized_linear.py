@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
 
 from ..checks import dtype_name
+from ..errors import UnsupportedOperationError
 from ..form_entry import FORM_VERSION, form_entry
-from ..linear_checks import check_layer
+from ..linear_checks import check_layer, check_product
 from ..ops import linear
 from ..prepared_weight import SCALE_DTYPES, ZERO_KINDS, WeightForm
 from ..quantize_config import QuantizeConfig
 from ..quantized_weight import QuantizedWeight
+from ..registry import current_backend
 
 WEIGHT_ENTRIES = ("words", "scales", "zeros", "offsets", "form")
 """Entries of a state_dict that make up the weight; zeros and offsets where its form has them."""
@@ -61,6 +64,22 @@ class QuantizedLinear(torch.nn.Module):
         self.register_parameter("bias", parameter)
         self.activation_mode = activation_mode
         self.epilogue = epilogue
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Put the weight into the layout of the current backend now: a compiled program depends on the layout."""
+        if self.weight.device.type in (backend := current_backend()).capabilities.devices:
+            with suppress(UnsupportedOperationError):  # of another backend's layer; the call says so if it is not
+                check_product(
+                    backend,
+                    torch.empty(0, self.in_features, device=self.weight.device),
+                    self.weight.form,
+                    self.weight.device,
+                    None,
+                    self.activation_mode,
+                    self.epilogue,
+                )
+                self.weight.prepared_for(backend)
 
     @classmethod
     def from_linear(
@@ -153,7 +172,8 @@ class QuantizedLinear(torch.nn.Module):
             assign = local_metadata.get("assign_to_params_buffers", False)
             tensors = {name: given[name] if assign else given[name].clone() for name in needed if name != "form"}
             try:
-                self.weight = _weight_of(tensors, self.weight)
+                self.weight = _weight_of(tensors, self.weight, assign)
+                self._prepare()
             except (TypeError, ValueError) as error:
                 error_msgs.append(f"{prefix}{error}")
 
@@ -163,13 +183,13 @@ def _as_integers(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.view({4: torch.int32, 2: torch.int16}[tensor.itemsize]) if tensor.is_floating_point() else tensor
 
 
-def _weight_of(tensors: dict[str, torch.Tensor], like: QuantizedWeight) -> QuantizedWeight:
-    """A weight of `tensors`, of the form and on the device of `like`."""
+def _weight_of(tensors: dict[str, torch.Tensor], like: QuantizedWeight, assign: bool) -> QuantizedWeight:
+    """A weight of `tensors`, of the form of `like`, and on its device unless they are taken over as they are."""
     form = like.form
     weight = QuantizedWeight(**tensors, shape=form.shape, group_size=form.group_size, bits=form.bits)
     if weight.form != form:
         raise ValueError(f"scales: expected {dtype_name(form.scale_dtype)}, got {dtype_name(weight.form.scale_dtype)}")
-    return weight.to(like.device)
+    return weight if assign else weight.to(like.device)
 
 
 def _form_error(entry: object, form: WeightForm) -> str | None:

@@ -269,7 +269,9 @@ class ScaleAlongRows(Sound):
 
 
 class NegatedScaleReadRaw(Sound):
-    """Reads memory without looking at torch's negation bit."""
+    """Reads memory without looking at torch's negation bit. Operators never see it: torch resolves it for them."""
+
+    capabilities = replace(Sound.capabilities, operators=True, checks_arguments=True)
 
     def rescale(self, acc: Tensor, scale: Tensor) -> Tensor:
         return super().rescale(acc, -scale if scale.is_neg() else scale)

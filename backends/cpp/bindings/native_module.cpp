@@ -152,6 +152,16 @@ struct Prepared {
   }
 };
 
+std::int64_t prepared_bytes(
+    std::int64_t out_features, std::int64_t in_features, int bits, std::int64_t group_size, int zero,
+    const std::string& scale_type) {
+  if (zero < 0 || zero > 2) throw std::invalid_argument("zero: expected 0, 1 or 2");
+  const bittensor::PreparedLayout layout = {
+      out_features, in_features, group_size, bits, float_type(scale_type), static_cast<bittensor::ZeroKind>(zero)};
+  bittensor::check_layout(layout);
+  return layout.bytes();
+}
+
 void quantize_row(
     const std::string& kernel, const py::buffer& prepared, const py::buffer& x, const std::string& type,
     const py::buffer& codes, const py::buffer& scales, const py::buffer& sums) {
@@ -351,6 +361,10 @@ PYBIND11_MODULE(_native, module) {
       },
       "Processor features by name.");
   module.def("kernel_table", &kernel_table, "Every kernel: name, kind, bits, isa, supported, calls.");
+
+  module.def(
+      "prepared_bytes", &prepared_bytes, py::arg("out_features"), py::arg("in_features"), py::arg("bits"),
+      py::arg("group_size"), py::arg("zero"), py::arg("scale_type"), "Bytes of a prepared weight of that form.");
 
   module.def("pack_row", &pack_row, py::arg("kernel"), py::arg("codes"), py::arg("columns"), py::arg("words"));
   module.def("unpack_row", &unpack_row, py::arg("kernel"), py::arg("words"), py::arg("columns"), py::arg("codes"));

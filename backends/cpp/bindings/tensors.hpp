@@ -7,6 +7,7 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
 
 #include <algorithm>
 #include <cstddef>
@@ -172,6 +173,11 @@ inline std::optional<FloatType> float_type_of(const Tensor& tensor) {
 inline std::int32_t torch_dtype_of(FloatType type) {
   if (type == FloatType::f32) return aoti_torch_dtype_float32();
   return type == FloatType::f16 ? aoti_torch_dtype_float16() : aoti_torch_dtype_bfloat16();
+}
+
+inline torch::headeronly::ScalarType scalar_type_of(FloatType type) {
+  if (type == FloatType::f32) return torch::headeronly::ScalarType::Float;
+  return type == FloatType::f16 ? torch::headeronly::ScalarType::Half : torch::headeronly::ScalarType::BFloat16;
 }
 
 }  // namespace bittensor::binding

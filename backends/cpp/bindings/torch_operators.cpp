@@ -280,19 +280,27 @@ bittensor::PreparedLayout layout_of(const Matrix& prepared) {
   return bittensor::read_layout(prepared.data<std::uint8_t>(), prepared.columns);
 }
 
-/// Words, scales, zeros and offsets, of which those that the weight does not have are empty.
-std::tuple<Tensor, Tensor, Tensor, Tensor> restore(const Tensor& prepared, std::int64_t isa) {
+/// Words, scales, zeros and offsets, of which those that the weight does not have are empty. The form is given, so that
+/// the shapes of the results do not depend on the contents of `prepared`; it must be the one that `prepared` has.
+std::tuple<Tensor, Tensor, Tensor, Tensor> restore(
+    const Tensor& prepared, std::int64_t out_features, std::int64_t in_features, std::int64_t bits,
+    std::int64_t group_size, std::int64_t zero, torch::headeronly::ScalarType scale_dtype, std::int64_t isa) {
   const Matrix blob("prepared", prepared);
   const bittensor::PreparedLayout layout = layout_of(blob);
+  if (layout.out_features != out_features || layout.in_features != in_features || layout.bits != bits ||
+      layout.group_size != group_size || static_cast<std::int64_t>(layout.zero_kind) != zero ||
+      scalar_type_of(layout.scale_type) != scale_dtype) {
+    refuse("prepared: a weight of another form than the arguments say");
+  }
   const std::int64_t rows = layout.out_features;
-  const std::int32_t scale_dtype = torch_dtype_of(layout.scale_type);
+  const std::int32_t of_scales = torch_dtype_of(layout.scale_type);
   const bool has_zeros = layout.zero_kind == bittensor::ZeroKind::integer;
   const bool has_offsets = layout.zero_kind == bittensor::ZeroKind::offset;
   std::tuple<Tensor, Tensor, Tensor, Tensor> canonical{
       new_tensor(aoti_torch_dtype_int64(), rows, bittensor::words_per_row(layout.in_features, layout.bits)),
-      new_tensor(scale_dtype, rows, layout.groups()),
+      new_tensor(of_scales, rows, layout.groups()),
       has_zeros ? new_tensor(aoti_torch_dtype_uint8(), rows, layout.groups()) : new_tensor(aoti_torch_dtype_uint8(), 0),
-      has_offsets ? new_tensor(scale_dtype, rows, layout.groups()) : new_tensor(scale_dtype, 0)};
+      has_offsets ? new_tensor(of_scales, rows, layout.groups()) : new_tensor(of_scales, 0)};
   const auto& [words, scales, zeros, offsets] = canonical;
   const bittensor::GroupQuantizedOutput weight = {
       static_cast<std::uint64_t*>(words.data_ptr()), scales.data_ptr(), static_cast<std::uint8_t*>(zeros.data_ptr()),
@@ -429,26 +437,34 @@ Tensor linear_input_grad(const Tensor& dy, const Tensor& prepared, std::int64_t 
 }  // namespace
 }  // namespace bittensor::binding
 
+// Counts that may vary between calls of a compiled program are SymInt.
 STABLE_TORCH_LIBRARY(bittensor_cpp, library) {
   library.def("pack(Tensor codes, int bits=4, int isa=-1) -> Tensor");
-  library.def("unpack(Tensor words, int columns, int bits=4, int isa=-1) -> Tensor");
+  library.def("unpack(Tensor words, SymInt columns, int bits=4, int isa=-1) -> Tensor");
   library.def(
-      "packed_matmul(Tensor x, Tensor weight, Tensor? bias=None, int bits=4, int? in_features=None, int x_zero=0, "
+      "packed_matmul(Tensor x, Tensor weight, Tensor? bias=None, int bits=4, SymInt? in_features=None, int x_zero=0, "
       "int weight_zero=0, Tensor? scale=None, int out_zero=0, bool sums=False, int isa=-1) -> Tensor");
   library.def(
-      "prepare(Tensor words, Tensor scales, Tensor? zeros, Tensor? offsets, int in_features, int bits, "
+      "prepare(Tensor words, Tensor scales, Tensor? zeros, Tensor? offsets, SymInt in_features, int bits, "
       "int group_size, int isa=-1) -> Tensor");
-  library.def("restore(Tensor prepared, int isa=-1) -> (Tensor, Tensor, Tensor, Tensor)");
   library.def(
-      "linear(Tensor x, Tensor prepared, int out_features, Tensor? bias=None, bool float_mode=False, "
+      "restore(Tensor prepared, SymInt out_features, SymInt in_features, int bits, int group_size, int zero, "
+      "ScalarType scale_dtype, int isa=-1) -> (Tensor, Tensor, Tensor, Tensor)");
+  library.def(
+      "linear(Tensor x, Tensor prepared, SymInt out_features, Tensor? bias=None, bool float_mode=False, "
       "int activation=0, int isa=-1) -> Tensor");
-  library.def("linear_input_grad(Tensor dy, Tensor prepared, int in_features, int isa=-1) -> Tensor");
+  // The same without a gradient. That of `linear` is a Python function, which torch would enter at each call.
+  library.def(
+      "linear_forward(Tensor x, Tensor prepared, SymInt out_features, Tensor? bias=None, bool float_mode=False, "
+      "int activation=0, int isa=-1) -> Tensor");
+  library.def("linear_input_grad(Tensor dy, Tensor prepared, SymInt in_features, int isa=-1) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(bittensor_cpp, CPU, library) {
   library.impl("prepare", TORCH_BOX(&bittensor::binding::prepare));
   library.impl("restore", TORCH_BOX(&bittensor::binding::restore));
   library.impl("linear", TORCH_BOX(&bittensor::binding::linear));
+  library.impl("linear_forward", TORCH_BOX(&bittensor::binding::linear));
   library.impl("linear_input_grad", TORCH_BOX(&bittensor::binding::linear_input_grad));
   library.impl("pack", TORCH_BOX(&bittensor::binding::pack));
   library.impl("unpack", TORCH_BOX(&bittensor::binding::unpack));

@@ -10,10 +10,10 @@ import torch
 from bittensor import PreparedWeight, QuantizedWeight
 from bittensor.backend import OPERATIONS, PROTOCOL_VERSION, Backend, Capabilities
 from bittensor.errors import UnsupportedOperationError
+from bittensor.prepared_weight import ZERO_KINDS
 
 from . import _native
-
-torch.ops.load_library(Path(_native.__file__).with_name("libbittensor_torch.so"))  # type: ignore[no-untyped-call]
+from .operators import EPILOGUES
 
 _Operator = Callable[..., torch.Tensor]
 _pack: _Operator = torch.ops.bittensor_cpp.pack.default
@@ -22,13 +22,11 @@ _packed_matmul: _Operator = torch.ops.bittensor_cpp.packed_matmul.default
 _prepare: _Operator = torch.ops.bittensor_cpp.prepare.default
 _restore: Callable[..., tuple[torch.Tensor, ...]] = torch.ops.bittensor_cpp.restore.default
 _linear: _Operator = torch.ops.bittensor_cpp.linear.default
+_linear_forward: _Operator = torch.ops.bittensor_cpp.linear_forward.default
 _linear_input_grad: _Operator = torch.ops.bittensor_cpp.linear_input_grad.default
 
 LAYOUT = "cpp/tiles-1"
 """Name of the layout of prepared weights: a header, then tiles of 16 rows that every instruction set reads."""
-
-_EPILOGUES = {None: 0, "relu": 1, "gelu": 2, "silu": 3}
-"""The operator's `activation` argument."""
 
 _FLOAT_MODES = {"int8": False, "float": True}
 """The operator's `float_mode` argument."""
@@ -66,7 +64,8 @@ class CppBackend(Backend):
             operations=frozenset(OPERATIONS),
             variants=variants,
             checks_arguments=True,
-            epilogues=frozenset(_EPILOGUES),
+            operators=True,
+            epilogues=frozenset(EPILOGUES),
             layout=LAYOUT,
         )
 
@@ -121,7 +120,15 @@ class CppBackend(Backend):
     def restore(self, weight: PreparedWeight) -> QuantizedWeight:
         _check_layout(weight)
         form = weight.form
-        words, scales, zeros, offsets = _restore(weight.tensors[0], self._isa)
+        words, scales, zeros, offsets = _restore(
+            weight.tensors[0],
+            *form.shape,
+            form.bits,
+            form.group_size,
+            ZERO_KINDS.index(form.zero),
+            form.scale_dtype,
+            self._isa,
+        )
         return QuantizedWeight(
             words,
             scales,
@@ -142,15 +149,20 @@ class CppBackend(Backend):
     ) -> torch.Tensor:
         if weight.layout != LAYOUT:
             _check_layout(weight)
+        try:
+            differentiated = (x.requires_grad or (bias is not None and bias.requires_grad)) and torch.is_grad_enabled()
+        except AttributeError:  # no tensor: the operator refuses it
+            differentiated = False
+        compute = _linear if differentiated else _linear_forward
         if epilogue is None and activation_mode == "int8" and self._isa == PROCESS_CHOICE:
             if bias is None:
-                return _linear(x, weight.tensors[0], weight.form.shape[0])
-            return _linear(x, weight.tensors[0], weight.form.shape[0], bias)
+                return compute(x, weight.tensors[0], weight.form.shape[0])
+            return compute(x, weight.tensors[0], weight.form.shape[0], bias)
         try:
-            float_mode, activation = _FLOAT_MODES[activation_mode], _EPILOGUES[epilogue]
+            float_mode, activation = _FLOAT_MODES[activation_mode], EPILOGUES[epilogue]
         except KeyError as error:
             raise UnsupportedOperationError(f"backend {self.name!r} does not declare {error} for linear") from None
-        return _linear(x, weight.tensors[0], weight.form.shape[0], bias, float_mode, activation, self._isa)
+        return compute(x, weight.tensors[0], weight.form.shape[0], bias, float_mode, activation, self._isa)
 
     def linear_input_grad(self, dy: torch.Tensor, weight: PreparedWeight) -> torch.Tensor:
         _check_layout(weight)

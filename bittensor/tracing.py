@@ -1,0 +1,30 @@
+"""What happens for real while torch traces a program: choosing a backend, preparing a weight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import _disable_current_modes
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def run_now(function: Callable[..., object], *arguments: Any) -> None:
+    """Call `function` while torch.compile traces the caller, then have it trace from the start.
+
+    The trace then finds what the function changed, and the compiled program depends on that alone.
+    """
+    from torch._dynamo.exc import RestartAnalysis
+    from torch._dynamo.symbolic_convert import InstructionTranslator
+
+    function(*arguments)
+    # The log of the decisions so far, by which the next trace would be checked.
+    InstructionTranslator.current_tx().speculation_log.clear()
+    raise RestartAnalysis(restart_reason=f"{function.__name__} has run")
+
+
+def outside_of_traces() -> AbstractContextManager[Any]:
+    """A context in which tensors are real, also where torch.export runs this code on fake ones."""
+    return _disable_current_modes()

@@ -1,0 +1,112 @@
+"""The modes of torch in which a layer is called, built and loaded."""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+
+import pytest
+import torch
+
+import bittensor
+from bittensor import Backend, QuantizeConfig, QuantizedLinear, quantize
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+X = normal(3, 40)
+
+
+@pytest.fixture
+def layer(backend: Backend) -> QuantizedLinear:
+    return QuantizedLinear(quantize(normal(16, 40), group_size=8), normal(16))
+
+
+def test_inference_mode_and_no_grad(layer: QuantizedLinear) -> None:
+    expected = layer(X)
+    x = X.clone().requires_grad_()
+    with torch.inference_mode():
+        y = layer(x)
+        assert torch.equal(y, expected)
+        assert y.is_inference()
+    with torch.no_grad():
+        assert not layer(x).requires_grad
+    assert layer(x).requires_grad
+
+
+def test_autocast(layer: QuantizedLinear) -> None:
+    for dtype in (torch.bfloat16, torch.float16):
+        expected = layer(X.to(dtype))
+        with torch.autocast("cpu", dtype=dtype):
+            y = layer(X)
+            assert torch.equal(torch.compile(layer, fullgraph=True, backend="aot_eager")(X), expected)
+            x = X.clone().requires_grad_()
+            layer(x).float().sum().backward()
+        assert y.dtype is dtype
+        assert torch.equal(y, expected)
+        assert x.grad is not None
+        assert x.grad.dtype is torch.float32
+
+
+def test_threads_share_a_layer(layer: QuantizedLinear) -> None:
+    expected, wrong, name = layer(X), [], bittensor.current_backend().name
+
+    def work() -> None:
+        with bittensor.use_backend(name):
+            wrong.extend(1 for _ in range(50) if not torch.equal(layer(X), expected))
+
+    workers = [threading.Thread(target=work) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not wrong
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_fork_after_use(layer: QuantizedLinear) -> None:
+    expected = layer(X)
+    process = os.fork()
+    if process == 0:
+        torch.set_num_threads(1)  # torch's threads do not survive a fork
+        os._exit(0 if torch.equal(layer(X), expected) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
+
+
+def test_a_layer_on_meta_refuses_a_call(backend: Backend) -> None:
+    with torch.device("meta"):
+        layer = QuantizedLinear.from_linear(torch.nn.Linear(40, 24), group_size=8)
+    with pytest.raises(ValueError, match=r"weight: .* on meta"):
+        layer(X)
+    with bittensor.use_backend("cpp"):
+        prepared = (
+            quantize(normal(16, 40), group_size=8).prepared_for(bittensor.get_backend("cpp")).tensors[0].to("meta")
+        )
+    for operator, given, size in (("linear_forward", X, 16), ("linear_input_grad", normal(3, 16), 40)):
+        with pytest.raises(ValueError, match=r"weight: .* on meta"):
+            getattr(torch.ops.bittensor_cpp, operator)(given, prepared, size)
+
+
+@pytest.mark.parametrize("zero", ["symmetric", "integer", "float"])
+def test_meta_construction(backend: Backend, zero: str) -> None:
+    config = QuantizeConfig(group_size=16, zero=zero)
+    trained = torch.nn.Sequential(torch.nn.Linear(40, 24), torch.nn.ReLU(), torch.nn.Linear(24, 8))
+    bittensor.quantize_(trained, config)
+    with torch.device("meta"):
+        model = torch.nn.Sequential(torch.nn.Linear(40, 24), torch.nn.ReLU(), torch.nn.Linear(24, 8))
+        bittensor.quantize_(model, config)
+    assert model[0].weight.device.type == "meta"
+    model.load_state_dict(trained.state_dict(), assign=True)
+    assert model[0].weight.device.type == "cpu"
+    assert torch.equal(model(X), trained(X))
+
+
+def test_weights_load_as_weights_only(backend: Backend) -> None:
+    weight = quantize(normal(16, 40), group_size=8, zero="integer")
+    file = io.BytesIO()
+    torch.save(weight, file)
+    file.seek(0)
+    assert torch.load(file, weights_only=True).equal(weight)
