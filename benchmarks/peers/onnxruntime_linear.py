@@ -4,8 +4,7 @@
   its int8 kernels take, and the weight is a constant, which is packed once, when the session is made.
 - Input and output are bound once (`io_binding`): a call neither copies nor allocates.
 - The threads of a session spin while they wait, which is the default and the fastest. With a pool for each session,
-  the pools of weights that are used in turn would spin against each other: all sessions share one pool instead, which
-  measured the same on one weight.
+  the pools of weights that are used in turn would spin against each other: all sessions share one pool instead.
 """
 
 from __future__ import annotations

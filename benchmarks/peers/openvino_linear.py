@@ -3,9 +3,8 @@
 - Weights and zero points are u4, scales float16: the pattern its weight compression writes. With zero points of
   float16 the plugin does not quantize activations.
 - int8: dynamic quantization in groups of the weight's group size, inference precision float32. Its default group is
-  32, which measured 1.5 times slower on weights of groups of 128; the plugin declines groups larger than the weight's.
-- bfloat16: no dynamic quantization, and the default precision of processors with AVX512-BF16; up to twice as fast as
-  float32, which is within a tenth of it with one row.
+  32, which is slower on weights of groups of 128; the plugin declines groups larger than the weight's.
+- bfloat16: no dynamic quantization, and the default precision of processors with AVX512-BF16.
 - One stream, the latency hint, fixed shapes; input and output tensors are bound once, and the result is not copied.
 """
 

@@ -4,7 +4,7 @@
 - dynamic int8: `torch.ao.quantization.quantize_dynamic` as documented, weights of 8 bits with one scale, and the
   engine "x86", which is the default on these processors.
 - int4: the operator behind int4 inference on CPUs. Activations and scales are bfloat16: with float32 or float16 it
-  runs plain loops, several hundred times slower.
+  runs plain loops.
 """
 
 from __future__ import annotations
