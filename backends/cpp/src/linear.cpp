@@ -12,7 +12,7 @@ namespace bittensor {
 namespace {
 
 /// Below this many products a second thread costs more than it saves: waking it takes about a microsecond.
-constexpr std::int64_t serial_products = std::int64_t{1} << 20;
+constexpr std::int64_t serial_products = std::int64_t{3} << 19;
 
 /// Rows are quantized and multiplied in panels of equal height whose codes stay in the second-level cache.
 constexpr std::int64_t panel_bytes = std::int64_t{640} << 10;
