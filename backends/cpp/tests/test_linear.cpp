@@ -216,6 +216,24 @@ TEST(linear_follows_its_definition) {
   }
 }
 
+/// Large enough to be shared out: by tiles with a ragged last one, by rows as well where tiles are few, and with more
+/// rows than one panel holds.
+TEST(work_is_shared_out_without_gaps) {
+  struct Shape {
+    std::int64_t rows, out_features, in_features;
+  };
+  Random random(6);
+  std::normal_distribution<float> normal;
+  bittensor::ThreadPool pool(5);
+  for (const Shape& shape : {Shape{41, 391, 128}, Shape{67, 33, 1024}, Shape{163, 17, 4096}}) {
+    CHECK(shape.rows * shape.out_features * shape.in_features >= std::int64_t{3} << 19);
+    const Weight w(layout_of(shape.out_features, shape.in_features, 64, 4, ZeroKind::integer), random, false);
+    std::vector<float> x(static_cast<std::size_t>(shape.rows * shape.in_features));
+    std::ranges::generate(x, [&] { return normal(random); });
+    check_linear(w, x, shape.rows, pool);
+  }
+}
+
 TEST(sums_of_sixteen_bits_do_not_saturate) {
   Random random(3);
   bittensor::ThreadPool pool(2);

@@ -219,10 +219,10 @@ def test_linear_is_the_same_on_every_variant(target: Target, bits: int, case: Mo
 
 
 def _large(target: Target, bits: int, mode: Mode) -> list[LinearCase]:
-    """Linears large enough that a backend may spread them over threads: above 2**20 products."""
+    """Linears large enough that a backend may spread them over threads: above 2**21 products."""
     within = scope(target.capabilities)
     zeros = within.zeros
-    sizes = ((1, 1030, 1100, 32), (70, 130, 257, 64), (400, 19, 200, 40), (3, 900, 500, 128))
+    sizes = ((1, 2060, 1100, 32), (70, 130, 257, 64), (600, 19, 200, 40), (5, 900, 500, 128))
     return [
         LinearCase(within.weight(bits, n, k, size, zeros[i % len(zeros)]), (m,), mode, bias=FloatFill())
         for i, (m, n, k, size) in enumerate(sizes)
