@@ -178,6 +178,7 @@ struct Avx2 {
   static constexpr int float_rows = 4;
   static constexpr int float_tiles = 1;
   static constexpr int float_tiles_single_row = 4;
+  static constexpr int float_x_registers = 0;
   static constexpr int panel_rows = 6;  // 6 rows x 1 tile: 12 sums and 2 weights of 16 registers
   static constexpr int panel_tiles = 1;
   static constexpr int panel_tiles_single_row = 4;
@@ -192,6 +193,10 @@ struct Avx2 {
     __m256i v = _mm256_set1_epi32(four[0]);  // NOLINT(misc-const-correctness): constant for one block only
     if constexpr (Blocks == 2) v = _mm256_blend_epi32(v, _mm256_set1_epi32(four[1]), 0xF0);
     return v;
+  }
+  template <int Bits>
+  static LaneVector shift_down(LaneVector v) {
+    return _mm256_srli_epi32(v, Bits);
   }
   static LaneVector shift_right(LaneVector v, LaneVector bits) { return _mm256_srlv_epi32(v, bits); }
   /// The entry that the low 3 bits of each lane name.
@@ -234,9 +239,9 @@ struct Avx2 {
   }
   static Float subtract_f32(Float a, Float b) { return _mm256_sub_ps(a, b); }
   template <int Bits, int Shift>
-  static Float code_above_two_to_23(LaneVector packed) {
-    const __m256i code = _mm256_and_si256(_mm256_srli_epi32(packed, Shift), _mm256_set1_epi32((1 << Bits) - 1));
-    return _mm256_castsi256_ps(_mm256_or_si256(code, _mm256_set1_epi32(0x4B000000)));
+  static Float code_in_fraction(LaneVector packed) {
+    const __m256i code = _mm256_and_si256(packed, _mm256_set1_epi32(((1 << Bits) - 1) << Shift));
+    return _mm256_castsi256_ps(_mm256_or_si256(code, _mm256_set1_epi32((150 - Shift) << 23)));
   }
   static Float add(Float a, Float b) { return _mm256_add_ps(a, b); }
   static Float fma(Float a, Float b, Float c) { return _mm256_fmadd_ps(a, b, c); }

@@ -156,7 +156,8 @@ struct Avx512 {
   static constexpr int int8_tiles_single_row = 4;
   static constexpr int float_rows = 8;
   static constexpr int float_tiles = 2;
-  static constexpr int float_tiles_single_row = 8;
+  static constexpr int float_tiles_single_row = 6;
+  static constexpr int float_x_registers = 8;
   static constexpr int panel_rows = 6;  // 6 rows x 4 tiles: 24 sums and 4 weights of 32 registers
   static constexpr int panel_tiles = 4;
   static constexpr int panel_tiles_single_row = 8;
@@ -176,6 +177,10 @@ struct Avx512 {
       v = _mm512_mask_set1_epi32(v, 0xF000, four[3]);
     }
     return v;
+  }
+  template <int Bits>
+  static LaneVector shift_down(LaneVector v) {
+    return _mm512_srli_epi32(v, Bits);
   }
   static LaneVector shift_right(LaneVector v, LaneVector bits) { return _mm512_srlv_epi32(v, bits); }
   /// The entry that the low 4 bits of each lane name.
@@ -214,10 +219,10 @@ struct Avx512 {
   }
   static Float subtract_f32(Float a, Float b) { return _mm512_sub_ps(a, b); }
   template <int Bits, int Shift>
-  static Float code_above_two_to_23(LaneVector packed) {
+  static Float code_in_fraction(LaneVector packed) {
     constexpr int and_or = 0xEA;  // (a & b) | c
     return _mm512_castsi512_ps(_mm512_ternarylogic_epi32(
-        _mm512_srli_epi32(packed, Shift), _mm512_set1_epi32((1 << Bits) - 1), _mm512_set1_epi32(0x4B000000), and_or));
+        packed, _mm512_set1_epi32(((1 << Bits) - 1) << Shift), _mm512_set1_epi32((150 - Shift) << 23), and_or));
   }
   static Float add(Float a, Float b) { return _mm512_add_ps(a, b); }
   static Float fma(Float a, Float b, Float c) { return _mm512_fmadd_ps(a, b, c); }

@@ -4,8 +4,13 @@
 /// traits class). Lanes run over weight rows; each lane adds its products in ascending order of columns, so that the
 /// results are bit-identical everywhere.
 ///
-/// A code becomes a float without a conversion: its bits under those of 2^23 are the float 2^23 + code, and subtracting
-/// 2^23 + zero from that is exact.
+/// A code becomes a float without a conversion: where its lowest bit is bit s of a lane, its bits under those of
+/// 2^(23 - s) are the float 2^(23 - s) + code, and subtracting 2^(23 - s) + zero from that is exact.
+///
+/// With several rows, each code is first shifted to bit 0, and one constant serves all. With one row that would be most
+/// of the work. There, loading from the address of its byte brings a code into the lowest byte, and codes are taken
+/// where they are in it, or are looked up, where one zero serves all rows and one register holds all values. Such loads
+/// reach up to 3 bytes behind the codes, where the scales are.
 
 #include <cstdint>
 
@@ -16,9 +21,13 @@
 namespace bittensor {
 namespace {
 
-inline constexpr float two_to_23 = 8388608.0F;
+/// The float whose last place is worth 1 if the fraction begins at bit `shift`.
+constexpr float unit_above(int shift) {
+  return static_cast<float>(1 << (23 - shift));
+}
 
-template <class V, int Bits, int Rows, int Tiles>
+/// `UniformZero`: one zero for all rows.
+template <class V, int Bits, int Rows, int Tiles, bool UniformZero>
 struct FloatLinearTile {
   static constexpr int tile_vectors = tile_rows / V::lanes;
   static constexpr int vectors = Tiles * tile_vectors;
@@ -26,21 +35,102 @@ struct FloatLinearTile {
   static constexpr int columns = 32 / Bits;  // of a block
   using Float = typename V::Float;
 
-  /// One column of a block: bits [Shift, Shift + Bits) of each row's four bytes.
-  template <int Shift>
-  [[gnu::always_inline]] static void column(
-      const typename V::LaneVector (&packed)[vectors], const Float (&shifted_zero)[vectors], const float* x,
-      std::int64_t x_stride, Float (&p)[Rows][vectors]) {
-    Float weight[vectors];
-#pragma GCC unroll 16
-    for (int v = 0; v < vectors; ++v) {
-      weight[v] = V::subtract_f32(V::template code_above_two_to_23<Bits, Shift>(packed[v]), shifted_zero[v]);
+  static constexpr bool single_row = Rows == 1;
+  static constexpr bool x_in_registers = single_row && columns <= V::float_x_registers;
+  static constexpr int places = single_row ? plane_count : 1;  // where in its byte a code can be
+
+  template <int Place>
+  static constexpr bool has_table = single_row && UniformZero && Bits * (Place + 1) <= V::table_bits;
+
+  /// 2^(23 - s) + zero for each place s, of one vector or of all.
+  using ShiftedZeros = Float[places][UniformZero ? 1 : vectors];
+  /// The values of 16 codes in each place.
+  using Tables = Float[places];
+
+  template <int Place>
+  [[gnu::always_inline]] static Float decode(
+      const ShiftedZeros& shifted_zeros, const Tables& tables, const typename V::LaneVector& packed,
+      [[maybe_unused]] int v) {
+    if constexpr (has_table<Place>) {
+      return V::lookup(tables[Place], packed);
+    } else {
+      return V::subtract_f32(
+          V::template code_in_fraction<Bits, Bits * Place>(packed), shifted_zeros[Place][UniformZero ? 0 : v]);
     }
+  }
+
+  [[gnu::always_inline]] static void set_zeros(
+      const PreparedLayout& layout, const std::uint8_t* zeros, ShiftedZeros& shifted_zeros,
+      [[maybe_unused]] Tables& tables) {
+    const Float symmetric = V::broadcast_f32(layout.zero_kind == ZeroKind::symmetric ? 1 << (Bits - 1) : 0);
+    for_each_plane<places>([&]<int Place>() {
+      constexpr float unit = unit_above(Bits * Place);
 #pragma GCC unroll 16
-    for (int m = 0; m < Rows; ++m) {
-      const Float value = V::broadcast_f32(x[m * x_stride]);
+      for (int v = 0; v < (UniformZero ? 1 : vectors); ++v) {
+        Float zero = symmetric;
+        if (layout.zero_kind == ZeroKind::integer) {
+          zero = V::to_float(
+              V::load_u8_as_i32(zeros + v / tile_vectors * layout.tile_zero_bytes() + v % tile_vectors * V::lanes));
+        }
+        shifted_zeros[Place][v] = V::add(zero, V::broadcast_f32(unit));
+      }
+      if constexpr (has_table<Place>) {
+        alignas(64) static constexpr std::uint32_t every_code[16] = {0, 1, 2,  3,  4,  5,  6,  7,
+                                                                     8, 9, 10, 11, 12, 13, 14, 15};
+        tables[Place] = V::subtract_f32(
+            V::template code_in_fraction<Bits, Bits * Place>(V::load_lanes(every_code)), shifted_zeros[Place][0]);
+      }
+    });
+  }
+
+  /// One block of every tile against its columns of every row.
+  [[gnu::always_inline]] static void step(
+      const std::uint8_t* codes, std::int64_t tile_bytes, const ShiftedZeros& shifted_zeros, const Tables& tables,
+      const float* x, std::int64_t x_stride, Float (&p)[Rows][vectors]) {
+    const auto load = [&](int v, int byte) {
+      return V::load_lanes(codes + v / tile_vectors * tile_bytes + v % tile_vectors * V::lanes * 4 + byte);
+    };
+    if constexpr (x_in_registers) {
+      Float value[columns];
 #pragma GCC unroll 16
-      for (int v = 0; v < vectors; ++v) p[m][v] = V::fma(value, weight[v], p[m][v]);
+      for (int k = 0; k < columns; ++k) value[k] = V::broadcast_f32(x[k]);
+#pragma GCC unroll 16
+      for (int v = 0; v < vectors; ++v) {
+        typename V::LaneVector packed[4];
+#pragma GCC unroll 4
+        for (int byte = 0; byte < 4; ++byte) packed[byte] = load(v, byte);
+        for_each_plane<plane_count>([&]<int Plane>() {
+#pragma GCC unroll 4
+          for (int byte = 0; byte < 4; ++byte) {
+            p[0][v] = V::fma(value[4 * Plane + byte], decode<Plane>(shifted_zeros, tables, packed[byte], v), p[0][v]);
+          }
+        });
+      }
+    } else {
+      typename V::LaneVector packed[vectors];
+#pragma GCC unroll 16
+      for (int v = 0; v < vectors; ++v) packed[v] = load(v, 0);
+      for_each_plane<plane_count>([&]<int Plane>() {
+        for_each_plane<4>([&]<int Byte>() {
+          const float* x_column = x + (4 * Plane + Byte);
+          Float weight[vectors];
+#pragma GCC unroll 16
+          for (int v = 0; v < vectors; ++v) {
+            if constexpr (single_row) {
+              weight[v] = decode<Plane>(shifted_zeros, tables, load(v, Byte), v);
+            } else {
+              weight[v] =
+                  decode<0>(shifted_zeros, tables, V::template shift_down<8 * Byte + Bits * Plane>(packed[v]), v);
+            }
+          }
+#pragma GCC unroll 16
+          for (int m = 0; m < Rows; ++m) {
+            const Float value = V::broadcast_f32(x_column[m * x_stride]);
+#pragma GCC unroll 16
+            for (int v = 0; v < vectors; ++v) p[m][v] = V::fma(value, weight[v], p[m][v]);
+          }
+        });
+      });
     }
   }
 
@@ -63,19 +153,14 @@ struct FloatLinearTile {
       return v / tile_vectors * tile_bytes + v % tile_vectors * V::lanes * size;
     };
 
+    ShiftedZeros shifted_zeros;
+    Tables tables;
+    if constexpr (UniformZero) set_zeros(layout, zeros, shifted_zeros, tables);
     std::int64_t blocks_left = layout.blocks();
     for (std::int64_t g = 0; g < groups; ++g) {
       const std::int64_t blocks = blocks_left < layout.group_blocks() ? blocks_left : layout.group_blocks();
       blocks_left -= blocks;
-      Float shifted_zero[vectors];
-#pragma GCC unroll 16
-      for (int v = 0; v < vectors; ++v) {
-        Float zero = V::broadcast_f32(layout.zero_kind == ZeroKind::symmetric ? 1 << (Bits - 1) : 0);
-        if (layout.zero_kind == ZeroKind::integer) {
-          zero = V::to_float(V::load_u8_as_i32(zeros + in_tile(tile_zero_bytes, 1, v)));
-        }
-        shifted_zero[v] = V::add(zero, V::broadcast_f32(two_to_23));
-      }
+      if constexpr (!UniformZero) set_zeros(layout, zeros, shifted_zeros, tables);
       Float p[Rows][vectors];
 #pragma GCC unroll 16
       for (int m = 0; m < Rows; ++m) {
@@ -83,19 +168,10 @@ struct FloatLinearTile {
         for (int v = 0; v < vectors; ++v) p[m][v] = V::broadcast_f32(0.0F);
       }
       for (std::int64_t b = 0; b < blocks; ++b) {
-        typename V::LaneVector packed[vectors];
-#pragma GCC unroll 16
-        for (int v = 0; v < vectors; ++v) packed[v] = V::load_lanes(codes + in_tile(tile_code_bytes, 4, v));
         if constexpr (Rows == 1) {
           for (int t = 0; t < Tiles; ++t) __builtin_prefetch(codes + t * tile_code_bytes + linear_prefetch_bytes);
         }
-        for_each_plane<plane_count>([&]<int Plane>() {
-          constexpr int shift = Bits * Plane;
-          column<shift>(packed, shifted_zero, x + 4 * Plane, block.x_stride, p);
-          column<8 + shift>(packed, shifted_zero, x + 4 * Plane + 1, block.x_stride, p);
-          column<16 + shift>(packed, shifted_zero, x + 4 * Plane + 2, block.x_stride, p);
-          column<24 + shift>(packed, shifted_zero, x + 4 * Plane + 3, block.x_stride, p);
-        });
+        step(codes, tile_code_bytes, shifted_zeros, tables, x, block.x_stride, p);
         codes += tile_block_bytes;
         x += columns;
       }
@@ -125,7 +201,12 @@ struct FloatLinearTile {
 template <class V, int Bits>
 void float_linear(const FloatLinearBlock& block) {
   const auto run = [&]<int Rows, int Tiles>(std::int64_t row, std::int64_t tile) {
-    FloatLinearTile<V, Bits, Rows, Tiles>::run(block, row, tile);
+    // With several rows the work on the codes is small.
+    if (Rows > 1 || block.layout->zero_kind == ZeroKind::integer) {
+      FloatLinearTile<V, Bits, Rows, Tiles, false>::run(block, row, tile);
+    } else if constexpr (Rows == 1) {
+      FloatLinearTile<V, Bits, Rows, Tiles, true>::run(block, row, tile);
+    }
   };
   if (block.rows == 1) {
     linear_tiles<V::float_tiles_single_row, 1>(block, run);

@@ -181,6 +181,7 @@ struct Scalar {
   static constexpr int float_rows = 2;
   static constexpr int float_tiles = 1;
   static constexpr int float_tiles_single_row = 1;
+  static constexpr int float_x_registers = 0;
   static constexpr int panel_rows = 2;
   static constexpr int panel_tiles = 1;
   static constexpr int panel_tiles_single_row = 1;
@@ -198,6 +199,10 @@ struct Scalar {
     std::uint32_t four[Blocks];
     for (int i = 0; i < Blocks; ++i) __builtin_memcpy(&four[i], row + offset[i], sizeof four[i]);
     return each([&](int i) { return four[i / (lanes / Blocks)]; });
+  }
+  template <int Bits>
+  static LaneVector shift_down(const LaneVector& v) {
+    return each([&](int i) { return v.at[i] >> Bits; });
   }
   static LaneVector shift_right(const LaneVector& v, const LaneVector& bits) {
     return each([&](int i) { return v.at[i] >> bits.at[i]; });
@@ -267,8 +272,9 @@ struct Scalar {
     return each([&](int i) { return a.at[i] - b.at[i]; });
   }
   template <int Bits, int Shift>
-  static Float code_above_two_to_23(const LaneVector& packed) {
-    return each([&](int i) { return float_of((packed.at[i] >> Shift & ((1U << Bits) - 1)) | 0x4B000000U); });
+  static Float code_in_fraction(const LaneVector& packed) {
+    constexpr std::uint32_t mask = ((1U << Bits) - 1) << Shift;
+    return each([&](int i) { return float_of((packed.at[i] & mask) | static_cast<std::uint32_t>(150 - Shift) << 23); });
   }
   static Float add(const Float& a, const Float& b) {
     return each([&](int i) { return a.at[i] + b.at[i]; });
