@@ -15,6 +15,7 @@ import torch
 
 from .codes import SUPPORTED_BITS
 from .errors import UnknownBackendError, UnsupportedOperationError
+from .fused import ComposedOperations, FusedOperations
 from .prepared_weight import CANONICAL_LAYOUT, GROUP_BITS, SCALE_DTYPES, ZERO_KINDS, PreparedWeight
 
 if TYPE_CHECKING:
@@ -156,6 +157,10 @@ class Backend(Protocol):
         a ValueError.
         """
         self._refuse("linear_input_grad")
+
+    def fused(self) -> FusedOperations:
+        """Operations of language models; the default composes them of torch's and of `linear`."""
+        return ComposedOperations(self)
 
     def variant(self, name: str) -> Backend:
         """The same backend with its kernel path fixed to `name`, one of ``capabilities.variants``."""

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from ..checkpoints import Checkpoint, ReorderedWeight, Stored
 from ..errors import CheckpointError
+from ..fused import FusedOperations, cache_shapes, composed_linear
+from ..nn import QuantizedLinear
 from ..quantized_weight import QuantizedWeight
+from ..registry import current_backend
 from .stored_layers import Embedding, fused_layer, linear_layer, select_rows
 
 ARCHITECTURE = "llama"
@@ -52,17 +54,10 @@ class KeyValueCache:
     """Keys and values of the tokens so far; room for `capacity` tokens is taken at once."""
 
     def __init__(self, config: LlamaConfig, capacity: int) -> None:
-        shape = (config.layers, 1, config.key_value_heads, capacity, config.head_size)
-        self.keys, self.values = torch.zeros(shape), torch.zeros(shape)
+        keys, values = cache_shapes(config.key_value_heads, capacity, config.head_size)
+        self.keys, self.values = torch.zeros(config.layers, *keys), torch.zeros(config.layers, *values)
         self.capacity = capacity
         self.length = 0
-
-    def extend(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store keys and values ``[1, heads, T, size]`` after those of the cache; returns all of the layer."""
-        end = self.length + keys.shape[2]
-        self.keys[layer, :, :, self.length : end] = keys
-        self.values[layer, :, :, self.length : end] = values
-        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
 
 class Llama(torch.nn.Module):
@@ -118,15 +113,12 @@ class Llama(torch.nn.Module):
         positions = torch.arange(cache.length, cache.length + count, dtype=torch.float64)
         angles = torch.outer(positions, self.frequencies).repeat(1, 2)
         rotation = (angles.cos().float(), angles.sin().float())
-        mask = None  # stands for causal attention without a past, for which torch has a faster way
-        if count > 1 and cache.length:
-            keys = torch.arange(cache.length + count)
-            mask = keys <= keys[cache.length :, None]
+        fused = current_backend().fused()
         x = self.embedding(tokens)
-        for index, block in enumerate(self.layers):
-            x = block(x, rotation, mask, cache, index)
+        for block, keys, values in zip(self.layers, cache.keys, cache.values, strict=True):
+            x = block(x, fused, rotation, keys, values, cache.length)
         cache.length += count
-        return torch.as_tensor(self.head(self.norm(x[-1:] if last else x)))
+        return apply(fused, self.head, x[-1:] if last else x, norm=self.norm)
 
 
 class Block(torch.nn.Module):
@@ -134,7 +126,7 @@ class Block(torch.nn.Module):
 
     def __init__(self, config: LlamaConfig, read: Callable[[str], Stored], activation_mode: str) -> None:
         super().__init__()
-        self.config = config
+        self.heads = config.heads
         self.attention_norm = RMSNorm(_vector(read("input_layernorm.weight")), config.norm_epsilon)
         projections = [read(f"self_attn.{name}_proj.weight") for name in ("q", "k", "v")]
         self.query_key_value = fused_layer(projections, activation_mode)
@@ -146,34 +138,17 @@ class Block(torch.nn.Module):
     def forward(
         self,
         x: torch.Tensor,
+        fused: FusedOperations,
         rotation: tuple[torch.Tensor, torch.Tensor],
-        mask: torch.Tensor | None,
-        cache: KeyValueCache,
-        index: int,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        position: int,
     ) -> torch.Tensor:
-        x = x + self.attention(self.attention_norm(x), rotation, mask, cache, index)
-        gate, up = self.gate_up(self.mlp_norm(x)).chunk(2, dim=-1)
-        return x + torch.as_tensor(self.down(F.silu(gate) * up))
-
-    def attention(
-        self,
-        x: torch.Tensor,
-        rotation: tuple[torch.Tensor, torch.Tensor],
-        mask: torch.Tensor | None,
-        cache: KeyValueCache,
-        index: int,
-    ) -> torch.Tensor:
-        config, count = self.config, len(x)
-        turned = config.heads + config.key_value_heads
-        heads = self.query_key_value(x).view(count, turned + config.key_value_heads, config.head_size).transpose(0, 1)
-        turning = rotate(heads[:turned], *rotation)
-        queries, keys = turning[None, : config.heads], turning[None, config.heads :]
-        keys, values = cache.extend(index, keys, heads[None, turned:])
-        if count > 1:
-            mixed = F.scaled_dot_product_attention(queries, keys, values, mask, is_causal=mask is None, enable_gqa=True)
-        else:
-            mixed = attend_once(queries, keys, values)
-        return torch.as_tensor(self.output(mixed[0].transpose(0, 1).reshape(count, -1)))
+        projections = apply(fused, self.query_key_value, x, norm=self.attention_norm)
+        mixed = fused.attend(projections, rotation, keys, values, position, self.heads)
+        x = apply(fused, self.output, mixed, residual=x)
+        hidden = apply(fused, self.gate_up, x, norm=self.mlp_norm)
+        return apply(fused, self.down, hidden, gated=True, residual=x)
 
 
 class RMSNorm(torch.nn.Module):
@@ -186,30 +161,26 @@ class RMSNorm(torch.nn.Module):
         self.register_buffer("weight", weight)
         self.epsilon = epsilon
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.rms_norm(x, x.shape[-1:], self.weight, self.epsilon)
 
-
-def attend_once(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """Attention of one token: queries ``[1, heads, 1, size]``, keys and values ``[1, key_value_heads, T, size]``.
-
-    Written out, because for few queries torch's own function shares out the keys to its threads, so that the sum would
-    depend on their number. The heads that share keys are rows of one product.
-    """
-    size = queries.shape[-1]
-    shared = queries.reshape(keys.shape[1], -1, size) * size**-0.5
-    shares = torch.bmm(shared, keys[0].transpose(1, 2)).softmax(dim=-1)
-    return torch.bmm(shares, values[0]).reshape(queries.shape)
+def apply(
+    fused: FusedOperations,
+    layer: torch.nn.Module,
+    x: torch.Tensor,
+    *,
+    norm: RMSNorm | None = None,
+    gated: bool = False,
+    residual: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """`FusedOperations.linear` for any layer; one step where its weight is packed."""
+    normalization = None if norm is None else (norm.weight, norm.epsilon)
+    if isinstance(layer, QuantizedLinear):
+        weight = layer.weight.prepared_for(current_backend())
+        return fused.linear(x, weight, layer.activation_mode, normalization, gated, residual)
+    return composed_linear(layer, x, normalization, gated, residual)
 
 
 def _below(read: Callable[[str], Stored], prefix: str) -> Callable[[str], Stored]:
     return lambda name: read(prefix + name)
-
-
-def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotary embedding of ``[heads, T, size]``: value i and value i + size/2 turn by the angle of ``[T, size]``."""
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin
 
 
 def load_llama(checkpoint: Checkpoint, *, activation_mode: str = "int8") -> Llama:

@@ -235,7 +235,8 @@ void store_outputs(
   const bittensor::FloatType out_type = float_type(type);
   linear_kernels(entry).store_outputs(
       view<const float>("y", y, columns), columns, bias ? view<const float>("bias", *bias, columns) : nullptr,
-      activation_named(activation), out_type, view<std::uint8_t>("out", out, columns * bittensor::bytes_of(out_type)));
+      activation_named(activation), nullptr, out_type,
+      view<std::uint8_t>("out", out, columns * bittensor::bytes_of(out_type)));
 }
 
 void dequantize_panel(

@@ -10,10 +10,12 @@ import torch
 from bittensor import PreparedWeight, QuantizedWeight
 from bittensor.backend import OPERATIONS, PROTOCOL_VERSION, Backend, Capabilities
 from bittensor.errors import UnsupportedOperationError
+from bittensor.fused import FusedOperations
 from bittensor.prepared_weight import ZERO_KINDS
 
 from . import _native
-from .operators import EPILOGUES
+from .fused import CppFusedOperations
+from .operators import EPILOGUES, FLOAT_MODES
 
 _Operator = Callable[..., torch.Tensor]
 _pack: _Operator = torch.ops.bittensor_cpp.pack.default
@@ -27,9 +29,6 @@ _linear_input_grad: _Operator = torch.ops.bittensor_cpp.linear_input_grad.defaul
 
 LAYOUT = "cpp/tiles-1"
 """Name of the layout of prepared weights: a header, then tiles of 16 rows that every instruction set reads."""
-
-_FLOAT_MODES = {"int8": False, "float": True}
-"""The operator's `float_mode` argument."""
 
 PROCESS_CHOICE = -1
 """The operators' `isa` argument that means: the best supported instruction set, capped by BITTENSOR_ISA."""
@@ -60,6 +59,7 @@ class CppBackend(Backend):
             self._isa = _native.known_isas().index(isa)
             self._isa_name, self._isa_reason = isa, f"variant {isa!r} of the backend was asked for"
             variants = ()
+        self._fused = CppFusedOperations(self._isa)
         self.capabilities = Capabilities(
             operations=frozenset(OPERATIONS),
             variants=variants,
@@ -159,7 +159,7 @@ class CppBackend(Backend):
                 return compute(x, weight.tensors[0], weight.form.shape[0])
             return compute(x, weight.tensors[0], weight.form.shape[0], bias)
         try:
-            float_mode, activation = _FLOAT_MODES[activation_mode], EPILOGUES[epilogue]
+            float_mode, activation = FLOAT_MODES[activation_mode], EPILOGUES[epilogue]
         except KeyError as error:
             raise UnsupportedOperationError(f"backend {self.name!r} does not declare {error} for linear") from None
         return compute(x, weight.tensors[0], weight.form.shape[0], bias, float_mode, activation, self._isa)
@@ -167,6 +167,9 @@ class CppBackend(Backend):
     def linear_input_grad(self, dy: torch.Tensor, weight: PreparedWeight) -> torch.Tensor:
         _check_layout(weight)
         return _linear_input_grad(dy, weight.tensors[0], weight.form.shape[1], self._isa)
+
+    def fused(self) -> FusedOperations:
+        return self._fused
 
     def variant(self, name: str) -> Backend:
         return CppBackend(name)

@@ -33,6 +33,9 @@ LIBRARY = Path(_native.__file__).with_name("libbittensor_torch.so")
 EPILOGUES = {None: 0, "relu": 1, "gelu": 2, "silu": 3}
 """The argument `activation` of the linear."""
 
+FLOAT_MODES = {"int8": False, "float": True}
+"""The argument `float_mode` of the linears."""
+
 torch.ops.load_library(LIBRARY)  # type: ignore[no-untyped-call]
 _library = torch.library.Library("bittensor_cpp", "FRAGMENT")  # type: ignore[no-untyped-call]
 _EPILOGUE_OF = {number: epilogue for epilogue, number in EPILOGUES.items()}
@@ -152,6 +155,34 @@ def _fake_linear_input_grad(dy: torch.Tensor, prepared: torch.Tensor, in_feature
     return fake_linear_input_grad(dy, [prepared], in_features)
 
 
+def _fake_fused_linear(
+    x: torch.Tensor,
+    prepared: torch.Tensor,
+    out_features: int,
+    norm_weight: torch.Tensor | None = None,
+    norm_epsilon: float = 0.0,
+    gated: bool = False,
+    residual: torch.Tensor | None = None,
+    float_mode: bool = False,
+    isa: int = -1,
+) -> torch.Tensor:
+    refuse_meta("prepared", prepared)
+    return x.new_empty((*x.shape[:-1], out_features))
+
+
+def _fake_attend(
+    projections: torch.Tensor,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    position: int,
+    heads: int,
+    isa: int = -1,
+) -> torch.Tensor:
+    return projections.new_empty((projections.shape[0], heads * keys.shape[2]))
+
+
 for _name, _fake in (
     ("pack", _fake_pack),
     ("unpack", _fake_unpack),
@@ -161,6 +192,8 @@ for _name, _fake in (
     ("linear", _fake_linear),
     ("linear_forward", _fake_linear),
     ("linear_input_grad", _fake_linear_input_grad),
+    ("fused_linear", _fake_fused_linear),
+    ("attend", _fake_attend),
 ):
     torch.library.register_fake(f"bittensor_cpp::{_name}", _fake, lib=_library)
 torch.library.register_autograd("bittensor_cpp::linear", _backward, setup_context=_save, lib=_library)

@@ -25,7 +25,8 @@ constexpr std::array kinds = {
     Kind{"integer_dot", every_width}, Kind{"store_codes", every_width},    Kind{"store_sums", no_width},
     Kind{"quantize_row", no_width},   Kind{"int8_linear", linear_widths},  Kind{"store_outputs", no_width},
     Kind{"widen_row", no_width},      Kind{"float_linear", linear_widths}, Kind{"dequantize_panel", linear_widths},
-    Kind{"panel_product", no_width},
+    Kind{"panel_product", no_width},  Kind{"normalize_row", no_width},     Kind{"gate_row", no_width},
+    Kind{"softmax_row", no_width},
 };
 constexpr std::size_t isa_limit = 16;
 

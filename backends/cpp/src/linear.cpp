@@ -78,6 +78,7 @@ class Product {
       : l_(linear),
         layout_(linear.layout),
         kernels_(kernels.linear),
+        transformer_(kernels.transformer),
         multiply_(Mode::kernel(kernels.linear, linear.layout.bits)),
         groups_(linear.layout.groups()),
         // 64 bytes more than needed keep rows from meeting in the same sets of the cache.
@@ -107,10 +108,24 @@ class Product {
     constexpr std::int64_t serial_values = std::int64_t{1} << 15;
     const bool serial = rows * layout_.in_features < serial_values;
     (serial ? ParallelFor() : loop)(rows, [&](std::int64_t begin, std::int64_t end) {
+      auto* values =
+          l_.prologue == Prologue::none
+              ? nullptr
+              : reinterpret_cast<float*>(scratch(ScratchUse::task, static_cast<std::size_t>(layout_.in_features) * 4));
       for (std::int64_t m = begin; m < end; ++m) {
+        const void* x = static_cast<const std::uint8_t*>(l_.x) + (first + m) * l_.x_row_bytes;
+        FloatType type = l_.float_type;
+        if (l_.prologue == Prologue::rms_norm) {
+          transformer_.normalize_row(x, type, layout_.in_features, l_.norm_weight, l_.norm_epsilon, values);
+        } else if (l_.prologue == Prologue::swiglu) {
+          transformer_.gate_row(x, type, layout_.in_features, values);
+        }
+        if (values != nullptr) {
+          x = values;
+          type = FloatType::f32;
+        }
         Mode::prepare_row(
-            kernels_, static_cast<const std::uint8_t*>(l_.x) + (first + m) * l_.x_row_bytes, l_.float_type, layout_,
-            x_ + m * x_stride_, x_factors_ + m * groups_, x_sums_ + m * groups_);
+            kernels_, x, type, layout_, x_ + m * x_stride_, x_factors_ + m * groups_, x_sums_ + m * groups_);
       }
     });
   }
@@ -153,15 +168,18 @@ class Product {
     const std::int64_t columns = std::min(tiles * tile_rows, layout_.out_features - column);
     const std::int64_t size = bytes_of(l_.float_type);
     for (std::int64_t i = 0; i < rows; ++i) {
+      const std::int64_t offset = ((first + m + i) * layout_.out_features + column) * size;
       kernels_.store_outputs(
           y + i * block.y_stride, columns, l_.bias != nullptr ? l_.bias + column : nullptr, l_.activation,
-          l_.float_type, static_cast<std::uint8_t*>(l_.out) + ((first + m + i) * layout_.out_features + column) * size);
+          l_.residual != nullptr ? static_cast<const std::uint8_t*>(l_.residual) + offset : nullptr, l_.float_type,
+          static_cast<std::uint8_t*>(l_.out) + offset);
     }
   }
 
   const Linear& l_;
   const PreparedLayout& layout_;
   const LinearKernels& kernels_;
+  const TransformerKernels& transformer_;
   decltype(Mode::kernel(std::declval<const LinearKernels&>(), 4)) multiply_;
   std::int64_t groups_;
   std::int64_t x_stride_;  // values
@@ -175,6 +193,8 @@ template <class Mode>
 void run_linear(const Linear& linear, const KernelSet& kernels, const ParallelFor& parallel) {
   Mode::count_calls(kernels, linear.layout.bits);
   count_call(KernelKind::store_outputs, 0, kernels.isa);
+  if (linear.prologue == Prologue::rms_norm) count_call(KernelKind::normalize_row, 0, kernels.isa);
+  if (linear.prologue == Prologue::swiglu) count_call(KernelKind::gate_row, 0, kernels.isa);
   if (linear.rows > 0) Product<Mode>(linear, kernels).run(parallel);
 }
 

@@ -159,7 +159,7 @@ class Gradient {
     const std::int64_t size = bytes_of(g_.float_type);
     for (std::int64_t i = 0; i < rows; ++i) {
       kernels_.linear.store_outputs(
-          block.sums + i * stride_, columns, nullptr, Activation::none, g_.float_type,
+          block.sums + i * stride_, columns, nullptr, Activation::none, nullptr, g_.float_type,
           static_cast<std::uint8_t*>(g_.out) + ((first + m + i) * layout_.in_features + column) * size);
     }
   }

@@ -8,6 +8,7 @@
 
 #include "bittensor/gradient_kernels.hpp"
 #include "bittensor/linear_kernels.hpp"
+#include "bittensor/transformer_kernels.hpp"
 
 namespace bittensor {
 
@@ -81,6 +82,7 @@ struct KernelSet {
   StoreSums store_sums;
   LinearKernels linear;
   GradientKernels gradient;
+  TransformerKernels transformer;
 
   const CodeKernels& for_bits(int bits) const { return codes[bits == 8 ? 3 : bits / 2]; }
 };

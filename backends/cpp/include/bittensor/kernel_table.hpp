@@ -25,6 +25,9 @@ enum class KernelKind : std::uint8_t {
   float_linear,
   dequantize_panel,
   panel_product,
+  normalize_row,
+  gate_row,
+  softmax_row,
 };
 
 /// Name of a kind: "pack_row".

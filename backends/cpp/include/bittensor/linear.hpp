@@ -11,9 +11,12 @@
 
 namespace bittensor {
 
+/// What is computed from x first, in float32, row by row; the kernels of transformer_kernels.hpp define it.
+enum class Prologue : std::uint8_t { none, rms_norm, swiglu };
+
 /// Operands of `linear`.
 struct Linear {
-  const void* x = nullptr;                // [rows, in_features] of float_type
+  const void* x = nullptr;                // [rows, in_features] of float_type, for swiglu [rows, 2 * in_features]
   std::int64_t x_row_bytes = 0;           // from one row of x to the next
   std::int64_t rows = 0;                  // M
   FloatType float_type = FloatType::f32;  // of x and out
@@ -21,7 +24,11 @@ struct Linear {
   PreparedLayout layout{};      // as read_layout gives it
   const float* bias = nullptr;  // [out_features], or null
   Activation activation = Activation::none;
-  void* out = nullptr;  // [rows, out_features] of float_type, without gaps
+  Prologue prologue = Prologue::none;
+  const float* norm_weight = nullptr;  // [in_features], for rms_norm
+  float norm_epsilon = 0.0F;
+  const void* residual = nullptr;  // [rows, out_features] of float_type without gaps, added last, or null
+  void* out = nullptr;             // [rows, out_features] of float_type, without gaps
 };
 
 /// Activations are quantized to int8, group by group; the result has the same bits on every instruction set, for every

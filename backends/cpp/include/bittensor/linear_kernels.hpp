@@ -57,9 +57,11 @@ using FloatLinear = void (*)(const FloatLinearBlock& block);
 
 enum class Activation : std::uint8_t { none, relu, gelu, silu };
 
-/// The end of a row: bias (null: none), activation, and one rounding to the output's type.
-using StoreOutputs =
-    void (*)(const float* y, std::int64_t columns, const float* bias, Activation activation, FloatType type, void* out);
+/// The end of a row: bias (null: none), activation, the residual of the output's type (null: none), and one rounding to
+/// that type.
+using StoreOutputs = void (*)(
+    const float* y, std::int64_t columns, const float* bias, Activation activation, const void* residual,
+    FloatType type, void* out);
 
 struct LinearKernels {
   QuantizeRow quantize_row;

@@ -10,6 +10,7 @@
 #include "packing.hpp"
 #include "panel_product.hpp"
 #include "store_outputs.hpp"
+#include "transformer.hpp"
 #include "weight_panel.hpp"
 
 namespace bittensor {
@@ -31,7 +32,8 @@ constexpr KernelSet assemble() {
        widen_row<V>,
        {int8_linear<V, 2>, int8_linear<V, 4>, int8_linear<V, 8>},
        {float_linear<V, 2>, float_linear<V, 4>, float_linear<V, 8>}},
-      {{dequantize_panel<V, 2>, dequantize_panel<V, 4>, dequantize_panel<V, 8>}, panel_product<V>}};
+      {{dequantize_panel<V, 2>, dequantize_panel<V, 4>, dequantize_panel<V, 8>}, panel_product<V>},
+      {normalize_row<V>, gate_row<V>, softmax_row<V>}};
 }
 
 }  // namespace

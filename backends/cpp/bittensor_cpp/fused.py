@@ -1,0 +1,61 @@
+"""The kernels of the C++ backend for language models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from bittensor.errors import UnsupportedOperationError
+from bittensor.fused import FusedOperations
+from bittensor.prepared_weight import PreparedWeight
+
+from .operators import FLOAT_MODES
+
+_Operator = Callable[..., torch.Tensor]
+_fused_linear: _Operator = torch.ops.bittensor_cpp.fused_linear.default
+_attend: _Operator = torch.ops.bittensor_cpp.attend.default
+
+
+class CppFusedOperations(FusedOperations):
+    """Each operation is one call into `libbittensor`, on the instruction set `isa` of the operators."""
+
+    def __init__(self, isa: int) -> None:
+        self._isa = isa
+
+    def linear(
+        self,
+        x: torch.Tensor,
+        weight: PreparedWeight,
+        activation_mode: str,
+        norm: tuple[torch.Tensor, float] | None = None,
+        gated: bool = False,
+        residual: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        if activation_mode not in FLOAT_MODES:
+            raise UnsupportedOperationError(
+                f"activation_mode: expected one of {list(FLOAT_MODES)}, got {activation_mode!r}"
+            )
+        norm_weight, epsilon = (None, 0.0) if norm is None else norm
+        return _fused_linear(
+            x,
+            weight.tensors[0],
+            weight.form.shape[0],
+            norm_weight,
+            epsilon,
+            gated,
+            residual,
+            FLOAT_MODES[activation_mode],
+            self._isa,
+        )
+
+    def attend(
+        self,
+        projections: torch.Tensor,
+        rotation: tuple[torch.Tensor, torch.Tensor],
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        position: int,
+        heads: int,
+    ) -> torch.Tensor:
+        return _attend(projections, *rotation, keys, values, position, heads, self._isa)

@@ -1,0 +1,150 @@
+// Attention over a cache: rotation, the two products by the panel kernel of the gradient, and softmax between them.
+
+#include "bittensor/attention.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "bittensor/kernel_table.hpp"
+#include "scratch.hpp"
+
+namespace bittensor {
+namespace {
+
+/// Queries that meet the keys together: enough for the multipliers, few enough that not many lie in each other's
+/// future.
+constexpr std::int64_t query_block = 16;
+
+std::int64_t round_up(std::int64_t value, std::int64_t unit) {
+  return (value + unit - 1) / unit * unit;
+}
+
+class Attend {
+ public:
+  Attend(const Attention& attention, const KernelSet& kernels)
+      : a_(attention),
+        kernels_(kernels),
+        shared_(a_.heads / a_.key_value_heads),
+        value_stride_(round_up(a_.head_size, value_unit)),
+        panels_((a_.capacity + key_panel - 1) / key_panel) {}
+
+  void run(const ParallelFor& parallel) {
+    queries_ = reinterpret_cast<float*>(
+        scratch(ScratchUse::operation, static_cast<std::size_t>(a_.tokens * a_.heads * a_.head_size * 4)));
+    constexpr std::int64_t serial_tokens = 16;
+    const ParallelFor alone;
+    (a_.tokens < serial_tokens ? alone : parallel)(a_.key_value_heads, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t head = begin; head < end; ++head) take_in(head);
+    });
+    const std::int64_t blocks = (a_.tokens + query_block - 1) / query_block;
+    constexpr std::int64_t serial_products = std::int64_t{1} << 17;
+    const bool serial = a_.tokens * a_.heads * a_.head_size * (a_.position + a_.tokens) < serial_products;
+    // Blocks from the last to the first, and heads inside: neighbours take about as long, long ones first.
+    (serial ? alone : parallel)(blocks * a_.key_value_heads, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t task = begin; task < end; ++task) {
+        attend_block(task % a_.key_value_heads, blocks - 1 - task / a_.key_value_heads);
+      }
+    });
+  }
+
+ private:
+  /// Rotates value i and value i + head_size / 2 by the angle of `token`; out[i * stride].
+  void rotate(const float* from, std::int64_t token, float scale, float* out, std::int64_t stride) const {
+    const std::int64_t half = a_.head_size / 2;
+    const float* cos = a_.cos + token * a_.head_size;
+    const float* sin = a_.sin + token * a_.head_size;
+    for (std::int64_t i = 0; i < half; ++i) {
+      const float low = from[i];
+      const float high = from[i + half];
+      out[i * stride] = (low * cos[i] - high * sin[i]) * scale;
+      out[(i + half) * stride] = (high * cos[i + half] + low * sin[i + half]) * scale;
+    }
+  }
+
+  /// The new tokens of the heads that share the keys of `head`: rotated queries to scratch, keys and values to the
+  /// cache.
+  void take_in(std::int64_t head) const {
+    const float scale = 1.0F / std::sqrt(static_cast<float>(a_.head_size));
+    for (std::int64_t t = 0; t < a_.tokens; ++t) {
+      const float* row = a_.projections + t * a_.projection_stride;
+      for (std::int64_t i = 0; i < shared_; ++i) {
+        rotate(row + (head * shared_ + i) * a_.head_size, t, scale, query(head, t) + i * a_.head_size, 1);
+      }
+      const std::int64_t at = a_.position + t;
+      float* key = a_.keys + ((head * panels_ + at / key_panel) * a_.head_size) * key_panel + at % key_panel;
+      rotate(row + (a_.heads + head) * a_.head_size, t, 1.0F, key, key_panel);
+      std::memcpy(
+          a_.values + (head * a_.capacity + at) * value_stride_,
+          row + (a_.heads + a_.key_value_heads + head) * a_.head_size, static_cast<std::size_t>(a_.head_size) * 4);
+    }
+  }
+
+  float* query(std::int64_t head, std::int64_t token) const {
+    return queries_ + (head * a_.tokens + token) * shared_ * a_.head_size;
+  }
+
+  void attend_block(std::int64_t head, std::int64_t block) const {
+    const std::int64_t first = block * query_block;
+    const std::int64_t count = std::min(query_block, a_.tokens - first);
+    const std::int64_t rows = count * shared_;
+    const std::int64_t seen = a_.position + first + count;  // by the last of them
+    const std::int64_t stride = round_up(seen, panel_unit);
+    auto* scores = reinterpret_cast<float*>(
+        scratch(ScratchUse::task, static_cast<std::size_t>(rows * (stride + value_stride_) * 4)));
+    float* mixed = scores + rows * stride;
+
+    PanelProductBlock product{};
+    product.rows = rows;
+    product.dy = query(head, first);
+    product.dy_stride = a_.head_size;
+    product.depth = a_.head_size;
+    product.panel_stride = key_panel;
+    product.sums_stride = stride;
+    for (std::int64_t key = 0; key < seen; key += key_panel) {
+      product.panel = a_.keys + (head * panels_ + key / key_panel) * a_.head_size * key_panel;
+      product.tiles = std::min(key_panel, stride - key) / panel_unit;
+      product.sums = scores + key;
+      kernels_.gradient.panel_product(product);
+    }
+    for (std::int64_t t = 0; t < count; ++t) {
+      const std::int64_t visible = a_.position + first + t + 1;
+      for (std::int64_t i = 0; i < shared_; ++i) {
+        float* row = scores + (t * shared_ + i) * stride;
+        kernels_.transformer.softmax_row(row, visible);
+        std::fill(row + visible, row + stride, 0.0F);
+      }
+    }
+    product.dy = scores;
+    product.dy_stride = stride;
+    product.depth = seen;
+    product.panel = a_.values + head * a_.capacity * value_stride_;
+    product.panel_stride = value_stride_;
+    product.tiles = value_stride_ / panel_unit;
+    product.sums = mixed;
+    product.sums_stride = value_stride_;
+    kernels_.gradient.panel_product(product);
+    for (std::int64_t row = 0; row < rows; ++row) {
+      std::memcpy(
+          a_.out + (first + row / shared_) * a_.heads * a_.head_size + (head * shared_ + row % shared_) * a_.head_size,
+          mixed + row * value_stride_, static_cast<std::size_t>(a_.head_size) * 4);
+    }
+  }
+
+  const Attention& a_;
+  const KernelSet& kernels_;
+  std::int64_t shared_;        // heads that share keys and values
+  std::int64_t value_stride_;  // floats
+  std::int64_t panels_;        // of keys, for each head
+  float* queries_ = nullptr;   // [key_value_heads, tokens, shared_, head_size]
+};
+
+}  // namespace
+
+void attend(const Attention& attention, const KernelSet& kernels, const ParallelFor& parallel) {
+  count_call(KernelKind::panel_product, 0, kernels.isa);
+  count_call(KernelKind::softmax_row, 0, kernels.isa);
+  Attend(attention, kernels).run(parallel);
+}
+
+}  // namespace bittensor
