@@ -24,6 +24,7 @@ PROTOCOL_MODULES = frozenset(
         "bittensor.checks",
         "bittensor.codes",
         "bittensor.errors",
+        "bittensor.fused",
         "bittensor.linear_gradient",
         "bittensor.operators",
         "bittensor.prepared_weight",

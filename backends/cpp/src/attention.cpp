@@ -38,7 +38,7 @@ class Attend {
       for (std::int64_t head = begin; head < end; ++head) take_in(head);
     });
     const std::int64_t blocks = (a_.tokens + query_block - 1) / query_block;
-    constexpr std::int64_t serial_products = std::int64_t{1} << 17;
+    constexpr std::int64_t serial_products = std::int64_t{1} << 15;
     const bool serial = a_.tokens * a_.heads * a_.head_size * (a_.position + a_.tokens) < serial_products;
     // Blocks from the last to the first, and heads inside: neighbours take about as long, long ones first.
     (serial ? alone : parallel)(blocks * a_.key_value_heads, [&](std::int64_t begin, std::int64_t end) {

@@ -174,7 +174,6 @@ struct Avx2 {
   static constexpr int lanes = 8;
   static constexpr int int8_rows = 4;  // 4 rows x 1 tile: 8 partial sums of 16 registers
   static constexpr int int8_tiles = 1;
-  static constexpr int int8_tiles_single_row = 2;
   static constexpr int float_rows = 4;
   static constexpr int float_tiles = 1;
   static constexpr int float_tiles_single_row = 4;

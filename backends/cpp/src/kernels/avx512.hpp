@@ -153,7 +153,6 @@ struct Avx512 {
   static constexpr int lanes = 16;
   static constexpr int int8_rows = 5;  // 5 rows x 2 tiles: 10 partial sums, 10 sums and 4 weight planes of 32 registers
   static constexpr int int8_tiles = 2;
-  static constexpr int int8_tiles_single_row = 4;
   static constexpr int float_rows = 8;
   static constexpr int float_tiles = 2;
   static constexpr int float_tiles_single_row = 6;

@@ -60,17 +60,16 @@ struct FloatLinearTile {
   }
 
   [[gnu::always_inline]] static void set_zeros(
-      const PreparedLayout& layout, const std::uint8_t* zeros, ShiftedZeros& shifted_zeros,
+      ZeroKind kind, const std::uint8_t* zeros, std::int64_t tile_bytes, ShiftedZeros& shifted_zeros,
       [[maybe_unused]] Tables& tables) {
-    const Float symmetric = V::broadcast_f32(layout.zero_kind == ZeroKind::symmetric ? 1 << (Bits - 1) : 0);
+    const Float symmetric = V::broadcast_f32(kind == ZeroKind::symmetric ? 1 << (Bits - 1) : 0);
     for_each_plane<places>([&]<int Place>() {
       constexpr float unit = unit_above(Bits * Place);
 #pragma GCC unroll 16
       for (int v = 0; v < (UniformZero ? 1 : vectors); ++v) {
         Float zero = symmetric;
-        if (layout.zero_kind == ZeroKind::integer) {
-          zero = V::to_float(
-              V::load_u8_as_i32(zeros + v / tile_vectors * layout.tile_zero_bytes() + v % tile_vectors * V::lanes));
+        if (kind == ZeroKind::integer) {
+          zero = V::to_float(V::load_u8_as_i32(zeros + v / tile_vectors * tile_bytes + v % tile_vectors * V::lanes));
         }
         shifted_zeros[Place][v] = V::add(zero, V::broadcast_f32(unit));
       }
@@ -134,15 +133,16 @@ struct FloatLinearTile {
     }
   }
 
-  static void run(const FloatLinearBlock& block, std::int64_t row, std::int64_t tile) {
+  static void run(const FloatLinearBlock& block, const TileSizes& sizes, std::int64_t row, std::int64_t tile) {
     const PreparedLayout& layout = *block.layout;
-    const std::int64_t groups = layout.groups();
-    const std::int64_t tile_code_bytes = layout.tile_code_bytes();
-    const std::int64_t tile_scale_bytes = layout.tile_scale_bytes();
-    const std::int64_t tile_zero_bytes = layout.tile_zero_bytes();
+    const std::int64_t groups = sizes.groups;
+    const std::int64_t tile_code_bytes = sizes.code_bytes;
+    const std::int64_t tile_scale_bytes = sizes.scale_bytes;
+    const std::int64_t tile_zero_bytes = sizes.zero_bytes;
     const std::int64_t scale_bytes = tile_rows * bytes_of(layout.scale_type);  // of a group
     const std::int64_t zero_bytes = layout.zero_kind == ZeroKind::offset ? scale_bytes : tile_rows;
     const std::uint8_t* codes = block.codes + tile * tile_code_bytes;
+    [[maybe_unused]] const std::uint8_t* end_of_tile = codes + tile_code_bytes;
     const std::uint8_t* scales = block.scales + tile * tile_scale_bytes;
     const std::uint8_t* zeros = block.zeros + tile * tile_zero_bytes;
     const float* x = block.x + row * block.x_stride;
@@ -155,12 +155,12 @@ struct FloatLinearTile {
 
     ShiftedZeros shifted_zeros;
     Tables tables;
-    if constexpr (UniformZero) set_zeros(layout, zeros, shifted_zeros, tables);
-    std::int64_t blocks_left = layout.blocks();
+    if constexpr (UniformZero) set_zeros(layout.zero_kind, zeros, tile_zero_bytes, shifted_zeros, tables);
+    std::int64_t blocks_left = sizes.blocks;
     for (std::int64_t g = 0; g < groups; ++g) {
-      const std::int64_t blocks = blocks_left < layout.group_blocks() ? blocks_left : layout.group_blocks();
+      const std::int64_t blocks = blocks_left < sizes.group_blocks ? blocks_left : sizes.group_blocks;
       blocks_left -= blocks;
-      if constexpr (!UniformZero) set_zeros(layout, zeros, shifted_zeros, tables);
+      if constexpr (!UniformZero) set_zeros(layout.zero_kind, zeros, tile_zero_bytes, shifted_zeros, tables);
       Float p[Rows][vectors];
 #pragma GCC unroll 16
       for (int m = 0; m < Rows; ++m) {
@@ -168,9 +168,7 @@ struct FloatLinearTile {
         for (int v = 0; v < vectors; ++v) p[m][v] = V::broadcast_f32(0.0F);
       }
       for (std::int64_t b = 0; b < blocks; ++b) {
-        if constexpr (Rows == 1) {
-          for (int t = 0; t < Tiles; ++t) __builtin_prefetch(codes + t * tile_code_bytes + linear_prefetch_bytes);
-        }
+        if constexpr (single_row) prefetch_codes<Tiles>(codes, end_of_tile, tile_code_bytes);
         step(codes, tile_code_bytes, shifted_zeros, tables, x, block.x_stride, p);
         codes += tile_block_bytes;
         x += columns;
@@ -200,12 +198,13 @@ struct FloatLinearTile {
 
 template <class V, int Bits>
 void float_linear(const FloatLinearBlock& block) {
+  const TileSizes sizes(*block.layout);
   const auto run = [&]<int Rows, int Tiles>(std::int64_t row, std::int64_t tile) {
     // With several rows the work on the codes is small.
     if (Rows > 1 || block.layout->zero_kind == ZeroKind::integer) {
-      FloatLinearTile<V, Bits, Rows, Tiles, false>::run(block, row, tile);
+      FloatLinearTile<V, Bits, Rows, Tiles, false>::run(block, sizes, row, tile);
     } else if constexpr (Rows == 1) {
-      FloatLinearTile<V, Bits, Rows, Tiles, true>::run(block, row, tile);
+      FloatLinearTile<V, Bits, Rows, Tiles, true>::run(block, sizes, row, tile);
     }
   };
   if (block.rows == 1) {

@@ -23,11 +23,14 @@ struct Int8LinearTile {
   using Sum = typename V::LaneSum;
   using Float = typename V::Float;
 
+  /// With one row few sums are in flight, and each waits for its predecessor: planes then have sums of their own.
+  static constexpr int chains = Rows == 1 && plane_count > 1 ? 2 : 1;
+
   /// One block of every tile against its columns of every row.
   template <class Partial>
   [[gnu::always_inline]] static void step(
       const std::uint8_t* codes, std::int64_t tile_bytes, const std::int8_t* x, std::int64_t x_stride,
-      Partial (&partial)[Rows][vectors]) {
+      Partial (&partial)[chains * Rows][vectors]) {
     typename V::LaneVector packed[vectors];
 #pragma GCC unroll 16
     for (int v = 0; v < vectors; ++v) {
@@ -41,20 +44,22 @@ struct Int8LinearTile {
       for (int m = 0; m < Rows; ++m) {
         const typename V::LaneVector four = V::broadcast4(x + m * x_stride + 4 * Plane);
 #pragma GCC unroll 16
-        for (int v = 0; v < vectors; ++v) partial[m][v] = Dot::step(partial[m][v], weight[v], four);
+        for (int v = 0; v < vectors; ++v) {
+          Partial& sum = partial[Plane % chains * Rows + m][v];
+          sum = Dot::step(sum, weight[v], four);
+        }
       }
     });
   }
 
   [[gnu::always_inline]] static Sum zero_term(
-      const Int8LinearBlock& block, const std::uint8_t* zeros, std::int32_t x_sum, int v) {
-    switch (block.layout->zero_kind) {
+      ZeroKind kind, const std::uint8_t* zeros, std::int64_t tile_bytes, std::int32_t x_sum, int v) {
+    switch (kind) {
       case ZeroKind::symmetric: return V::broadcast_i32(-(1 << (Bits - 1)) * x_sum);
       case ZeroKind::integer:
         return V::multiply_i32(
             V::broadcast_i32(-x_sum),
-            V::load_u8_as_i32(
-                zeros + v / tile_vectors * block.layout->tile_zero_bytes() + v % tile_vectors * V::lanes));
+            V::load_u8_as_i32(zeros + v / tile_vectors * tile_bytes + v % tile_vectors * V::lanes));
       default: return V::broadcast_i32(0);
     }
   }
@@ -64,15 +69,16 @@ struct Int8LinearTile {
     return V::load_float(from + v / tile_vectors * tile_bytes + in_tile, type);
   }
 
-  static void run(const Int8LinearBlock& block, std::int64_t row, std::int64_t tile) {
+  static void run(const Int8LinearBlock& block, const TileSizes& sizes, std::int64_t row, std::int64_t tile) {
     const PreparedLayout& layout = *block.layout;
-    const std::int64_t groups = layout.groups();
-    const std::int64_t tile_code_bytes = layout.tile_code_bytes();
-    const std::int64_t tile_scale_bytes = layout.tile_scale_bytes();
-    const std::int64_t tile_zero_bytes = layout.tile_zero_bytes();
+    const std::int64_t groups = sizes.groups;
+    const std::int64_t tile_code_bytes = sizes.code_bytes;
+    const std::int64_t tile_scale_bytes = sizes.scale_bytes;
+    const std::int64_t tile_zero_bytes = sizes.zero_bytes;
     const std::int64_t scale_bytes = tile_rows * bytes_of(layout.scale_type);  // of a group
     const std::int64_t zero_bytes = layout.zero_kind == ZeroKind::offset ? scale_bytes : tile_rows;
     const std::uint8_t* codes = block.codes + tile * tile_code_bytes;
+    [[maybe_unused]] const std::uint8_t* end_of_tile = codes + tile_code_bytes;
     const std::uint8_t* scales = block.scales + tile * tile_scale_bytes;
     const std::uint8_t* zeros = block.zeros + tile * tile_zero_bytes;
     const std::int8_t* x = block.x + row * block.x_stride;
@@ -85,20 +91,21 @@ struct Int8LinearTile {
 #pragma GCC unroll 16
       for (int v = 0; v < vectors; ++v) y[m][v] = V::broadcast_f32(0.0F);
     }
-    std::int64_t blocks_left = layout.blocks();
+    std::int64_t blocks_left = sizes.blocks;
     for (std::int64_t g = 0; g < groups; ++g) {
-      const std::int64_t blocks = blocks_left < layout.group_blocks() ? blocks_left : layout.group_blocks();
+      const std::int64_t blocks = blocks_left < sizes.group_blocks ? blocks_left : sizes.group_blocks;
       blocks_left -= blocks;
-      Sum sums[Rows][vectors];
+      Sum sums[chains * Rows][vectors];
 #pragma GCC unroll 8
       for (int m = 0; m < Rows; ++m) {
 #pragma GCC unroll 16
-        for (int v = 0; v < vectors; ++v) sums[m][v] = zero_term(block, zeros, x_sums[m * groups + g], v);
+        for (int v = 0; v < vectors; ++v) {
+          sums[m][v] = zero_term(layout.zero_kind, zeros, tile_zero_bytes, x_sums[m * groups + g], v);
+          if constexpr (chains == 2) sums[1][v] = V::broadcast_i32(0);
+        }
       }
       const auto advance = [&] {
-        if constexpr (Rows == 1) {
-          for (int t = 0; t < Tiles; ++t) __builtin_prefetch(codes + t * tile_code_bytes + linear_prefetch_bytes);
-        }
+        if constexpr (Rows == 1) prefetch_codes<Tiles>(codes, end_of_tile, tile_code_bytes);
         codes += tile_block_bytes;
         x += columns;
       };
@@ -110,9 +117,9 @@ struct Int8LinearTile {
       } else {
         constexpr std::int64_t run_blocks = Dot::max_steps / plane_count;
         for (std::int64_t done = 0; done < blocks; done += run_blocks) {
-          typename Dot::Partial partial[Rows][vectors];
+          typename Dot::Partial partial[chains * Rows][vectors];
 #pragma GCC unroll 16
-          for (int m = 0; m < Rows; ++m) {
+          for (int m = 0; m < chains * Rows; ++m) {
 #pragma GCC unroll 16
             for (int v = 0; v < vectors; ++v) partial[m][v] = Dot::zero();
           }
@@ -122,12 +129,17 @@ struct Int8LinearTile {
             advance();
           }
 #pragma GCC unroll 16
-          for (int m = 0; m < Rows; ++m) {
+          for (int m = 0; m < chains * Rows; ++m) {
 #pragma GCC unroll 16
             for (int v = 0; v < vectors; ++v) sums[m][v] = Dot::widen(sums[m][v], partial[m][v]);
           }
         }
       }
+      if constexpr (chains == 2) {
+#pragma GCC unroll 16
+        for (int v = 0; v < vectors; ++v) sums[0][v] = V::add_i32(sums[0][v], sums[1][v]);
+      }
+      if constexpr (Rows == 1) __builtin_prefetch(scales + linear_prefetch_bytes / 8);
       Float scale[vectors];
 #pragma GCC unroll 16
       for (int v = 0; v < vectors; ++v) scale[v] = load_float(scales, tile_scale_bytes, layout.scale_type, v);
@@ -165,11 +177,12 @@ struct Int8LinearTile {
 
 template <class V, int Bits>
 void int8_linear(const Int8LinearBlock& block) {
+  const TileSizes sizes(*block.layout);
   const auto run = [&]<int Rows, int Tiles>(std::int64_t row, std::int64_t tile) {
-    Int8LinearTile<V, Bits, Rows, Tiles>::run(block, row, tile);
+    Int8LinearTile<V, Bits, Rows, Tiles>::run(block, sizes, row, tile);
   };
   if (block.rows == 1) {
-    linear_tiles<V::int8_tiles_single_row, 1>(block, run);
+    linear_tiles<1, 1>(block, run);  // codes stream from the first byte to the last
   } else {
     linear_tiles<V::int8_tiles, V::int8_rows>(block, run);
   }

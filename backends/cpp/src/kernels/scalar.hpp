@@ -177,7 +177,6 @@ struct Scalar {
   static constexpr int lanes = tile_rows;
   static constexpr int int8_rows = 2;
   static constexpr int int8_tiles = 1;
-  static constexpr int int8_tiles_single_row = 1;
   static constexpr int float_rows = 2;
   static constexpr int float_tiles = 1;
   static constexpr int float_tiles_single_row = 1;
