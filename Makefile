@@ -13,8 +13,9 @@ CTEST = $(BIN)/ctest
 BACKENDS ?= reference cpp
 PROFILE ?= ci
 JOBS ?= $(shell nproc)
+BASE ?= main
 
-.PHONY: demo test test-cpp test-sanitized test-python conformance lint bench bench-smoke bench-peers wheel-check clean help
+.PHONY: demo test test-cpp test-sanitized test-python conformance lint bench bench-smoke bench-peers gate wheel-check clean help
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -61,6 +62,9 @@ bench-smoke: $(PACKAGE) ## Every benchmark once: do they still run?
 
 bench-peers: $(PACKAGE) $(PEERS) ## The linear beside other packages; ARGS="--shapes 4096x4096 --rows 8" chooses
 	$(BIN)/python -m benchmarks.report.peers $(ARGS)
+
+gate: $(REQUIREMENTS) ## Every kernel against the merge base with BASE: slower ones fail; ARGS="--check-times 10" checks the check
+	$(BIN)/python -m benchmarks.gate --base $(BASE) $(ARGS)
 
 wheel-check: ## pip install . in a clean environment, used from an empty directory
 	scripts/check_wheel $(PYTHON)
