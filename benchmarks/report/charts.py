@@ -158,7 +158,7 @@ def rivals(record: Record, shape: tuple[int, int], group_size: int) -> Figure:
                 axes.plot([limit, limit], [place - 0.45, place + 0.45], color=INK, lw=1.5)
         axes.set_yticks(range(len(table)), [f"M = {m}" for m in table.index])
         axes.invert_yaxis()
-        axes.set(xscale="log", xlabel="10⁹ operations per second (black: limit of the machine)")
+        axes.set(xscale="log", xlabel="10⁹ operations per second (vertical line: limit of the machine)")
         figure.legend(loc="outside lower center", ncols=2, fontsize=8.5)
     return figure
 

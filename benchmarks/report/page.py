@@ -35,8 +35,8 @@ body { margin: 0 auto; max-width: 60rem; padding: 1rem; font: 1rem/1.5 system-ui
 h1 { line-height: 1.2; } h2 { margin-top: 2.5rem; border-bottom: 1px solid var(--line); }
 nav { display: flex; flex-wrap: wrap; gap: .25rem 1rem; } a { color: inherit; }
 p.origin { color: var(--faint); font-size: .85rem; overflow-wrap: anywhere; }
-figure { margin: 1rem 0; } figure svg { display: block; width: 100%; height: auto; }
-figcaption { color: var(--faint); font-size: .9rem; }
+figure { margin: 1rem 0; overflow-x: auto; } figure svg { display: block; width: 100%; min-width: 30rem; height: auto; }
+figcaption { color: var(--faint); font-size: .9rem; position: sticky; left: 0; }
 .table { overflow-x: auto; } table { border-collapse: collapse; font-size: .85rem; width: 100%; }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: left; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
