@@ -83,7 +83,6 @@ wheel-check: ## pip install . in a clean environment, used from an empty directo
 	scripts/check_wheel $(PYTHON)
 
 wheels: $(REQUIREMENTS) ## Wheels for manylinux in dist, by cibuildwheel, which needs docker
-	$(BIN)/python -m pip install --constraint requirements/dev.txt cibuildwheel
 	$(BIN)/python -m cibuildwheel --platform linux --output-dir dist
 
 $(REQUIREMENTS): requirements/dev.txt requirements/models.txt

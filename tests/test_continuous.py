@@ -102,7 +102,7 @@ def test_results_of_asv_are_read(tmp_path: Path) -> None:
 def runs(monkeypatch: pytest.MonkeyPatch, *ratios: float) -> tuple[int, list[str | None]]:
     """Exit status where a benchmark's ratios are these, one after the other, and what was asked to run."""
     asked: list[str | None] = []
-    monkeypatch.setattr(continuous, "merge_base", lambda revision: BASE)
+    monkeypatch.setattr(continuous, "merge_base", lambda revision, tip: BASE)
     monkeypatch.setattr(continuous, "git", lambda *arguments: HEAD if "rev-parse" in arguments else "")
     monkeypatch.setattr(continuous, "run_asv", lambda commits, pattern: asked.append(pattern))
 
@@ -124,7 +124,7 @@ def test_a_regression_is_believed_the_second_time(monkeypatch: pytest.MonkeyPatc
 def test_without_results_there_is_no_verdict(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(continuous, "merge_base", lambda revision: HEAD)
+    monkeypatch.setattr(continuous, "merge_base", lambda revision, tip: HEAD)
     monkeypatch.setattr(continuous, "git", lambda *arguments: HEAD)
     monkeypatch.setattr("sys.argv", ["continuous"])
     assert continuous.main() == 2

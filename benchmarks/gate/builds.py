@@ -83,9 +83,9 @@ def git(*arguments: str) -> str:
     return output(["git", "--no-optional-locks", "-C", str(ROOT), *arguments]).strip()
 
 
-def merge_base(revision: str) -> str:
-    """Where the working tree's history left that of `revision`."""
-    return git("merge-base", revision, "HEAD")
+def merge_base(revision: str, tip: str = "HEAD") -> str:
+    """Where the history of `tip` left that of `revision`."""
+    return git("merge-base", revision, tip)
 
 
 def extract(revision: str, folder: Path) -> Path:

@@ -1,8 +1,8 @@
 """asv's benchmarks on two commits, and a verdict from their results.
 
-    python -m benchmarks.gate.continuous [--base REVISION] [--bench REGEX]
+    python -m benchmarks.gate.continuous [--base REVISION] [--head REVISION] [--bench REGEX]
 
-asv builds the merge base with REVISION and HEAD, runs the benchmarks in alternating rounds, and stores the results.
+asv builds head and its merge base with base, runs the benchmarks in alternating rounds, and stores the results.
 What counts as slower is decided here, from what it stored: `asv compare` never fails, and `asv continuous` stops before
 its table when a benchmark fails on either side. What seems slower is run once more, and counts if it is slower again.
 Exits with 1 if something is, with 2 if that cannot be told.
@@ -151,10 +151,10 @@ def text_of(figure: Figure | None) -> str:
     return f"{figure.value:.4g} {figure.unit}"
 
 
-def continuous(revision: str, pattern: str | None) -> int:
-    base, head = merge_base(revision), git("rev-parse", "HEAD")
+def continuous(revision: str, tip: str, pattern: str | None) -> int:
+    base, head = merge_base(revision, tip), git("rev-parse", tip)
     if base == head:
-        raise GateError(f"HEAD is its own merge base with {revision}: there is nothing to compare")
+        raise GateError(f"{tip} is its own merge base with {revision}: there is nothing to compare")
     if git("status", "--porcelain", "--untracked-files=no"):
         print("note: asv compares commits; changes that are not committed are left out", flush=True)
     results = ROOT / ".asv" / "results"
@@ -185,10 +185,11 @@ def continuous(revision: str, pattern: str | None) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description="asv's benchmarks on two commits, and a verdict.")
     parser.add_argument("--base", default="main", metavar="REVISION", help="compare with the merge base of this")
+    parser.add_argument("--head", default="HEAD", metavar="REVISION", help="what is judged")
     parser.add_argument("--bench", metavar="REGEX", help="only these benchmarks")
     given = parser.parse_args()
     try:
-        return continuous(given.base, given.bench)
+        return continuous(given.base, given.head, given.bench)
     except GateError as error:
         print(f"continuous: {error}", file=sys.stderr)
         return 2

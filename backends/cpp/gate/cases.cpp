@@ -2,6 +2,7 @@
 
 #include "cases.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cstdlib>
 #include <utility>
@@ -92,7 +93,9 @@ class Cases {
       for (const std::int64_t group_size : {32, 128}) activations(type, group_size);
     }
     using bittensor::Activation;
-    for (const FloatType type : float_types) store_outputs(type, Activation::none, "none");
+    for (const FloatType type : float_types) {
+      for (const bool residual : {false, true}) store_outputs(type, Activation::none, "none", residual);
+    }
     store_outputs(FloatType::f32, Activation::relu, "relu");
     store_outputs(FloatType::f32, Activation::gelu, "gelu");
     store_outputs(FloatType::f32, Activation::silu, "silu");
@@ -104,6 +107,7 @@ class Cases {
       for (const ZeroKind kind : {ZeroKind::symmetric, ZeroKind::offset}) dequantize_panel(bits, kind);
     }
     for (const std::int64_t rows : {1, 16}) panel_product(rows);
+    for (const FloatType type : float_types) transformer(type);
     operations();
     return std::move(found_);
   }
@@ -239,22 +243,24 @@ class Cases {
         });
   }
 
-  void store_outputs(FloatType type, bittensor::Activation activation, const char* name) {
+  void store_outputs(FloatType type, bittensor::Activation activation, const char* name, bool residual = false) {
     constexpr std::int64_t columns = 384;
     const bittensor::StoreOutputs kernel = kernels_.linear.store_outputs;
     const std::int64_t row_bytes = columns * bittensor::bytes_of(type);
-    const double bytes = real(epilogue_rows * (columns * 4 + row_bytes) + columns * 4);
-    add(KernelKind::store_outputs, 0, std::string(name_of(type)) + "-" + name, real(epilogue_rows * columns), bytes,
-        [=](Operands& o) -> Run {
-          const float* y = o.floats(epilogue_rows * columns);
-          const float* bias = o.floats(columns);
-          auto* out = o.array<std::uint8_t>(epilogue_rows * row_bytes);
-          return [=] {
-            for (std::int64_t m = 0; m < epilogue_rows; ++m) {
-              kernel(y + m * columns, columns, bias, activation, type, out + m * row_bytes);
-            }
-          };
-        });
+    const double bytes = real(epilogue_rows * (columns * 4 + row_bytes * (residual ? 2 : 1)) + columns * 4);
+    const std::string place = std::string(name_of(type)) + "-" + name + (residual ? "-residual" : "");
+    add(KernelKind::store_outputs, 0, place, real(epilogue_rows * columns), bytes, [=](Operands& o) -> Run {
+      const float* y = o.floats(epilogue_rows * columns);
+      const float* bias = o.floats(columns);
+      const auto* added = residual ? static_cast<std::uint8_t*>(values_of(o, type, epilogue_rows * columns)) : nullptr;
+      auto* out = o.array<std::uint8_t>(epilogue_rows * row_bytes);
+      return [=] {
+        for (std::int64_t m = 0; m < epilogue_rows; ++m) {
+          const auto* other = added == nullptr ? nullptr : added + m * row_bytes;
+          kernel(y + m * columns, columns, bias, activation, other, type, out + m * row_bytes);
+        }
+      };
+    });
   }
 
   void linear(int bits, std::int64_t rows, std::int64_t group_size, ZeroKind kind) {
@@ -361,6 +367,33 @@ class Cases {
           block.sums = o.array<float>(rows * block.sums_stride);
           return [=] { kernel(block); };
         });
+  }
+
+  void transformer(FloatType type) {
+    constexpr std::int64_t columns = 4096;
+    const bittensor::TransformerKernels kernels = kernels_.transformer;
+    const std::int64_t size = bittensor::bytes_of(type);
+    add(KernelKind::normalize_row, 0, name_of(type), real(columns), real(columns * (size + 8)),
+        [=](Operands& o) -> Run {
+          const void* x = values_of(o, type, columns);
+          const float* weight = o.floats(columns);
+          auto* out = o.array<float>(columns);
+          return [=] { kernels.normalize_row(x, type, columns, weight, 1e-5F, out); };
+        });
+    add(KernelKind::gate_row, 0, name_of(type), real(columns), real(columns * (2 * size + 4)), [=](Operands& o) -> Run {
+      const void* x = values_of(o, type, 2 * columns);
+      auto* out = o.array<float>(columns);
+      return [=] { kernels.gate_row(x, type, columns, out); };
+    });
+    if (type != FloatType::f32) return;  // scores are float32 always
+    add(KernelKind::softmax_row, 0, "k4096", real(columns), real(columns * 8), [=](Operands& o) -> Run {
+      const float* scores = o.floats(columns);
+      auto* weights = o.array<float>(columns);
+      return [=] {
+        std::copy_n(scores, columns, weights);
+        kernels.softmax_row(weights, columns);
+      };
+    });
   }
 
   /// Whole operations on one thread: the loop nests around the kernels.
