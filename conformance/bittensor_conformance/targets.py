@@ -81,6 +81,11 @@ class Target:
 
         (seed(crc32(self.check_id.encode()))(holds) if self.profile.deterministic else holds)()
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether results must have the bits of the contract; otherwise they must lie within its bounds."""
+        return self.capabilities.numerics == "exact"
+
     def run(self, cases: Sequence[Runnable], *, always: bool = False) -> None:
         """Run a deterministic sweep of cases, thinned as the profile says unless it is to run `always`."""
         for case in cases if always else cases[:: self.profile.stride]:
