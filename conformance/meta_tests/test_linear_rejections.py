@@ -80,7 +80,6 @@ MEANT_FOR: Mapping[str, str] = {
     "WearsItsWeightOut": "modules/quantized_linear_keeps_its_state[int8,4-bit]",
     "BackwardForgetsTheEpilogue": f"{GRADIENT}/linear_passes_gradients[gelu,4-bit]",
     "BoundedWithCoarseActivations": f"{INT8}/int8_every_dtype[4-bit]",
-    "BoundedInHalfPrecision": f"{INT8}/int8_many_groups[4-bit]",
     "BoundedNanLeaks": f"{RELATIONS}/linear_keeps_bad_rows_apart[int8,4-bit]",
     "BoundedDependsOnThreads": f"{RELATIONS}/linear_on_any_number_of_threads[int8,4-bit]",
     "BoundedTailRowsOff": f"{RELATIONS}/linear_of_equal_rows[int8,4-bit]",
@@ -90,12 +89,12 @@ MEANT_FOR: Mapping[str, str] = {
 }
 """The check that is meant to reject a fault, by the fault's target."""
 
-CONTROLS = {"SoundLinear", "NarrowLinear", "BoundedLinear", "BoundedByFloats"}
+CONTROLS = {"SoundLinear", "NarrowLinear", "BoundedLinear", "BoundedByFloats", "OwnLinearKernels"}
 
 
 @pytest.mark.parametrize(("target", "check_id"), MEANT_FOR.items(), ids=MEANT_FOR.keys())
 def test_a_fault_is_rejected_by_the_check_meant_for_it(target: str, check_id: str) -> None:
-    check_rejected(target, check_id, sound="" if ":" in target else "SoundLinear")
+    check_rejected(target, check_id, "OwnLinearKernels:fast" if ":" in target else "SoundLinear")
 
 
 def test_every_fault_has_its_check() -> None:
