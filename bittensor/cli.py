@@ -101,6 +101,10 @@ def conformance(
     report: Annotated[
         Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Write the results to FILE, as JSON.")
     ] = None,
+    badge: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", dir_okay=False, help="Write a badge to FILE, .svg or .json. Not with -k."),
+    ] = None,
     keyword: Annotated[
         str | None,
         typer.Option("--keyword", "-k", metavar="EXPR", help="Run only checks whose name matches EXPR, as pytest -k."),
@@ -114,17 +118,36 @@ def conformance(
             help="Known failures as JSON {check: reason}. One that passes, or names no check, is an error.",
         ),
     ] = None,
+    max_examples: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Examples of each property, instead of the profile's number.")
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(metavar="M", help="With nightly: search for so long, with any number of examples.")
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Targets tested at the same time; by default the processors.")
+    ] = None,
 ) -> None:
     """Hold installed backends against docs/numerics.md.
 
-    Exit status: 0 if all that the backends declare was tested and holds, 1 if a check failed, 2 if the arguments are
-    wrong or something was not run.
+    Exit status: 0 if all that the backends declare was tested and holds, or all that -k selects of it; 1 if a check
+    failed; 2 if the arguments are wrong or something was not run.
     """
     names = backend or [os.environ.get(ENVIRONMENT_VARIABLE, DEFAULT_BACKEND)]
     try:
         from bittensor_conformance.runner import run  # an optional part: needs the packages of its extra
 
-        status = run(names, profile=profile.value, report=report, keyword=keyword, expected_failures=expected_failures)
+        status = run(
+            names,
+            profile=profile.value,
+            report=report,
+            badge=badge,
+            keyword=keyword,
+            expected_failures=expected_failures,
+            max_examples=max_examples,
+            minutes=minutes,
+            jobs=jobs,
+        )
     except ModuleNotFoundError as error:
         if error.name not in CONFORMANCE_REQUIREMENTS:
             raise

@@ -154,6 +154,24 @@ def test_cpu_model(tmp_path: Path, text: str, expected: str | None) -> None:
     assert info.cpu_model(cpuinfo) == (expected or unknown)
 
 
+def test_a_backend_of_another_protocol_version(install: Callable[..., None]) -> None:
+    """`info` shows it with its error beside the others; the suite refuses to start on it."""
+
+    class Older(Loads):
+        protocol_version = bittensor.PROTOCOL_VERSION - 1
+
+    install(older=Older, loads=Loads)
+    expected = "'older' follows protocol version 0, this BitTensor speaks version 1; install a newer version of the"
+    result = runner.invoke(app, ["info", "--json"])
+    assert result.exit_code == 1
+    errors = {each["name"]: each["error"] for each in json.loads(result.output)["installed_backends"]}
+    assert expected in errors["older"]
+    assert errors["loads"] is None
+    result = runner.invoke(app, ["conformance", "--backend", "older"])
+    assert result.exit_code == 2
+    assert expected in result.output
+
+
 @pytest.fixture
 def suite(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Stands for the conformance suite; records how it was called. ``outcome`` is returned or raised."""
@@ -177,15 +195,21 @@ def test_conformance_passes_its_options_on(suite: dict[str, Any], tmp_path: Path
     failures, report = tmp_path / "failures.json", tmp_path / "report.json"
     failures.write_text("{}")
     arguments = ["--backend", "one", "--backend", "two:fast", "--profile", "ci", "--report", str(report)]
-    arguments += ["-k", "pack and not matmul", "--expected-failures", str(failures)]
+    badge = tmp_path / "badge.svg"
+    arguments += ["-k", "pack and not matmul", "--expected-failures", str(failures), "--badge", str(badge)]
+    arguments += ["--max-examples", "5", "--minutes", "1.5", "--jobs", "3"]
     result = runner.invoke(app, ["conformance", *arguments])
     assert result.exit_code == 0, result.output
     assert suite["backends"] == ["one", "two:fast"]
     assert suite["options"] == {
         "profile": "ci",
         "report": report,
+        "badge": badge,
         "keyword": "pack and not matmul",
         "expected_failures": failures,
+        "max_examples": 5,
+        "minutes": 1.5,
+        "jobs": 3,
     }
 
 
@@ -194,7 +218,8 @@ def test_conformance_defaults(suite: dict[str, Any], monkeypatch: pytest.MonkeyP
     suite["outcome"] = 1
     assert runner.invoke(app, ["conformance"]).exit_code == 1, "the status of the suite is the status of the command"
     assert suite["backends"] == ["cpp"]
-    assert suite["options"] == {"profile": "dev", "report": None, "keyword": None, "expected_failures": None}
+    assert suite["options"].pop("profile") == "dev"
+    assert set(suite["options"].values()) == {None}
     monkeypatch.setenv("BITTENSOR_BACKEND", "reference")
     runner.invoke(app, ["conformance"])
     assert suite["backends"] == ["reference"]
