@@ -107,7 +107,7 @@ def quantize(
     check_scale_dtype(dtype)
 
     if weight.is_meta:
-        return _on_meta(WeightForm((rows, columns), bits, group_size, zero, dtype))
+        return empty_weight(WeightForm((rows, columns), bits, group_size, zero, dtype))
 
     def fit(values: torch.Tensor, width: int) -> tuple[torch.Tensor, ...]:
         return _fit_groups(block_type(_groups(values, width), bits, dtype), search, values.shape)
@@ -137,7 +137,7 @@ def quantize(
     )
 
 
-def _on_meta(form: WeightForm) -> QuantizedWeight:
+def empty_weight(form: WeightForm) -> QuantizedWeight:
     """A weight of `form` on the meta device, to be loaded into."""
 
     def empty(columns: int, dtype: torch.dtype) -> torch.Tensor:
