@@ -5,7 +5,8 @@
 
 "quality" embeds sentences of real speeches with all-MiniLM-L6-v2 in each setting and compares the embeddings with those
 of the float32 model. "speed" times texts to embeddings, tokenization included, at batch 32; settings that differ only
-in how codes are chosen run the same program and are timed once. Each writes its part of benchmarks/results/NAME.json,
+in how codes are chosen run the same program and are timed once. Calibrated layers (`bittensor.calibrate`, with the grids
+of "mse") saw other sentences of the same speeches. Each writes its part of benchmarks/results/NAME.json,
 and both write the table of docs/embedding_model.md from that file.
 """
 
@@ -34,6 +35,7 @@ from .speeches import sentences
 PAGE = machine.ROOT / "docs" / "embedding_model.md"
 START, END = "<!-- table: begin -->\n", "<!-- table: end -->\n"
 SENTENCES = 512
+CALIBRATION = 128  # other sentences, that layers are calibrated with
 BATCHES = 2  # that one sample of the speed embeds
 FLOAT = "float32"
 BITS, GROUP_SIZES, METHODS, ZEROS = (8, 4, 2), (32, 64, 128), ("rtn", "mse", "hqq"), ("float", "symmetric")
@@ -41,10 +43,13 @@ BITS, GROUP_SIZES, METHODS, ZEROS = (8, 4, 2), (32, 64, 128), ("rtn", "mse", "hq
 
 @dataclass(frozen=True)
 class Setting:
-    """One row of the table: how a model is made of the float32 model, and which settings are equally fast."""
+    """One row of the table: how a model is made of the float32 model, and which settings are equally fast.
+
+    A `program` of None is not timed.
+    """
 
     name: str
-    program: str
+    program: str | None
     make: Callable[[torch.nn.Module], torch.nn.Module]
 
 
@@ -64,12 +69,26 @@ def settings() -> list[Setting]:
                         bits, group_size, zero=zero, method=method, scale_dtype=torch.float16
                     )
                     found.append(Setting(f"{name} {method}", name, quantizer(config)))
+                if zero == "float" and bits != 8:
+                    config = bittensor.QuantizeConfig(bits, group_size, zero, "mse", torch.float16)
+                    found.append(Setting(f"{name} gptq", name, calibrator(config, "gptq")))
+                    found.append(Setting(f"{name} awq-scale", None, calibrator(config, "awq-scale")))
     return found
 
 
 def quantizer(config: bittensor.QuantizeConfig) -> Callable[[torch.nn.Module], torch.nn.Module]:
     def make(model: torch.nn.Module) -> torch.nn.Module:
         bittensor.quantize_(model, config, progress=False)
+        return model
+
+    return make
+
+
+def calibrator(config: bittensor.QuantizeConfig, method: str) -> Callable[[torch.nn.Module], torch.nn.Module]:
+    def make(model: torch.nn.Module) -> torch.nn.Module:
+        texts, embedder = chosen_sentences(SENTENCES + CALIBRATION, seed=0)[SENTENCES:], Embedder(model)
+        batches = [embedder.tokens(texts[start : start + BATCH]) for start in range(0, len(texts), BATCH)]
+        bittensor.calibrate(model, batches, config, method=method, progress=False)
         return model
 
     return make
@@ -114,7 +133,7 @@ def quality(given: Sequence[Setting], count: int = SENTENCES) -> Iterator[dict[s
 def speed(given: Sequence[Setting], threads: int, rounds: int) -> dict[str, dict[str, Any]]:
     """Sentences per second of each program, and how many times as fast as float32 it is in the same rounds."""
     texts, float_model = chosen_sentences(BATCHES * BATCH, seed=1), load_float()
-    programs = {setting.program: setting for setting in reversed(given)}
+    programs = {setting.program: setting for setting in reversed(given) if setting.program is not None}
     samples: dict[str, Sample] = {}
     for name, setting in reversed(programs.items()):
         embedder = Embedder(setting.make(copy.deepcopy(float_model)))
@@ -179,7 +198,8 @@ def main() -> None:
         else:
             figures = speed(settings(), given.threads, given.rounds)
             for setting in settings():
-                rows[setting.name] = rows.get(setting.name, {"setting": setting.name}) | figures[setting.program]
+                figures_of = {} if setting.program is None else figures[setting.program]
+                rows[setting.name] = rows.get(setting.name, {"setting": setting.name}) | figures_of
             record.write(given.name, kept, {}, in_order(rows))
     complete = [row for row in in_order(rows) if "cosine" in row]
     PAGE.write_text(put_into_page(PAGE.read_text(encoding="utf-8"), complete), encoding="utf-8")
