@@ -5,9 +5,9 @@
 
 "quality" embeds sentences of real speeches with all-MiniLM-L6-v2 in each setting and compares the embeddings with those
 of the float32 model. "speed" times texts to embeddings, tokenization included, at batch 32; settings that differ only
-in how codes are chosen run the same program and are timed once. Calibrated layers (`bittensor.calibrate`, with the grids
-of "mse") saw other sentences of the same speeches. Each writes its part of benchmarks/results/NAME.json,
-and both write the table of docs/embedding_model.md from that file.
+in how codes are chosen run the same program and are timed once. Calibrated layers (`bittensor.calibrate`, grids of
+"mse") saw other sentences of the same speeches. Each part goes into benchmarks/results/NAME.json, and the table of
+docs/embedding_model.md is written from that file.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ def settings() -> list[Setting]:
                 if zero == "float" and bits != 8:
                     config = bittensor.QuantizeConfig(bits, group_size, zero, "mse", torch.float16)
                     found.append(Setting(f"{name} gptq", name, calibrator(config, "gptq")))
-                    found.append(Setting(f"{name} awq-scale", None, calibrator(config, "awq-scale")))
+                    if bits == 4:
+                        found.append(Setting(f"{name} awq-scale", None, calibrator(config, "awq-scale")))
     return found
 
 
