@@ -251,3 +251,55 @@ def test_module_in_a_new_process(run_python: RunPython) -> None:
     facts = json.loads(process.stdout)
     assert (facts["backend"]["name"], facts["backend"]["reason"]) == ("reference", "BITTENSOR_BACKEND=reference")
     assert {backend["name"] for backend in facts["installed_backends"]} >= {"cpp", "reference"}
+
+
+def test_bench_json() -> None:
+    arguments = ["bench", "--shape", "64x96", "--shape", "32x128", "--rows", "1", "--rows", "3", "--group-size", "32"]
+    arguments += ["-b", "cpp", "-b", "reference", "--threads", "1", "--seconds", "0.005", "--json"]
+    result = runner.invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    facts = json.loads(result.output)
+    assert (facts["bits"], facts["group_size"], facts["threads"]) == (4, 32, 1)
+    cells = [(each["out_features"], each["in_features"], each["rows"], each["backend"]) for each in facts["timings"]]
+    assert cells == [
+        (n, k, m, backend) for n, k in ((64, 96), (32, 128)) for m in (1, 3) for backend in ("cpp", "reference")
+    ]
+    for each in facts["timings"]:
+        operations = 2 * each["out_features"] * each["in_features"] * each["rows"]
+        assert each["gops"] == pytest.approx(operations / each["microseconds"] / 1e3)
+        assert each["times_float32"] == pytest.approx(each["float32_microseconds"] / each["microseconds"])
+        assert each["gigabytes_per_second"] > 0
+
+
+def test_bench_table() -> None:
+    arguments = ["bench", "--shape", "32x64", "--rows", "2", "--group-size", "0", "--bits", "8", "--seconds", "0.005"]
+    result = runner.invoke(app, [*arguments, "-b", "cpp:scalar", "--activation-mode", "float", "--zero", "float"])
+    assert result.exit_code == 0, result.output
+    assert "linear, 8 bits, group size K, float, float activations" in result.output
+    assert "cpp:scalar" in result.output
+    assert "32 x 64" in result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--shape", "64"], "--shape: expected NxK, two counts of at least 1, got '64'"),
+        (["--shape", "0x64"], "--shape: expected NxK"),
+        (["--shape", "8x64"], "group_size: expected at most the 64 columns"),
+        (["--bits", "3"], "bits: expected one of"),
+        (["--backend", "absent"], "unknown backend 'absent'"),
+        (["--rows", "0"], "--rows"),
+    ],
+)
+def test_bench_refuses(options: list[str], reason: str) -> None:
+    result = runner.invoke(app, ["bench", "--seconds", "0.001", *options])
+    assert result.exit_code == 2
+    assert reason in result.output
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("command", ["info", "conformance", "inspect", "quantize", "bench", "generate"])
+def test_every_command_says_its_exit_status(command: str) -> None:
+    result = runner.invoke(app, [command, "--help"])
+    assert result.exit_code == 0
+    assert "xit status" in result.output
