@@ -9,7 +9,7 @@ from math import prod
 import numpy as np
 import torch
 
-from bittensor import get_backend
+from bittensor import get_backend, use_backend
 
 from . import oracle_linear
 from .cases import check_unmodified
@@ -60,7 +60,8 @@ class GradientCase:
         backend = get_backend(target)
         given = self.placed.tensor if dy is None else dy
         try:
-            return backend.linear_input_grad(given, backend.prepare(self.weight.quantized()))
+            with use_backend(target):  # which the backend may use in turn, to unpack the weight
+                return backend.linear_input_grad(given, backend.prepare(self.weight.quantized()))
         except Exception as error:
             fail(f"expected a result, got {type(error).__name__}: {error}", self.text(target))
 
