@@ -324,7 +324,7 @@ def _spoiled_tensor(choices: Choices, tensor: torch.Tensor, one_in: int = 1) -> 
     if kind == 0:
         return tensor.to(choices.one_of(DTYPES))
     if kind == 1:
-        return tensor[..., :-1]
+        return tensor[..., :-1] if tensor.dim() else tensor
     if kind == 2:
         return torch.cat((tensor, tensor), dim=-1) if tensor.dim() else tensor
     if kind == 3:

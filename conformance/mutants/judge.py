@@ -49,11 +49,12 @@ def judge(workspace: Workspace, target: str, first_chapter: str, limit: float) -
             output, _ = process.communicate(timeout=limit)
             ending = _ending(process.returncode)
         except subprocess.TimeoutExpired:
-            output, ending = "", f"no end after {limit:.0f} s"
+            ending = f"no end after {limit:.0f} s"
+            os.killpg(process.pid, signal.SIGKILL)
+            output, _ = process.communicate()
         finally:
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError):  # what the suite started and left
                 os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
         seconds = round(monotonic() - started, 1)
         if not path.exists():
             running = path.with_suffix(".check")

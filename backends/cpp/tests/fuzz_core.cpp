@@ -188,10 +188,12 @@ void prepare(Choices& choices) {
   PreparedLayout layout{};
   layout.out_features = choices.size();
   layout.in_features = choices.size();
-  layout.group_size = choices.below(4) == 0 ? layout.in_features : 8 * (1 + choices.below(20));
-  layout.bits = widths[static_cast<std::size_t>(choices.below(4))];
-  layout.scale_type = static_cast<FloatType>(choices.below(4));
-  layout.zero_kind = static_cast<ZeroKind>(choices.below(4));
+  const std::int64_t spoiled = choices.below(16);
+  const std::int64_t group_size = spoiled == 1 ? choices.number() : 8 * (1 + choices.below(12));
+  layout.group_size = spoiled != 1 && group_size > layout.in_features ? layout.in_features : group_size;
+  layout.bits = spoiled == 2 ? choices.byte() : 2 << choices.below(3);
+  layout.scale_type = static_cast<FloatType>(spoiled == 3 ? choices.byte() : choices.below(3));
+  layout.zero_kind = static_cast<ZeroKind>(spoiled == 4 ? choices.byte() : choices.below(3));
   bittensor::check_layout(layout);  // throws for some of these
   const std::int64_t groups = layout.out_features * layout.groups();
   const auto words =
@@ -215,10 +217,12 @@ void read_layout(Choices& choices) {
   } header;
   static_assert(sizeof header == 64);
   if (choices.below(8) == 1) header.magic[choices.below(8)] = static_cast<char>(choices.byte());
-  for (std::int64_t& size : header.sizes) size = choices.below(4) == 1 ? choices.number() : choices.size();
-  if (choices.below(2) == 0) header.sizes[2] = header.sizes[1];
-  header.bits = choices.below(8) == 1 ? static_cast<std::int32_t>(choices.number()) : 1 << (1 + choices.below(3));
-  for (int i = 0; i < 2; ++i) header.kinds[i] = static_cast<std::uint8_t>(choices.below(4));
+  for (std::int64_t& size : header.sizes) size = choices.below(16) == 1 ? choices.number() : choices.size();
+  if (choices.below(4) != 0) header.sizes[2] = header.sizes[1];
+  header.bits = choices.below(16) == 1 ? static_cast<std::int32_t>(choices.number()) : 2 << choices.below(3);
+  for (int i = 0; i < 2; ++i) {
+    header.kinds[i] = choices.below(16) == 1 ? choices.byte() : static_cast<std::uint8_t>(choices.below(3));
+  }
   PreparedLayout layout = {
       header.sizes[0],
       header.sizes[1],
@@ -259,7 +263,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
 
 TEST(arguments_of_a_fixed_generator) {
   Random random(2026);
-  for (int i = 0; i < 1500; ++i) {
+  for (int i = 0; i < 20000; ++i) {
     CONTEXT("input %d", i);
     std::vector<std::uint8_t> bytes(random() % 64);
     for (std::uint8_t& byte : bytes) byte = static_cast<std::uint8_t>(random());
