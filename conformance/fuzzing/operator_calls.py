@@ -318,7 +318,7 @@ def _laid_out(choices: Choices, tensor: torch.Tensor) -> torch.Tensor:
 
 def _spoiled_tensor(choices: Choices, tensor: torch.Tensor, one_in: int = 1) -> Any:
     """Something else in the place of `tensor`."""
-    if one_in > 1 and choices.below(one_in):
+    if tensor.layout is not torch.strided or (one_in > 1 and choices.below(one_in)):
         return tensor
     kind = choices.below(14)
     if kind == 0:
