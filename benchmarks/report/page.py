@@ -135,6 +135,11 @@ def build(found: Sequence[Record], folder: Path, reports: Sequence[Path], asv_re
             page.table(
                 each.rows[["operation", "threads", "figure", "unit", "limit", "limit_figure", "ratio", "target"]]
             )
+    for each in found:
+        if each.program not in records.PROGRAMS:
+            page.section(each.program)
+            page.origin(each)
+            page.table(each.rows)
     add_machines(page, found)
     add_history(page, asv_results)
     add_conformance(page, reports)
