@@ -63,7 +63,10 @@ def load(folder: Path = record.RESULTS) -> list[Record]:
     for path in sorted(folder.glob("*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
         rows = pd.DataFrame(content["rows"])
-        found.append(Record(path, program_of(path), content["machine"], content["limits"], rows))
+        about = content["machine"]
+        if "cpu" not in about:  # a record of several parts, each with its own; they share the machine
+            about = next(iter(about.values()))
+        found.append(Record(path, program_of(path), about, content["limits"], rows))
     return sorted(found, key=lambda each: (each.program, each.path.name))
 
 
