@@ -4,7 +4,8 @@ from . import nn
 from ._distribution import __version__, warn_of_name_clash
 from .backend import PROTOCOL_VERSION, Backend, Capabilities
 from .errors import BackendError, BackendLoadError, CheckpointError, UnknownBackendError, UnsupportedOperationError
-from .model_quantization import LayerReport, QuantizeReport, quantize_
+from .lora import MergedLayer, add_lora_, load_lora_state_dict_, lora_state_dict, merge_lora_
+from .model_quantization import LayerReport, QuantizeReport, convert_qat_, prepare_qat_, quantize_
 from .nn import PackedLinear, QuantizedLinear
 from .ops import linear, pack_weights, packed_matmul, unpack_tensor, unpack_weights
 from .prepared_weight import PreparedWeight, WeightForm
@@ -21,6 +22,7 @@ __all__ = [
     "Capabilities",
     "CheckpointError",
     "LayerReport",
+    "MergedLayer",
     "PackedLinear",
     "PreparedWeight",
     "QuantizeConfig",
@@ -31,13 +33,19 @@ __all__ = [
     "UnsupportedOperationError",
     "WeightForm",
     "__version__",
+    "add_lora_",
     "available_backends",
+    "convert_qat_",
     "current_backend",
     "get_backend",
     "linear",
+    "load_lora_state_dict_",
+    "lora_state_dict",
+    "merge_lora_",
     "nn",
     "pack_weights",
     "packed_matmul",
+    "prepare_qat_",
     "quantize",
     "quantize_",
     "set_backend",

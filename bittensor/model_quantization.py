@@ -1,4 +1,4 @@
-"""Quantization of the linear layers of a model, in place."""
+"""Quantization of the layers of a model, in place: packed at once, or trained for it first."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
-from .nn import QuantizedLinear
+from .module_replacement import replace_module
+from .nn import FakeQuantizedLinear, QuantizedLinear
 from .progress import with_progress
 from .quantize_config import QuantizeConfig
 
@@ -31,7 +32,7 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class QuantizeReport:
-    """What `quantize_` did: one entry for each linear layer, in the order of the model. Its str lists all of them."""
+    """What `quantize_` did: one entry for each layer, in the order of the model. Its str lists all of them."""
 
     layers: tuple[LayerReport, ...]
 
@@ -53,7 +54,7 @@ class QuantizeReport:
     def __str__(self) -> str:
         before, after = (sum(getattr(each, f"bytes_{when}") for each in self.layers) for when in ("before", "after"))
         head = (
-            f"{len(self.quantized)} of {len(self.layers)} linear layers quantized, {before} -> {after} bytes; "
+            f"{len(self.quantized)} of {len(self.layers)} layers quantized, {before} -> {after} bytes; "
             f"{len(self.failed)} failed, {len(self.excluded)} excluded"
         )
         return "\n".join([head, *(f"  {layer}" for layer in self.layers)])
@@ -91,35 +92,96 @@ def quantize_(
     >>> model = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10))
     >>> config = bittensor.QuantizeConfig(bits=4, group_size=32)
     >>> print(bittensor.quantize_(model, config, filter_fn=lambda name, layer: name != "2"))
-    1 of 2 linear layers quantized, 8192 -> 1280 bytes; 0 failed, 1 excluded
+    1 of 2 layers quantized, 8192 -> 1280 bytes; 0 failed, 1 excluded
       0: quantized, 8192 -> 1280 bytes
       2: excluded
     """
+    return _convert(model, QuantizedLinear.from_linear, "quantize_", config, filter_fn, progress)
+
+
+def prepare_qat_(
+    model: torch.nn.Module,
+    config: QuantizeConfig | None = None,
+    filter_fn: Callable[[str, torch.nn.Linear], bool] | None = None,
+    *,
+    progress: bool = True,
+) -> QuantizeReport:
+    """Replace every ``torch.nn.Linear`` of a model by a `bittensor.nn.FakeQuantizedLinear`, in place.
+
+    The model then computes as it will when `convert_qat_` has packed it, and can be trained. Arguments, what stays as
+    it is, and warnings are those of `quantize_`; the bytes of the report are those after `convert_qat_`.
+
+    >>> import torch, bittensor
+    >>> model = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10))
+    >>> report = bittensor.prepare_qat_(model, bittensor.QuantizeConfig(bits=2, group_size=32))
+    >>> x = torch.randn(3, 64)
+    >>> model(x).square().sum().backward()  # and so on: train it
+    >>> y = model(x)
+    >>> bittensor.convert_qat_(model)
+    ('0', '2')
+    >>> torch.equal(model(x), y)
+    True
+    """
+    return _convert(model, FakeQuantizedLinear.from_linear, "prepare_qat_", config, filter_fn, progress)
+
+
+def convert_qat_(model: torch.nn.Module) -> tuple[str, ...]:
+    """Pack every `bittensor.nn.FakeQuantizedLinear` of a model into a `bittensor.nn.QuantizedLinear`, in place.
+
+    The outputs of the model stay the same, bit for bit.
+
+    Returns:
+        Names of the layers that were packed.
+
+    Raises:
+        ValueError: the model has none, or is one itself, or a weight or scale is no longer finite. Nothing has changed
+            then.
+    """
+    if isinstance(model, FakeQuantizedLinear):
+        raise ValueError("model: a layer cannot replace itself; use its method to_quantized")
+    layers = [(name, each) for name, each in model.named_modules() if isinstance(each, FakeQuantizedLinear)]
+    if not layers:
+        raise ValueError(f"model: expected one with FakeQuantizedLinear layers, got {type(model).__name__} without")
+    packed = [layer.to_quantized() for _, layer in layers]
+    for (_, layer), quantized in zip(layers, packed, strict=True):
+        replace_module(model, layer, quantized)
+    return tuple(name for name, _ in layers)
+
+
+def _convert(
+    model: torch.nn.Module,
+    make: Callable[[torch.nn.Linear, QuantizeConfig], QuantizedLinear | FakeQuantizedLinear],
+    caller: str,
+    config: QuantizeConfig | None,
+    filter_fn: Callable[[str, torch.nn.Linear], bool] | None,
+    progress: bool,
+) -> QuantizeReport:
     config = QuantizeConfig() if config is None else config
     names = [name for name, module in model.named_modules() if _is_linear(module)]
     shared = _shared_parameters(model)
     layers = tuple(
-        _quantize_layer(model, name, config, filter_fn, shared)
+        _convert_layer(model, make, name, config, filter_fn, shared)
         for name in with_progress(names, "quantizing", wanted=progress)
     )
     report = QuantizeReport(layers)
     if not layers:
-        warnings.warn(f"quantize_: {type(model).__name__} has no torch.nn.Linear", stacklevel=2)
+        warnings.warn(f"{caller}: {type(model).__name__} has no torch.nn.Linear", stacklevel=3)
     if failed := report.failed:
         listed = "; ".join(f"{name or 'the model itself'}: {reason}" for name, reason in failed.items())
-        warnings.warn(f"quantize_: {len(failed)} of {len(layers)} layers not quantized: {listed}", stacklevel=2)
+        warnings.warn(f"{caller}: {len(failed)} of {len(layers)} layers not quantized: {listed}", stacklevel=3)
     return report
 
 
-def _quantize_layer(
+def _convert_layer(
     model: torch.nn.Module,
+    make: Callable[[torch.nn.Linear, QuantizeConfig], QuantizedLinear | FakeQuantizedLinear],
     name: str,
     config: QuantizeConfig,
     filter_fn: Callable[[str, torch.nn.Linear], bool] | None,
     shared: dict[int, list[str]],
 ) -> LayerReport:
     layer = model.get_submodule(name)
-    if isinstance(layer, QuantizedLinear):
+    if isinstance(layer, QuantizedLinear | FakeQuantizedLinear):
         return LayerReport(name, "failed", "it is quantized already")
     assert isinstance(layer, torch.nn.Linear)  # as _is_linear found it
     if filter_fn is not None and not filter_fn(name, layer):
@@ -128,19 +190,17 @@ def _quantize_layer(
     if reason is not None:
         return LayerReport(name, "failed", reason)
     try:
-        quantized = QuantizedLinear.from_linear(layer, config)
+        made = make(layer, config)
     except (TypeError, ValueError) as error:
         return LayerReport(name, "failed", str(error))
     before = layer.weight.numel() * layer.weight.itemsize
-    # A module that is registered in several places is replaced in each of them.
-    places = [(parent, key) for parent in model.modules() for key, each in parent._modules.items() if each is layer]
-    for parent, key in places:
-        parent._modules[key] = quantized
-    return LayerReport(name, "quantized", bytes_before=before, bytes_after=quantized.weight.nbytes)
+    form = made.weight.form if isinstance(made, QuantizedLinear) else made.form
+    replace_module(model, layer, made)
+    return LayerReport(name, "quantized", bytes_before=before, bytes_after=form.nbytes)
 
 
 def _is_linear(module: torch.nn.Module) -> bool:
-    return isinstance(module, (torch.nn.Linear, QuantizedLinear))
+    return isinstance(module, (torch.nn.Linear, QuantizedLinear, FakeQuantizedLinear))
 
 
 def _obstacle(model: torch.nn.Module, name: str, layer: torch.nn.Linear, shared: dict[int, list[str]]) -> str | None:

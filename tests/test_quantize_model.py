@@ -81,7 +81,7 @@ def test_filter_and_report() -> None:
     assert report.excluded == ("3",)
     assert type(network[3]) is nn.Linear
     lines = str(report).splitlines()
-    assert lines[0].startswith("4 of 5 linear layers quantized, ")
+    assert lines[0].startswith("4 of 5 layers quantized, ")
     assert lines[0].endswith("0 failed, 1 excluded")
     assert lines[1].startswith("  0.first: quantized, 6144 -> ")
     assert lines[5] == "  3: excluded"
@@ -163,7 +163,7 @@ def test_the_model_itself() -> None:
 def test_no_linear_layer() -> None:
     with pytest.warns(UserWarning, match="quantize_: Sequential has no torch.nn.Linear"):
         report = quantize_(nn.Sequential(nn.ReLU()), CONFIG)
-    assert str(report).startswith("0 of 0 linear layers quantized")
+    assert str(report).startswith("0 of 0 layers quantized")
 
 
 def test_float_weights_are_dropped_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
