@@ -7,7 +7,7 @@ from .errors import BackendError, BackendLoadError, CheckpointError, UnknownBack
 from .lora import MergedLayer, add_lora_, load_lora_state_dict_, lora_state_dict, merge_lora_
 from .model_quantization import LayerReport, QuantizeReport, convert_qat_, prepare_qat_, quantize_
 from .nn import PackedLinear, QuantizedLinear
-from .ops import linear, pack_weights, packed_matmul, unpack_tensor, unpack_weights
+from .ops import embedding, linear, pack_weights, packed_matmul, unpack_tensor, unpack_weights
 from .prepared_weight import PreparedWeight, WeightForm
 from .quantization import quantize
 from .quantize_config import QuantizeConfig
@@ -37,6 +37,7 @@ __all__ = [
     "available_backends",
     "convert_qat_",
     "current_backend",
+    "embedding",
     "get_backend",
     "linear",
     "load_lora_state_dict_",

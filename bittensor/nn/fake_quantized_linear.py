@@ -21,7 +21,7 @@ class FakeQuantizedLinear(torch.nn.Module):
     Each call rounds the weight to codes and computes with them, by `bittensor.linear`, exactly what `to_quantized` will
     compute: the same bits. Gradients pass straight through the rounding, and reach the scales as in learned step size
     quantization (S. Esser et al., "Learned Step Size Quantization", 2020) and the offsets as in LSQ+ (Y. Bhalgat et
-    al., 2020); docs/numerics.md, section 8.
+    al., 2020); docs/numerics.md, section 11.
 
     Args:
         weight: float32 ``[out_features, in_features]``; becomes a parameter.
@@ -80,6 +80,11 @@ class FakeQuantizedLinear(torch.nn.Module):
     def out_features(self) -> int:
         """Rows of the weight."""
         return self.form.shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weight when it is packed."""
+        return self.form.nbytes
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Floats ``[..., in_features]`` to ``[..., out_features]`` of the same dtype."""
@@ -166,7 +171,7 @@ class _Rounding:
 
 
 class _FakeQuantizedLinear(torch.autograd.Function):
-    """Forward: the packed linear. Backward: docs/numerics.md, section 8."""
+    """Forward: the packed linear. Backward: docs/numerics.md, section 11."""
 
     @staticmethod
     def forward(

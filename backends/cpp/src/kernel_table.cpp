@@ -26,7 +26,7 @@ constexpr std::array kinds = {
     Kind{"quantize_row", no_width},   Kind{"int8_linear", linear_widths},  Kind{"store_outputs", no_width},
     Kind{"widen_row", no_width},      Kind{"float_linear", linear_widths}, Kind{"dequantize_panel", linear_widths},
     Kind{"panel_product", no_width},  Kind{"normalize_row", no_width},     Kind{"gate_row", no_width},
-    Kind{"softmax_row", no_width},
+    Kind{"softmax_row", no_width},     Kind{"dequantize_row", linear_widths},
 };
 constexpr std::size_t isa_limit = 16;
 
