@@ -445,7 +445,7 @@ class EmbeddingCastsBeforeTheOffset(SoundLinear):
 
 class EmbeddingIgnoresStride(SoundLinear):
     def embedding(self, indices: Tensor, weight: PreparedWeight, dtype: torch.dtype) -> Tensor:
-        return super().embedding(_as_if_contiguous(indices), weight, dtype)
+        return super().embedding(_as_if_contiguous(indices) % weight.form.shape[0], weight, dtype)
 
 
 class EmbeddingTakesIndicesFromTheEnd(SoundLinear):
