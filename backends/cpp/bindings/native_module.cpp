@@ -283,8 +283,7 @@ void dequantize_panel(
        view<float>("values", values, layout.tiles() * bittensor::tile_rows * stride), stride});
 }
 
-void dequantize_row(
-    const std::string& kernel, const py::buffer& prepared, std::int64_t row, const py::buffer& values) {
+void dequantize_row(const std::string& kernel, const py::buffer& prepared, std::int64_t row, const py::buffer& values) {
   const KernelEntry entry = find_kernel(kernel, KernelKind::dequantize_row);
   const Prepared weight(prepared);
   const bittensor::PreparedLayout& layout = weight.layout;

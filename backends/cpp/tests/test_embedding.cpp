@@ -1,9 +1,8 @@
 // The embedding: its kernel and the operation against the definition, in guarded memory.
 
-#include "bittensor/embedding.hpp"
-
 #include <numeric>
 
+#include "bittensor/embedding.hpp"
 #include "bittensor/thread_pool.hpp"
 #include "check.hpp"
 #include "guarded.hpp"
@@ -79,7 +78,8 @@ TEST(rows_come_in_the_order_of_the_indices) {
   for (const PreparedLayout& layout : layouts()) {
     const Weight w(layout, random);
     std::vector<std::int64_t> indices(static_cast<std::size_t>(layout.out_features));
-    std::ranges::generate(indices, [&] { return random_between(random, 0, static_cast<int>(layout.out_features) - 1); });
+    std::ranges::generate(
+        indices, [&] { return random_between(random, 0, static_cast<int>(layout.out_features) - 1); });
     check_rows(w, indices, pool);
     check_rows(w, {}, pool);
   }
