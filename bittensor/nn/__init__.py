@@ -6,6 +6,7 @@ from .packed_linear import PackedLinear
 from .quantized_conv2d import QuantizedConv2d
 from .quantized_embedding import QuantizedEmbedding
 from .quantized_linear import QuantizedLinear
+from .scaled_input_linear import ScaledInputLinear
 from .weight_module import WeightModule
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     "QuantizedConv2d",
     "QuantizedEmbedding",
     "QuantizedLinear",
+    "ScaledInputLinear",
     "WeightModule",
 ]
