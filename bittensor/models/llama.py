@@ -66,6 +66,7 @@ class Llama(torch.nn.Module):
         super().__init__()
         self.config = config
         table = read("model.embed_tokens.weight")
+        self.vocabulary = int(table.shape[0])
         self.embedding = embedding_layer(table)
         self.layers = torch.nn.ModuleList(
             Block(config, _below(read, f"model.layers.{index}."), activation_mode) for index in range(config.layers)
