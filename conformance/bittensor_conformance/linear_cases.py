@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from math import prod
 from typing import Any, Literal, get_args
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 import bittensor
+from bittensor.backend import Capabilities
 
 from . import oracle, oracle_linear
 from .cases import call_on, check_unmodified, poisoned, snippet
@@ -20,7 +21,7 @@ from .float_fills import FloatFill
 from .layouts import Placed, place
 from .oracle_linear import FloatDtype, Floats, ZeroKind
 
-__all__ = ["Fill", "FloatFill", "LinearCase", "WeightCase"]
+__all__ = ["BoundedLinearCase", "Fill", "FloatFill", "LinearCase", "WeightCase"]
 
 Mode = Literal["int8", "float"]
 Special = Literal["nan", "inf", "-inf"]
@@ -182,3 +183,22 @@ class LinearCase:
             check_within(result, expected, shape, dtype, what=what, snippet=text, inputs=tensors)
         else:
             check_floats(result, expected, shape, dtype, what=what, snippet=text, inputs=tensors)
+
+
+@dataclass(frozen=True)
+class BoundedLinearCase(LinearCase):
+    """A linear with int8 activations on a backend of bounded numerics: within the bound of section 4."""
+
+    @cached_property
+    def expected(self) -> oracle_linear.Interval:
+        """What section 4 allows for the rows of x, ``[M, n]``."""
+        x = self.inputs["x"].values.reshape(-1, self.weight.k)
+        bias = self.inputs["bias"].values if self.bias is not None else None
+        return oracle_linear.linear_int8_bound(x, self.weight.weight, bias, self.epilogue, self.x_dtype)
+
+
+def held_to(capabilities: Capabilities, case: LinearCase) -> LinearCase:
+    """The case as what `capabilities` promise is to be compared: bit for bit, or within a bound."""
+    if case.mode == "float" or capabilities.numerics == "exact":
+        return case
+    return BoundedLinearCase(**{each.name: getattr(case, each.name) for each in fields(case)})

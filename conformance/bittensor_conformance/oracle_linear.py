@@ -257,6 +257,24 @@ class Interval:
 
 def linear_float(x: Floats, weight: Weight, bias: Floats | None, epilogue: str | None, dtype: FloatDtype) -> Interval:
     """Section 5 for rows ``[M, K]``: the interval for each of ``[M, N]``."""
+    return _interval(x, np.zeros(x.shape), weight, bias, epilogue, dtype)
+
+
+def linear_int8_bound(
+    x: Floats, weight: Weight, bias: Floats | None, epilogue: str | None, dtype: FloatDtype
+) -> Interval:
+    """Section 4 for backends of bounded numerics: the interval for each of ``[M, N]``."""
+    values = np.abs(np.where(np.isfinite(x), x, np.float32(0)).astype(np.float64))
+    starts = np.arange(0, weight.columns, weight.group_size)
+    amax = weight.spread(np.maximum.reduceat(values, starts, axis=1))
+    off = np.where(amax < SMALLEST_AMAX, values, amax * (1 + 2.0**-12) / 254)
+    return _interval(x, off, weight, bias, epilogue, dtype)
+
+
+def _interval(
+    x: Floats, off: Doubles, weight: Weight, bias: Floats | None, epilogue: str | None, dtype: FloatDtype
+) -> Interval:
+    """The interval if every activation may be `off` by as much, and what follows is computed in float32."""
     finite: npt.NDArray[np.bool_] = np.all(np.isfinite(x), axis=1)
     values = np.where(finite[:, None], x, np.float32(0)).astype(np.float64)
     scales = weight.spread(weight.scales).astype(np.float64)
@@ -269,9 +287,9 @@ def linear_float(x: Floats, weight: Weight, bias: Floats | None, epilogue: str |
     else:
         sizes += np.abs(scales * (weight.codes - weight.centered()))
     center: Doubles = values @ dequantized.T
-    size: Doubles = np.abs(values) @ sizes.T
+    size: Doubles = (np.abs(values) + off) @ sizes.T
     steps = weight.columns + weight.groups + 4
-    bound = steps * (_HALF_UNIT["float32"] * size + 2.0**-149)
+    bound = off @ np.abs(dequantized).T + steps * (_HALF_UNIT["float32"] * size + 2.0**-149)
     largest = np.abs(values).sum(axis=1, keepdims=True) * largest_code(weight.bits)
     if bias is not None:
         center = center + bias

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from . import expectations, isolation, report
+from . import expectations, isolation, observed, report
 from .catalogue import Instance, find
 from .profiles import Profile
 from .targets import Target
@@ -114,6 +114,7 @@ class ConformancePlugin:
         if (bound := _bound(item)) is not None:
             target, instance = bound
             target.check_id, target.examples = instance.id, 0
+            observed.start()
             if self.progress is not None:
                 self.progress.write_text(instance.id, encoding="utf-8")
 
@@ -146,6 +147,7 @@ class ConformancePlugin:
                 examples,
                 round(call.duration, 4),
                 _message(result, call) if outcome != "passed" else "",
+                observed.largest(),
             )
         )
 

@@ -24,7 +24,10 @@ EXIT_GREEN, EXIT_FAILED, EXIT_INCOMPLETE = 0, 1, 2
 
 @dataclass
 class Record:
-    """What became of one check on one target."""
+    """What became of one check on one target.
+
+    `error_to_bound` is the largest observed error as a part of what is allowed, for checks that compare with a bound.
+    """
 
     id: str
     operation: str
@@ -33,6 +36,7 @@ class Record:
     examples: int
     seconds: float
     message: str = ""
+    error_to_bound: float | None = None
 
 
 def of_target(

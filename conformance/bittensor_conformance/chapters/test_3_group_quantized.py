@@ -88,7 +88,7 @@ def test_prepared_weight_says_what_it_is(target: Target, bits: int) -> None:
         case = within.weight(bits, 17, 40, 16, zero, dtype)
         prepared = target.backend.prepare(case.quantized())
         text = _preparing(case, target)
-        expected = ((17, 40), bits, 16, zero, TORCH_DTYPES[dtype])
+        expected = ((17, 40), bits, case.group_size, zero, TORCH_DTYPES[dtype])
         form = prepared.form
         if (form.shape, form.bits, form.group_size, form.zero, form.scale_dtype) != expected:
             fail(f"prepare: expected a form of {expected}, got {form}", text)

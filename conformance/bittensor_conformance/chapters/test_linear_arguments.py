@@ -11,17 +11,18 @@ import torch
 import bittensor
 from bittensor import PreparedWeight, QuantizedWeight, UnsupportedOperationError
 from bittensor.backend import PROTOCOL_VERSION, Backend, Capabilities
+from bittensor.prepared_weight import GROUP_SIZE_MULTIPLE
 
 from ..cases import snippet
 from ..catalogue import check
 from ..compare import fail
 from ..float_fills import FloatFill
-from ..linear_cases import TORCH_DTYPES, LinearCase, Mode, WeightCase
+from ..linear_cases import TORCH_DTYPES, LinearCase, Mode, WeightCase, held_to
 from ..linear_strategies import scope
 from ..oracle_linear import FloatDtype, ZeroKind
 from ..targets import Target
 
-_WEIGHT = WeightCase(4, 3, 9, 8)
+_WEIGHT = WeightCase(4, 3, 9)
 _REFUSALS = (TypeError, ValueError, RuntimeError)
 
 
@@ -112,6 +113,21 @@ def test_undeclared_kind_is_refused(target: Target, case: tuple[str, Any]) -> No
     target.examples += 1
 
 
+@check(
+    "linear",
+    applies=lambda capabilities, _: (
+        capabilities.group_size_multiple > GROUP_SIZE_MULTIPLE and 4 in capabilities.linear_bits
+    ),
+)
+def test_undeclared_group_size_is_refused(target: Target) -> None:
+    """A group size between the declared ones is an UnsupportedOperationError."""
+    size = target.capabilities.group_size_multiple + GROUP_SIZE_MULTIPLE
+    linear = LinearCase(replace(_good_weight(target), k=2 * size, group_size=size), (2,), _some_mode(target))
+    with bittensor.use_backend(target.name):
+        _check_raises(linear.call, (UnsupportedOperationError,), (str(size),), snippet(linear, target.name))
+    target.examples += 1
+
+
 class _Elsewhere(Backend):
     """A backend with a layout that only it can read: the canonical tensors, inverted or negated."""
 
@@ -139,7 +155,10 @@ def test_weight_of_another_layout_is_converted(target: Target, bits: int) -> Non
     elsewhere = _Elsewhere()
     for zero in within.zeros:
         for mode in sorted(target.capabilities.activation_modes):
-            linear = LinearCase(within.weight(bits, 17, 41, 8, zero), (3,), "int8" if mode == "int8" else "float")
+            linear = held_to(
+                target.capabilities,
+                LinearCase(within.weight(bits, 17, 41, 8, zero), (3,), "int8" if mode == "int8" else "float"),
+            )
             text = f"{snippet(linear, target.name)}\n# with a weight that a backend with another layout has prepared"
             weight = linear.weight.quantized()
             for _ in range(2):

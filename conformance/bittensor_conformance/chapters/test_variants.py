@@ -14,7 +14,7 @@ from ..catalogue import check
 from ..compare import fail
 from ..fills import BiasFill
 from ..float_fills import FloatFill
-from ..linear_cases import LinearCase
+from ..linear_cases import LinearCase, held_to
 from ..linear_strategies import scope
 from ..targets import Target
 
@@ -65,8 +65,11 @@ def test_linear_runs_its_own_kernels(target: Target, bits: int) -> None:
     within = scope(target.capabilities)
     for mode in target.capabilities.activation_modes:
         for m, n, k in ((1, 33, 130), (17, 33, 130), (65, 3, 17)):
-            case = LinearCase(
-                within.weight(bits, n, k, 16), (m,), "float" if mode == "float" else "int8", bias=FloatFill()
+            case = held_to(
+                target.capabilities,
+                LinearCase(
+                    within.weight(bits, n, k, 16), (m,), "float" if mode == "float" else "int8", bias=FloatFill()
+                ),
             )
             text = f"{snippet(case, target.name)}\nprint(bittensor.get_backend({target.name!r}).kernel_calls())"
             case.check(_check_calls(target, partial(call_on, target.name, case, text), text), text)
