@@ -267,7 +267,8 @@ def linear_int8_bound(
     values = np.abs(np.where(np.isfinite(x), x, np.float32(0)).astype(np.float64))
     starts = np.arange(0, weight.columns, weight.group_size)
     amax = weight.spread(np.maximum.reduceat(values, starts, axis=1))
-    off = np.where(amax < SMALLEST_AMAX, values, amax * (1 + 2.0**-12) / 254)
+    half_step = amax * (1 + 2.0**-12) / 254
+    off = np.where(amax < SMALLEST_AMAX, np.maximum(values, half_step), half_step)
     return _interval(x, off, weight, bias, epilogue, dtype)
 
 

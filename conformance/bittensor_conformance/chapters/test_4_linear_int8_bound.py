@@ -68,8 +68,8 @@ def test_bounded_int8_every_magnitude(target: Target, bits: int) -> None:
     """Rows of every style: equal magnitudes, magnitudes that change by group, tiny, subnormal, and the largest."""
     within = scope(target.capabilities)
     styles: tuple[FloatStyle, ...] = (*CALM_STYLES, "groups", "threshold", "tiny", "subnormal", "huge")
-    for style, zero, dtype in product(styles, within.zeros, FLOAT_DTYPES):
-        case = BoundedLinearCase(within.weight(bits, 17, 72, 8, zero), (4,), x=FloatFill(style, 6), x_dtype=dtype)
+    for style, zero, dtype, size in product(styles, within.zeros, FLOAT_DTYPES, (8, 32)):
+        case = BoundedLinearCase(within.weight(bits, 17, 72, size, zero), (4,), x=FloatFill(style, 6), x_dtype=dtype)
         case.run(target.name)
         target.examples += 1
 
