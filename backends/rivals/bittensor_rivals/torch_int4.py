@@ -1,7 +1,7 @@
 """torch's `_weight_int4pack_mm_for_cpu`: float activations, 4-bit codes around 8, and an offset for each group.
 
-It computes in one dtype, that of x and of the scales. With bfloat16 and float16, weights are rounded to it before they
-are multiplied. Outputs come in sixteens, groups in 32, 64, 128 or 256 columns, columns in whole groups.
+x, scales and the result have one dtype; there is no bias. Outputs come in sixteens, groups in 32, 64, 128 or 256
+columns, columns in whole groups.
 """
 
 from __future__ import annotations
@@ -64,15 +64,15 @@ class TorchInt4Backend(Rival):
     def multiply(
         self, x: torch.Tensor, weight: PreparedWeight, bias: torch.Tensor | None, activation_mode: str
     ) -> torch.Tensor:
-        dtype = self.dtype_for(x, weight)
+        dtype = self.dtype_for(x, weight, bias)
         packed, scales_and_offsets, size = self._compiled.get(weight, dtype)
         x = pad(x.to(dtype), (0, len(scales_and_offsets) * size - x.shape[1]))
         y: torch.Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(x, packed, size, scales_and_offsets)
         y = y[:, : weight.form.shape[0]]
-        return y if bias is None else y.float() + bias.float()
+        return y if bias is None else y + bias.float()
 
-    def dtype_for(self, x: torch.Tensor, weight: PreparedWeight) -> torch.dtype:
-        """The dtype in which a product is computed."""
+    def dtype_for(self, x: torch.Tensor, weight: PreparedWeight, bias: torch.Tensor | None) -> torch.dtype:
+        """The dtype that the operator is called with."""
         return torch.float32
 
     def describe(self) -> dict[str, str]:
@@ -80,11 +80,14 @@ class TorchInt4Backend(Rival):
 
 
 class NativeTorchInt4Backend(TorchInt4Backend):
-    """The operator in the dtype of x, which is how models call it, if the scales have that dtype; else in float32."""
+    """The operator in the dtype of x, which is how models call it, if the scales have that dtype; else in float32.
+
+    Also in float32 if a bias is to be added: what it costs to round twice would not be the operator's doing.
+    """
 
     name = "torch_int4_native"
     # Offsets for zero points other than 8 would have to be rounded to the dtype.
     capabilities = replace(TorchInt4Backend.capabilities, zero_kinds=frozenset({"symmetric"}))
 
-    def dtype_for(self, x: torch.Tensor, weight: PreparedWeight) -> torch.dtype:
-        return x.dtype if x.dtype is weight.form.scale_dtype else torch.float32
+    def dtype_for(self, x: torch.Tensor, weight: PreparedWeight, bias: torch.Tensor | None) -> torch.dtype:
+        return x.dtype if x.dtype is weight.form.scale_dtype and bias is None else torch.float32
