@@ -57,6 +57,13 @@ float32 unless said otherwise, and otherwise do nothing. One machine, one versio
 other kernels.
 """
 
+WELL = """
+No finite result of onnxruntime or torch leaves its bound, at any width and dtype that they support. Both refuse what
+they do not, in words that say why. torch has the same bits whatever the batch and the threads, as ours. openvino
+takes every group size and width, and with int8 activations a row has the same bits in any batch. The common sizes,
+groups of 32, 64 and 128 and an even number of columns, show none of the wrong results below but the tiny ones.
+"""
+
 AFTER_CHECKS = """
 Bounds are derived, not fitted: sections 4 and 5 of numerics.md. "Largest error" is the largest that a check of that
 kind saw before it passed or failed, less one rounding to the dtype of the result, as a part of the bound: 1 is allowed.
@@ -235,6 +242,24 @@ def declared_rows(report: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def summary(report: Mapping[str, Any]) -> str:
+    """What a backend does well, in figures."""
+    passed = [check for check in report["checks"] if check["outcome"] == "passed"]
+    parts = []
+    for mode in report["declared"]["activation_modes"]:
+        held = [each["holds"] for each in report["relations"] if (each["mode"], each["bits"]) == (mode, 4)]
+        errors = [
+            check["error_to_bound"]
+            for check in passed
+            if check["error_to_bound"] is not None and kind_of(check["id"]) == f"linear, {mode} activations"
+        ]
+        parts.append(
+            f"in mode {mode}, errors are at most {max(errors):.2g} of the bound in the checks that pass, and "
+            f"{sum(held)} of {len(held)} relations hold bit for bit"
+        )
+    return f"- `{report['backend']}`: {'; '.join(parts)}."
+
+
 def section(finding: Finding) -> str:
     """A finding on the page."""
     parts = [
@@ -266,6 +291,9 @@ def text() -> str:
             list(map(declared_rows, reports)),
         ),
         BACKENDS,
+        "## What they do well\n",
+        "\n".join(map(summary, reports)),
+        WELL,
         "## Findings\n" + BEFORE_FINDINGS,
         table(["finding", "library", "verdict"], overview),
         table(["verdict", "means"], verdicts),
