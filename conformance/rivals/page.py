@@ -59,9 +59,9 @@ other kernels.
 
 WELL = """
 No finite result of onnxruntime or torch leaves its bound, at any width and dtype that they support. Both refuse what
-they do not, in words that say why. torch has the same bits whatever the batch and the threads, as ours. openvino
-takes every group size and width, and with int8 activations a row has the same bits in any batch. The common sizes,
-groups of 32, 64 and 128 and an even number of columns, show none of the wrong results below but the tiny ones.
+they do not, in words that say why. torch has the same bits whatever the batch and the threads, as ours. The common
+sizes of openvino, groups of 32, 64 and 128 and an even number of columns, show none of the wrong results below but the
+tiny ones.
 """
 
 AFTER_CHECKS = """
@@ -88,8 +88,8 @@ Each is reproduced below in a few lines without BitTensor; `make rivals` runs th
 BACKENDS = """
 `torch_int4` is `_weight_int4pack_mm_for_cpu` in float32; `torch_int4_native` calls it in the dtype of x where the
 scales have that dtype. `onnxruntime` is MatMulNBits, float with accuracy_level 0, int8 with 4. `openvino` is compressed
-weights in float32, int8 with dynamic quantization in the weight's groups. `cpp:avx512vnni` is ours, and owes more: its
-bits.
+weights in float32, int8 with dynamic quantization in the weight's groups. A backend without a row here has no recorded
+report; its findings below run all the same.
 """
 
 
