@@ -13,9 +13,10 @@ CTEST = $(BIN)/ctest
 BACKENDS ?= reference cpp
 PROFILE ?= ci
 JOBS ?= $(shell nproc)
+BASE ?= main
 
-.PHONY: demo test test-cpp test-sanitized test-python conformance rivals lint bench bench-smoke bench-peers wheel-check clean \
-	help
+.PHONY: demo test test-cpp test-sanitized test-python conformance rivals lint bench bench-smoke bench-peers \
+	bench-continuous gate report system-packages wheels wheel-check clean help
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -41,8 +42,9 @@ test-sanitized: $(REQUIREMENTS) ## C++ tests under ASan + UBSan, and the threads
 test-python: $(PACKAGE) ## Python tests and the examples in the documents
 	$(BIN)/python -m pytest tests conformance/meta_tests
 
-conformance: $(PACKAGE) ## The conformance suite on BACKENDS, every variant of each
-	$(BIN)/python -m bittensor_conformance $(BACKENDS) --profile $(PROFILE)
+conformance: $(PACKAGE) ## The conformance suite on BACKENDS, every variant of each; REPORT=FILE keeps its report
+	$(if $(REPORT),mkdir -p $(dir $(REPORT)))
+	$(BIN)/python -m bittensor_conformance $(BACKENDS) --profile $(PROFILE) $(if $(REPORT),--report $(REPORT))
 
 rivals: $(PACKAGE) $(PEERS) ## Other libraries as backends: do they compute, does each finding of docs/rivals.md hold?
 	$(BIN)/python -m pytest tests/test_rivals.py conformance/rivals
@@ -53,11 +55,12 @@ lint: $(PACKAGE) ## ruff, mypy --strict, clang-format, clang-tidy
 	$(BIN)/mypy
 	scripts/lint_cpp $(BIN)
 
+# asv builds each commit in a folder of its own: relative to it, the sources are the same for ccache.
+WITH_CCACHE := $(if $(shell command -v ccache),CMAKE_CXX_COMPILER_LAUNCHER=ccache CCACHE_BASEDIR=$(CURDIR) CCACHE_NOHASHDIR=1)
 ASV_ONCE = $(BIN)/asv machine --yes && $(BIN)/asv run --python=same --quick --show-stderr --dry-run
 
-bench: $(PACKAGE) ## pytest-benchmark, then asv; ARGS="-k pack" chooses, and leaves asv out
+bench: $(PACKAGE) ## One kernel in seconds: ARGS="-k 'linear and m8 and avx2' --benchmark-save=before", later --benchmark-compare
 	$(BIN)/python -m pytest benchmarks/micro $(ARGS)
-	$(if $(ARGS),,$(ASV_ONCE))
 
 bench-smoke: $(PACKAGE) ## Every benchmark once: do they still run?
 	$(BIN)/python -m pytest benchmarks/micro --benchmark-disable -q
@@ -66,8 +69,25 @@ bench-smoke: $(PACKAGE) ## Every benchmark once: do they still run?
 bench-peers: $(PACKAGE) $(PEERS) ## The linear beside other packages; ARGS="--shapes 4096x4096 --rows 8" chooses
 	$(BIN)/python -m benchmarks.report.peers $(ARGS)
 
+bench-continuous: $(PACKAGE) ## asv on HEAD and its merge base with BASE: slower fails; ARGS="--bench Linear" chooses
+	$(WITH_CCACHE) $(BIN)/python -m benchmarks.gate.continuous --base $(BASE) $(ARGS)
+
+report: $(PACKAGE) ## All records on one page, out/report/index.html, and the results in the README
+	$(BIN)/python -m benchmarks.report.readme
+	$(BIN)/python -m benchmarks.report.page $(ARGS)
+
+gate: $(REQUIREMENTS) ## Every kernel against the merge base with BASE: slower ones fail; ARGS="--check-times 10" checks the check
+	$(BIN)/python -m benchmarks.gate --base $(BASE) $(ARGS)
+
+system-packages: ## What pip cannot install, on Debian and Ubuntu: for the gate, and for opening the report
+	$(if $(filter-out 0,$(shell id -u)),sudo )apt-get update
+	$(if $(filter-out 0,$(shell id -u)),sudo )apt-get install --yes --no-install-recommends ccache valgrind
+
 wheel-check: ## pip install . in a clean environment, used from an empty directory
 	scripts/check_wheel $(PYTHON)
+
+wheels: $(REQUIREMENTS) ## Wheels for manylinux in dist, by cibuildwheel, which needs docker
+	$(BIN)/python -m cibuildwheel --platform linux --output-dir dist
 
 $(REQUIREMENTS): requirements/dev.txt requirements/models.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -3,6 +3,7 @@
 from . import nn
 from ._distribution import __version__, warn_of_name_clash
 from .backend import PROTOCOL_VERSION, Backend, Capabilities
+from .calibration import calibrate
 from .errors import BackendError, BackendLoadError, CheckpointError, UnknownBackendError, UnsupportedOperationError
 from .model_quantization import LayerReport, QuantizeReport, quantize_
 from .nn import PackedLinear, QuantizedLinear
@@ -32,6 +33,7 @@ __all__ = [
     "WeightForm",
     "__version__",
     "available_backends",
+    "calibrate",
     "current_backend",
     "get_backend",
     "linear",

@@ -29,7 +29,13 @@ if TYPE_CHECKING:
     from .quantized_weight import QuantizedWeight
 
 PROTOCOL_VERSION = 1
-"""Version of `Backend`. A backend written for another version is refused when it is loaded."""
+"""Version of the protocol: of `Backend`, `Capabilities` and what docs/numerics.md demands of the operations.
+
+It goes up by one when a backend that was right would no longer be: a method takes or returns something else, an
+operation must give other bits, a default of `Capabilities` declares more, something optional becomes required. It stays
+when there is more that a backend may declare. A backend says as a number which version it was written for, and is
+loaded by a BitTensor of that version only.
+"""
 
 CODE_OPERATIONS = ("pack", "unpack", "packed_matmul")
 """The operations on packed codes: what a backend declares unless it says otherwise."""

@@ -102,15 +102,14 @@ def quantize(
     group_size = check_group_size(group_size, columns)
     check_choice("zero", zero, tuple(_BLOCKS))
     check_choice("method", method, METHODS)
-    block_type, search = _BLOCKS[zero], _SEARCHES[method]
     dtype = weight.dtype if scale_dtype is None else scale_dtype
     check_scale_dtype(dtype)
 
     if weight.is_meta:
-        return _on_meta(WeightForm((rows, columns), bits, group_size, zero, dtype))
+        return empty_weight(WeightForm((rows, columns), bits, group_size, zero, dtype))
 
     def fit(values: torch.Tensor, width: int) -> tuple[torch.Tensor, ...]:
-        return _fit_groups(block_type(_groups(values, width), bits, dtype), search, values.shape)
+        return fit_groups(values, width, bits, zero, method, dtype)
 
     whole = columns - columns % group_size
     blocks = []
@@ -137,7 +136,7 @@ def quantize(
     )
 
 
-def _on_meta(form: WeightForm) -> QuantizedWeight:
+def empty_weight(form: WeightForm) -> QuantizedWeight:
     """A weight of `form` on the meta device, to be loaded into."""
 
     def empty(columns: int, dtype: torch.dtype) -> torch.Tensor:
@@ -154,16 +153,22 @@ def _on_meta(form: WeightForm) -> QuantizedWeight:
     )
 
 
-def _fit_groups(block: GroupBlock, search: Search, shape: torch.Size) -> tuple[torch.Tensor, ...]:
-    """Codes, of `shape` ``[rows, columns]``, then scales, zero points and offsets ``[rows, groups]``."""
-    grid = search(block)
-    rows, columns = shape
+def fit_groups(
+    values: torch.Tensor, width: int, bits: int, zero: str, method: str, dtype: torch.dtype
+) -> tuple[torch.Tensor, ...]:
+    """Codes, of the shape of `values` ``[rows, columns]``, then scales, zero points and offsets ``[rows, groups]``.
+
+    `values` are finite float32, their columns groups of `width`; the other arguments are those of `quantize`.
+    """
+    block = _BLOCKS[zero](_groups(values, width), bits, dtype)
+    grid = _SEARCHES[method](block)
+    rows, columns = values.shape
     scales = (grid.scale * block.unit).to(block.dtype)
     zeros = torch.zeros_like(scales, dtype=torch.uint8) if grid.zero is None else grid.zero.to(torch.uint8)
     offsets = torch.zeros_like(scales) if grid.offset is None else (grid.offset * block.unit).to(block.dtype)
     codes = block.codes(grid).to(torch.uint8)
     count = rows * columns // codes.shape[1]  # without the copy of a lone group
-    return (codes[:count].reshape(shape), *(each[:count].reshape(rows, -1) for each in (scales, zeros, offsets)))
+    return (codes[:count].reshape(values.shape), *(each[:count].reshape(rows, -1) for each in (scales, zeros, offsets)))
 
 
 def _groups(values: torch.Tensor, width: int) -> torch.Tensor:

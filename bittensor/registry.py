@@ -184,10 +184,16 @@ def _load(name: str) -> Backend:
 
 def _check_protocol(name: str, backend: object) -> None:
     version = getattr(backend, "protocol_version", None)
+    if type(version) is not int:
+        raise BackendLoadError(
+            f"backend {name!r}: protocol_version: expected the number of the protocol's version that it was written "
+            f"for, got {version!r}; see bittensor.Backend"
+        )
     if version != PROTOCOL_VERSION:
+        older, newer = ("the backend", "BitTensor") if version < PROTOCOL_VERSION else ("BitTensor", "the backend")
         raise BackendLoadError(
             f"backend {name!r} follows protocol version {version}, this BitTensor speaks version {PROTOCOL_VERSION}; "
-            "install matching versions of both"
+            f"install a newer version of {older}, or an older one of {newer}"
         )
     declared: frozenset[str] = getattr(getattr(backend, "capabilities", None), "operations", frozenset())
     if unknown := sorted(set(declared) - set(OPERATIONS)):

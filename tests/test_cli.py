@@ -174,6 +174,24 @@ def test_cpu_model(tmp_path: Path, text: str, expected: str | None) -> None:
     assert info.cpu_model(cpuinfo) == (expected or unknown)
 
 
+def test_a_backend_of_another_protocol_version(install: Callable[..., None]) -> None:
+    """`info` shows it with its error beside the others; the suite refuses to start on it."""
+
+    class Older(Loads):
+        protocol_version = bittensor.PROTOCOL_VERSION - 1
+
+    install(older=Older, loads=Loads)
+    expected = "'older' follows protocol version 0, this BitTensor speaks version 1; install a newer version of the"
+    result = runner.invoke(app, ["info", "--json"])
+    assert result.exit_code == 1
+    errors = {each["name"]: each["error"] for each in json.loads(result.output)["installed_backends"]}
+    assert expected in errors["older"]
+    assert errors["loads"] is None
+    result = runner.invoke(app, ["conformance", "--backend", "older"])
+    assert result.exit_code == 2
+    assert expected in result.output
+
+
 @pytest.fixture
 def suite(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Stands for the conformance suite; records how it was called. ``outcome`` is returned or raised."""
@@ -197,15 +215,21 @@ def test_conformance_passes_its_options_on(suite: dict[str, Any], tmp_path: Path
     failures, report = tmp_path / "failures.json", tmp_path / "report.json"
     failures.write_text("{}")
     arguments = ["--backend", "one", "--backend", "two:fast", "--profile", "ci", "--report", str(report)]
-    arguments += ["-k", "pack and not matmul", "--expected-failures", str(failures)]
+    badge = tmp_path / "badge.svg"
+    arguments += ["-k", "pack and not matmul", "--expected-failures", str(failures), "--badge", str(badge)]
+    arguments += ["--max-examples", "5", "--minutes", "1.5", "--jobs", "3"]
     result = runner.invoke(app, ["conformance", *arguments])
     assert result.exit_code == 0, result.output
     assert suite["backends"] == ["one", "two:fast"]
     assert suite["options"] == {
         "profile": "ci",
         "report": report,
+        "badge": badge,
         "keyword": "pack and not matmul",
         "expected_failures": failures,
+        "max_examples": 5,
+        "minutes": 1.5,
+        "jobs": 3,
     }
 
 
@@ -214,7 +238,8 @@ def test_conformance_defaults(suite: dict[str, Any], monkeypatch: pytest.MonkeyP
     suite["outcome"] = 1
     assert runner.invoke(app, ["conformance"]).exit_code == 1, "the status of the suite is the status of the command"
     assert suite["backends"] == ["cpp"]
-    assert suite["options"] == {"profile": "dev", "report": None, "keyword": None, "expected_failures": None}
+    assert suite["options"].pop("profile") == "dev"
+    assert set(suite["options"].values()) == {None}
     monkeypatch.setenv("BITTENSOR_BACKEND", "reference")
     runner.invoke(app, ["conformance"])
     assert suite["backends"] == ["reference"]
@@ -246,3 +271,55 @@ def test_module_in_a_new_process(run_python: RunPython) -> None:
     facts = json.loads(process.stdout)
     assert (facts["backend"]["name"], facts["backend"]["reason"]) == ("reference", "BITTENSOR_BACKEND=reference")
     assert {backend["name"] for backend in facts["installed_backends"]} >= {"cpp", "reference"}
+
+
+def test_bench_json() -> None:
+    arguments = ["bench", "--shape", "64x96", "--shape", "32x128", "--rows", "1", "--rows", "3", "--group-size", "32"]
+    arguments += ["-b", "cpp", "-b", "reference", "--threads", "1", "--seconds", "0.005", "--json"]
+    result = runner.invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    facts = json.loads(result.output)
+    assert (facts["bits"], facts["group_size"], facts["threads"]) == (4, 32, 1)
+    cells = [(each["out_features"], each["in_features"], each["rows"], each["backend"]) for each in facts["timings"]]
+    assert cells == [
+        (n, k, m, backend) for n, k in ((64, 96), (32, 128)) for m in (1, 3) for backend in ("cpp", "reference")
+    ]
+    for each in facts["timings"]:
+        operations = 2 * each["out_features"] * each["in_features"] * each["rows"]
+        assert each["gops"] == pytest.approx(operations / each["microseconds"] / 1e3)
+        assert each["times_float32"] == pytest.approx(each["float32_microseconds"] / each["microseconds"])
+        assert each["gigabytes_per_second"] > 0
+
+
+def test_bench_table() -> None:
+    arguments = ["bench", "--shape", "32x64", "--rows", "2", "--group-size", "0", "--bits", "8", "--seconds", "0.005"]
+    result = runner.invoke(app, [*arguments, "-b", "cpp:scalar", "--activation-mode", "float", "--zero", "float"])
+    assert result.exit_code == 0, result.output
+    assert "linear, 8 bits, group size K, float, float activations" in result.output
+    assert "cpp:scalar" in result.output
+    assert "32 x 64" in result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--shape", "64"], "--shape: expected NxK, two counts of at least 1, got '64'"),
+        (["--shape", "0x64"], "--shape: expected NxK"),
+        (["--shape", "8x64"], "group_size: expected at most the 64 columns"),
+        (["--bits", "3"], "bits: expected one of"),
+        (["--backend", "absent"], "unknown backend 'absent'"),
+        (["--rows", "0"], "--rows"),
+    ],
+)
+def test_bench_refuses(options: list[str], reason: str) -> None:
+    result = runner.invoke(app, ["bench", "--seconds", "0.001", *options])
+    assert result.exit_code == 2
+    assert reason in result.output
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("command", ["info", "conformance", "inspect", "quantize", "bench", "generate"])
+def test_every_command_says_its_exit_status(command: str) -> None:
+    result = runner.invoke(app, [command, "--help"])
+    assert result.exit_code == 0
+    assert "xit status" in result.output

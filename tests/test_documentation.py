@@ -100,19 +100,20 @@ def test_public_operations_have_examples(name: str) -> None:
 
 def test_example_backend_can_be_registered(monkeypatch: pytest.MonkeyPatch, registry_state: None) -> None:
     """The class that docs/backends.md shows is loaded, selected and used as an installed one would be."""
-    example = run_page(ROOT / "docs" / "backends.md")["NumpyBackend"]
+    example = run_page(ROOT / "docs" / "backends.md")["NibbleBackend"]
 
     class Point:
-        value = "bittensor_numpy:NumpyBackend"
+        value = "bittensor_nibbles:NibbleBackend"
 
         def load(self) -> Any:
             return example
 
-    monkeypatch.setattr(registry, "_entry_points", lambda: {"numpy": Point()})
-    monkeypatch.setattr(registry, "_loaded", {})
     weight = torch.arange(16, dtype=torch.uint8).reshape(2, 8)
-    with bittensor.use_backend("numpy") as backend:
-        assert backend.name == "numpy"
-        assert torch.equal(bittensor.unpack_weights(bittensor.pack_weights(weight), 8), weight)
-        layer = bittensor.PackedLinear(weight, out_dtype=torch.int32)
-        assert torch.equal(layer(weight), (weight.long() @ weight.long().T).int())
+    words = bittensor.pack_weights(weight)
+    monkeypatch.setattr(registry, "_entry_points", lambda: {"nibbles": Point()})
+    monkeypatch.setattr(registry, "_loaded", {})
+    with bittensor.use_backend("nibbles") as backend:
+        assert backend.name == "nibbles"
+        assert torch.equal(bittensor.unpack_weights(words, 8), weight)
+        with pytest.raises(bittensor.UnsupportedOperationError, match="pack"):
+            bittensor.pack_weights(weight)

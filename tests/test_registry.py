@@ -35,10 +35,6 @@ class WithVariants(Fake):
         return Fake(f"{self.name}:{name}")
 
 
-class OtherVersion(Fake):
-    protocol_version = bittensor.PROTOCOL_VERSION + 1
-
-
 class UnknownOperation(Fake):
     capabilities = Capabilities(operations=frozenset({"pack", "convolve"}))
 
@@ -75,7 +71,6 @@ def installed(monkeypatch: pytest.MonkeyPatch, registry_state: None) -> dict[str
         "three": FakeEntryPoint(lambda: Fake("three")),
         "varied": FakeEntryPoint(lambda: WithVariants("varied")),
         "broken": FakeEntryPoint(broken),
-        "other_version": FakeEntryPoint(OtherVersion),
         "unknown_operation": FakeEntryPoint(UnknownOperation),
         "incomplete": FakeEntryPoint(Incomplete),
     }
@@ -264,10 +259,27 @@ def test_no_fallback_from_a_broken_default(
         bittensor.pack_weights(torch.zeros(1, dtype=torch.uint8))
 
 
-def test_wrong_protocol_version(installed: dict[str, FakeEntryPoint]) -> None:
+@pytest.mark.parametrize(("difference", "advice"), [(1, "newer version of BitTensor"), (-1, "newer .* of the backend")])
+def test_wrong_protocol_version(installed: dict[str, FakeEntryPoint], difference: int, advice: str) -> None:
     ours = bittensor.PROTOCOL_VERSION
-    with pytest.raises(BackendLoadError, match=f"protocol version {ours + 1}, this BitTensor speaks version {ours}"):
+
+    class Other(Fake):
+        protocol_version = ours + difference
+
+    installed["other_version"] = FakeEntryPoint(Other)
+    expected = f"protocol version {ours + difference}, this BitTensor speaks version {ours}; install a {advice}"
+    with pytest.raises(BackendLoadError, match=expected):
         bittensor.get_backend("other_version")
+
+
+@pytest.mark.parametrize("version", [None, "1", 1.0, True])
+def test_protocol_version_is_a_number(installed: dict[str, FakeEntryPoint], version: object) -> None:
+    class Unversioned(Fake):
+        protocol_version = version  # type: ignore[assignment]
+
+    installed["unversioned"] = FakeEntryPoint(Unversioned)
+    with pytest.raises(BackendLoadError, match=r"protocol_version: expected the number .* got"):
+        bittensor.get_backend("unversioned")
 
 
 def test_missing_methods(installed: dict[str, FakeEntryPoint]) -> None:

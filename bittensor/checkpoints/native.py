@@ -14,9 +14,9 @@ import torch
 
 from ..checks import dtype_name
 from ..form_entry import form_entry, form_of
-from ..prepared_weight import WeightForm
+from ..prepared_weight import SCALE_DTYPES, ZERO_KINDS, WeightForm
 from ..quantized_weight import QuantizedWeight
-from ..weight_checks import check_tensor
+from ..weight_checks import check_choice, check_group_bits, check_group_size, check_shape, check_tensor
 from .checkpoint import Stored
 from .packed_format import PackedFormat, ReadPart, Shapes, type_name
 from .reordered_weight import ReorderedWeight
@@ -26,6 +26,9 @@ METHOD = "bittensor"
 
 VERSION = 1
 """``version`` in the configuration."""
+
+
+_FORM_KEYS = frozenset({"shape", "bits", "group_size", "zero", "scale_dtype"})
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,22 @@ def form_config(form: WeightForm) -> dict[str, Any]:
         "zero": form.zero,
         "scale_dtype": dtype_name(form.scale_dtype),
     }
+
+
+def form_of_config(entry: object) -> WeightForm:
+    """Undo `form_config`.
+
+    Raises:
+        TypeError, ValueError: an entry that is missing, or numbers and names that no weight has.
+    """
+    if not isinstance(entry, Mapping) or _FORM_KEYS - entry.keys():
+        raise ValueError(f"expected an object with {', '.join(sorted(_FORM_KEYS))}, got {entry!r}")
+    shape, bits = check_shape(entry["shape"]), check_group_bits(entry["bits"])
+    check_choice("zero", entry["zero"], ZERO_KINDS)
+    dtypes = {dtype_name(dtype): dtype for dtype in SCALE_DTYPES}
+    check_choice("scale_dtype", entry["scale_dtype"], tuple(dtypes))
+    group_size = check_group_size(entry["group_size"], shape[1])
+    return WeightForm(shape, bits, group_size, entry["zero"], dtypes[entry["scale_dtype"]])
 
 
 def config(weights: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,5 +2,6 @@
 
 from .packed_linear import PackedLinear
 from .quantized_linear import QuantizedLinear
+from .scaled_input_linear import ScaledInputLinear
 
-__all__ = ["PackedLinear", "QuantizedLinear"]
+__all__ = ["PackedLinear", "QuantizedLinear", "ScaledInputLinear"]

@@ -7,7 +7,7 @@ the corpus (corpus/*.json), or typed in by whoever debugs a failure.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from typing import Any, Literal, Protocol, TypeAlias
@@ -21,6 +21,7 @@ from . import oracle
 from .compare import check_result, fail
 from .fills import BiasFill, Fill
 from .layouts import Placed, place
+from .scripts import source
 
 __all__ = ["BiasFill", "Fill", "MatmulCase", "PackCase", "ScaleFill", "UnpackCase"]
 
@@ -30,26 +31,16 @@ ScaleForm = Literal["float", "scalar", "one", "per_output", "lazily_negated"]
 _RANDOM, _OTHER_RANDOM = Fill(), Fill(seed=1)
 
 
-def source(case: Any) -> str:
-    """Python that builds `case`: its repr, without the fields that are at their defaults."""
-    given = [(each, getattr(case, each.name)) for each in fields(case)]
-    said = [
-        f"{each.name}={source(value) if is_dataclass(value) else repr(value)}"
-        for each, value in given
-        if value != each.default
-    ]
-    return f"{type(case).__name__}({', '.join(said)})"
-
-
-def snippet(case: object, target: str) -> str:
-    """Lines that replay `case` on `target`, and show what the oracle expects beside what came."""
+def snippet(case: object, target: str, before: str = "") -> str:
+    """Lines that show what `target` and the reference return, and fail as long as the target is wrong."""
     return (
-        "import bittensor\n"
-        f"from {type(case).__module__} import *\n"
+        f"{before}import bittensor\n"
+        f"from {type(case).__module__} import *\n\n"
         f"case = {source(case)}\n"
-        f"with bittensor.use_backend({target!r}):\n"
-        "    print(case.call())\n"
-        "print(case.expected)"
+        f"for backend in ('reference', {target!r}):\n"
+        "    with bittensor.use_backend(backend):\n"
+        "        print(backend, case.call())\n"
+        f"case.run({target!r})"
     )
 
 
@@ -74,9 +65,9 @@ class PackCase:
     def call(self) -> torch.Tensor:
         return bittensor.pack_weights(self.placed.tensor, self.bits)
 
-    def run(self, target: str) -> None:
+    def run(self, target: str, before: str = "") -> None:
         """Pack on `target`, compare with the oracle, and see that the input is as it was."""
-        text = snippet(self, target)
+        text = snippet(self, target, before)
         result = call_on(target, self, text)
         check_result(result, self.expected, what="pack", snippet=text, inputs=[self.placed.tensor])
         check_unmodified({"codes": self.placed}, text)
@@ -105,9 +96,9 @@ class UnpackCase:
     def call(self) -> torch.Tensor:
         return bittensor.unpack_weights(self.placed.tensor, self.columns, self.bits)
 
-    def run(self, target: str) -> None:
+    def run(self, target: str, before: str = "") -> None:
         """Unpack on `target`, compare with the oracle, and see that the input is as it was."""
-        text = snippet(self, target)
+        text = snippet(self, target, before)
         result = call_on(target, self, text)
         check_result(result, self.expected, what="unpack", snippet=text, inputs=[self.placed.tensor])
         check_unmodified({"words": self.placed}, text)
@@ -247,12 +238,17 @@ class MatmulCase:
             "out_dtype": torch.int32 if self.accumulator else None,
         }
 
-    def call(self) -> torch.Tensor:
-        return bittensor.packed_matmul(**self.arguments())
+    def tensors(self) -> dict[str, Any]:
+        """The tensors among the arguments."""
+        return {name: each.tensor for name, each in self.placed.items()}
 
-    def run(self, target: str) -> None:
+    def call(self, **changes: Any) -> torch.Tensor:
+        """The public function on the current backend, with `changes` of its arguments."""
+        return bittensor.packed_matmul(**{**self.arguments(), **changes})
+
+    def run(self, target: str, before: str = "") -> None:
         """Multiply on `target`, compare with the oracle, and see that the inputs are as they were."""
-        text = snippet(self, target)
+        text = snippet(self, target, before)
         result = call_on(target, self, text)
         tensors = [each.tensor for each in self.placed.values()]
         check_result(result, self.expected, what="packed_matmul", snippet=text, inputs=tensors)

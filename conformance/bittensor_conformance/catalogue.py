@@ -19,6 +19,7 @@ from bittensor.codes import SUPPORTED_BITS
 from bittensor.prepared_weight import GROUP_BITS
 
 from . import chapters
+from .targets import Target
 
 F = TypeVar("F", bound=Callable[..., None])
 
@@ -26,6 +27,20 @@ _ON_WEIGHTS = (*WEIGHT_OPERATIONS, *GRADIENT_OPERATIONS)
 
 PROTOCOL = "protocol"
 """What a check belongs to if it is about the backend as a whole."""
+
+_INT8_LINEAR = "docs/numerics.md#4-linear-with-int8-activations"
+_FLOAT_LINEAR = "docs/numerics.md#5-linear-with-float-activations"
+SECTIONS: Mapping[str, str] = {
+    PROTOCOL: "docs/backends.md#the-protocol",
+    "pack": "docs/numerics.md#1-packed-words",
+    "unpack": "docs/numerics.md#1-packed-words",
+    "packed_matmul": "docs/numerics.md#2-integer-matrix-product",
+    "prepare": "docs/numerics.md#3-group-quantized-weights",
+    "restore": "docs/numerics.md#3-group-quantized-weights",
+    "linear": _INT8_LINEAR,
+    "linear_input_grad": "docs/numerics.md#6-gradients",
+}
+"""The section of the documentation that says what an operation owes."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +50,15 @@ class Instance:
     Attributes:
         id: ``chapter/check[case,4-bit]``; the same on every target, and what a file of expected failures names.
         operation: the capability that the check covers, with `bits`; None if it is not about one width.
+        section: where the documentation says what is checked.
+        searches: draws examples, as many as the profile says or until its time is over.
     """
 
     id: str
     operation: str
     bits: int | None
+    section: str
+    searches: bool
     arguments: Mapping[str, Any] = field(compare=False, default_factory=dict)
 
 
@@ -57,6 +76,7 @@ class Check:
     variants_only: bool
     requires: tuple[str, ...]
     applies: Callable[[Capabilities, Any], bool]
+    searches: bool
 
     def instances(self, capabilities: Capabilities, is_variant: bool) -> Iterator[Instance]:
         """What a target with these capabilities owes."""
@@ -71,7 +91,12 @@ class Check:
                 arguments: dict[str, Any] = {} if bits is None else {"bits": bits}
                 if self.cases is not None:
                     arguments["case"] = value
-                yield Instance(f"{self.chapter}/{self.name}{suffix}", self.operation, bits, arguments)
+                check_id, section = f"{self.chapter}/{self.name}{suffix}", self._section(value)
+                yield Instance(check_id, self.operation, bits, section, self.searches, arguments)
+
+    def _section(self, case: Any) -> str:
+        floats = case == "float" or (self.chapter.startswith("5_") and case != "int8")
+        return _FLOAT_LINEAR if self.operation == "linear" and floats else SECTIONS[self.operation]
 
     def _widths(self, capabilities: Capabilities) -> list[int | None]:
         declared = self.operation == PROTOCOL or self.operation in capabilities.operations
@@ -124,7 +149,17 @@ def check(
         if ("case" in parameters) != (cases is not None):
             raise TypeError(f"{function.__name__}: a parameter 'case' and cases= go together")
         CATALOGUE[f"{chapter}/{name}"] = Check(
-            chapter, name, operation, "bits" in parameters, widths, cases, undeclared, variants_only, requires, applies
+            chapter,
+            name,
+            operation,
+            "bits" in parameters,
+            widths,
+            cases,
+            undeclared,
+            variants_only,
+            requires,
+            applies,
+            searches=Target.for_all.__name__ in function.__code__.co_names,
         )
         return function
 

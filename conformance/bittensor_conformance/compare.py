@@ -16,7 +16,9 @@ _DTYPES: dict[str, torch.dtype] = {"uint8": torch.uint8, "int32": torch.int32, "
 
 
 def fail(reason: str, snippet: str) -> NoReturn:
-    """Fail a check with what went wrong and a few lines of Python that show it again."""
+    """Fail a check with what went wrong and lines of Python that show it again, unless the caller adds those."""
+    if not snippet:
+        raise AssertionError(reason)
     indented = "\n".join(f"    {line}" for line in snippet.strip().splitlines())
     raise AssertionError(f"{reason}\nTo reproduce:\n{indented}")
 
@@ -72,6 +74,36 @@ def check_within(
     wrong = ~inside & expected.comparable
     if wrong.any():
         _fail_at(wrong, actual, lambda at: f"{expected.center[at]!r} +- {expected.reach[at]:.3g}", what, snippet)
+
+
+def same(actual: Any, expected: Any, within: float | npt.NDArray[np.float64] = 0.0) -> None:
+    """Fail unless two results are the same: type, dtype, shape and every bit, but a NaN is a NaN.
+
+    With `within`, floats may differ by so much; where one is not finite, nothing is compared.
+    """
+    allowed = torch.as_tensor(within, dtype=torch.float64)
+    left, right = (
+        each.detach() if isinstance(each, torch.Tensor) else torch.from_numpy(each) for each in (actual, expected)
+    )
+    if (left.dtype, left.shape) != (right.dtype, right.shape):
+        raise AssertionError(f"expected {right.dtype} {list(right.shape)}, got {left.dtype} {list(left.shape)}")
+    if not left.is_floating_point():
+        wrong = left != right
+    elif allowed.any():
+        a, b = left.double(), right.double()
+        wrong = ((a - b).abs() > allowed) & a.isfinite() & b.isfinite()
+    else:
+        bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[left.element_size()]
+        wrong = (left.contiguous().view(bits) != right.contiguous().view(bits)) & ~(left.isnan() & right.isnan())
+    if wrong.any():
+        at = tuple(wrong.nonzero()[0].tolist())
+        got, wanted = left[at].item(), right[at].item()
+        show = _show_float if left.is_floating_point() else _show
+        reach = f" +- {allowed.expand(wrong.shape)[at]:.3g}" if allowed.any() else ""
+        raise AssertionError(
+            f"at {list(at)} expected {show(wanted)}{reach}, got {show(got)}; "
+            f"{int(wrong.sum())} of {wrong.numel()} values differ"
+        )
 
 
 def as_rows(result: torch.Tensor, columns: int) -> Floats:

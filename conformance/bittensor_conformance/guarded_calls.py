@@ -10,11 +10,12 @@ import torch
 
 import bittensor
 
-from .cases import Case, MatmulCase, PackCase, ScaleFill, UnpackCase, snippet
-from .compare import check_result
+from .cases import Case, MatmulCase, PackCase, ScaleFill, UnpackCase
 from .fills import BiasFill
 from .guard import SIDES, Side, guarded
+from .scripts import run_body, script
 
+_BODY = "same(guarded_call(case, layout, side), case.expected)"
 _COLUMNS = (1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 130, 255, 257, 513)
 _LAYOUTS = ("contiguous", "padded_rows", "every_second", "transposed")
 _SIZES = (
@@ -28,11 +29,9 @@ def run(operation: str, bits: int, target: str, announce: Callable[[str], None])
     """Make every guarded call of an operation, announcing each before it is made. Returns how many there were."""
     count = 0
     for case, layout, side in _calls(operation, bits):
-        name = f"{snippet(case, target)}\n# inputs in layout {layout!r} against an inaccessible page at their {side}"
-        announce(name)
-        with bittensor.use_backend(target):
-            result = _call(case, layout, side)
-        check_result(result, case.expected, what=f"{operation} on guarded memory", snippet=name)
+        names = {"case": case, "layout": layout, "side": side}
+        announce(script(target, _BODY, names))
+        run_body(target, _BODY, names)
         count += 1
     return count
 
@@ -54,7 +53,8 @@ def _calls(operation: str, bits: int) -> Iterator[tuple[Case, str, Side]]:
         yield replace(case, scale=per_output), layout, side
 
 
-def _call(case: Case, layout: str, side: Side) -> torch.Tensor:
+def guarded_call(case: Case, layout: str, side: Side) -> torch.Tensor:
+    """The call of a case on the current backend, with every tensor in `layout`, its `side` at an inaccessible page."""
     if isinstance(case, PackCase):
         return bittensor.pack_weights(guarded(case.placed.values, layout, side), case.bits)
     if isinstance(case, UnpackCase):

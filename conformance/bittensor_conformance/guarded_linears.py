@@ -10,15 +10,21 @@ import numpy as np
 import torch
 
 import bittensor
+from bittensor import PreparedWeight
 from bittensor.backend import Backend
 
-from .cases import snippet
 from .compare import check_equal
 from .float_fills import FloatFill
+from .gradient_cases import GradientCase
 from .guard import SIDES, Side, guarded
-from .linear_cases import LinearCase, Mode, held_to
+from .linear_cases import LinearCase, Mode
 from .linear_strategies import FLOAT_DTYPES, scope
+from .scripts import run_body, script
 
+_BODIES = {
+    operation: f"guarded_linear({operation!r}, case, layout, side)"
+    for operation in ("prepare", "linear", "linear_input_grad")
+}
 _SHAPES = (
     *((n, 16, 40) for n in (1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33)),
     *((17, None, k) for k in (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 65, 129)),
@@ -28,15 +34,14 @@ _ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 17)
 
 
 def run(operation: str, bits: int, target: str, announce: Callable[[str], None]) -> int:
-    """Make every guarded call of "prepare" or "linear", announcing each before it is made. Returns their number."""
+    """Make every guarded call of an operation on weights, announcing each before it is made. Returns their number."""
     backend, count = bittensor.get_backend(target), 0
-    call = _prepare if operation == "prepare" else _multiply
-    # Preparing knows no modes: every other case.
-    for case, layout, side in list(_calls(backend, bits))[:: 2 if operation == "prepare" else 1]:
-        name = f"{snippet(case, target)}\n# {operation} of tensors in layout {layout!r}, their {side} at a guard page"
-        announce(name)
-        with bittensor.use_backend(target):
-            call(backend, case, layout, side, name)
+    # Only the linear knows modes: of the others every second case.
+    for case, layout, side in list(_calls(backend, bits))[:: 1 if operation == "linear" else 2]:
+        names = {"case": case, "layout": layout, "side": side}
+        body = _BODIES[operation]
+        announce(script(target, body, names))
+        run_body(target, body, names)
         count += 1
     return count
 
@@ -50,25 +55,33 @@ def _calls(backend: Backend, bits: int) -> Iterator[tuple[LinearCase, str, Side]
         for _ in range(2 if layout == "contiguous" else 1):
             (zero, dtype), (rows, x_dtype) = next(kinds), next(others)
             weight = within.weight(bits, n, k, size, zero, dtype)
-            linear = LinearCase(weight, (rows,), mode, x_dtype=x_dtype, bias=FloatFill())
-            yield held_to(backend.capabilities, linear), layout, side
+            yield LinearCase(weight, (rows,), mode, x_dtype=x_dtype, bias=FloatFill()), layout, side
 
 
-def _prepare(backend: Backend, case: LinearCase, layout: str, side: Side, name: str) -> None:
-    """Prepare guarded canonical tensors, and restore the guarded result."""
-    tensors = {each: guard(placed.tensor, layout, side) for each, placed in case.weight.placed.items()}
-    prepared = backend.prepare(case.weight.quantized(**tensors))
-    again = tuple(guard(each, "contiguous", side) for each in prepared.tensors)
-    words = backend.restore(replace(prepared, tensors=again)).words
-    check_equal(words.numpy(), case.weight.placed["words"].values, what="restored words", snippet=name)
+def guarded_linear(operation: str, case: LinearCase, layout: str, side: Side) -> None:
+    """An operation of the current backend, with every tensor in `layout`, its `side` at an inaccessible page.
+
+    Beside the linear: "prepare" prepares the tensors of the weight and restores the prepared ones;
+    "linear_input_grad" takes a gradient of the shape and dtype of the result. Fails if the result is wrong.
+    """
+    backend = bittensor.current_backend()
+    if operation == "prepare":
+        tensors = {each: guard(placed.tensor, layout, side) for each, placed in case.weight.placed.items()}
+        restored = backend.restore(_guarded_weight(backend.prepare(case.weight.quantized(**tensors)), side))
+        check_equal(restored.words.numpy(), case.weight.placed["words"].values, what="restored words", snippet="")
+        return
+    prepared = _guarded_weight(backend.prepare(case.weight.quantized()), side)
+    if operation == "linear":
+        x, bias = (guard(case.inputs[each].tensor, layout, side) for each in ("x", "bias"))
+        result = backend.linear(x, prepared, bias, case.mode, None)
+        case.check(result, "", exact=backend.capabilities.numerics == "exact")
+    else:
+        gradient = GradientCase(case.weight, case.leading, dtype=case.x_dtype)
+        gradient.check(backend.linear_input_grad(guard(gradient.placed.tensor, layout, side), prepared), "")
 
 
-def _multiply(backend: Backend, case: LinearCase, layout: str, side: Side, name: str) -> None:
-    """Multiply guarded x with a guarded prepared weight, and add a guarded bias."""
-    prepared = backend.prepare(case.weight.quantized())
-    again = tuple(guard(each, "contiguous", side) for each in prepared.tensors)
-    x, bias = (guard(case.inputs[each].tensor, layout, side) for each in ("x", "bias"))
-    case.check(backend.linear(x, replace(prepared, tensors=again), bias, case.mode, None), name)
+def _guarded_weight(weight: PreparedWeight, side: Side) -> PreparedWeight:
+    return replace(weight, tensors=tuple(guard(each, "contiguous", side) for each in weight.tensors))
 
 
 def guard(tensor: torch.Tensor, layout: str, side: Side) -> torch.Tensor:

@@ -13,12 +13,13 @@ import signal
 import subprocess
 import sys
 import tempfile
+import textwrap
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from time import monotonic
 from typing import IO, Any
 
-from bittensor.backend import WEIGHT_OPERATIONS
+from bittensor.backend import GRADIENT_OPERATIONS, WEIGHT_OPERATIONS
 
 _START = "from bittensor_conformance.isolation import serve; serve()"
 _SECONDS = 300
@@ -108,7 +109,8 @@ class _Child:
         self._errors.seek(0)
         errors = self._errors.read()[-2000:].decode(errors="replace")
         self._errors.close()
-        return f"the process ended with {ending} in this call:\n{self._at}\n{errors}".rstrip()
+        call = textwrap.indent(self._at, "    ")
+        return f"the process ended with {ending}\nTo reproduce:\n{call}\n{errors}".rstrip()
 
     def _next_event(self, deadline: float) -> dict[str, Any] | None:
         while b"\n" not in self._unread:
@@ -144,7 +146,7 @@ def serve() -> None:
     for line in sys.stdin:
         job = Job(**json.loads(line))
         try:
-            kinds = on_weights if job.operation in WEIGHT_OPERATIONS else on_codes
+            kinds = on_weights if job.operation in (*WEIGHT_OPERATIONS, *GRADIENT_OPERATIONS) else on_codes
             calls = kinds[job.kind](job.operation, job.bits, target, lambda text: tell(at=text))
         except AssertionError as error:
             tell(failure=str(error), calls=0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from typing import Any, Literal, get_args
@@ -11,17 +11,17 @@ import numpy as np
 import torch
 
 import bittensor
-from bittensor.backend import Capabilities
+from bittensor.prepared_weight import CANONICAL_LAYOUT
 
 from . import oracle, oracle_linear
 from .cases import call_on, check_unmodified, poisoned, snippet
-from .compare import check_floats, check_within
+from .compare import check_equal, check_floats, check_within, fail
 from .fills import Fill
 from .float_fills import FloatFill
 from .layouts import Placed, place
 from .oracle_linear import FloatDtype, Floats, ZeroKind
 
-__all__ = ["BoundedLinearCase", "Fill", "FloatFill", "LinearCase", "WeightCase"]
+__all__ = ["Fill", "FloatFill", "LinearCase", "WeightCase"]
 
 Mode = Literal["int8", "float"]
 Special = Literal["nan", "inf", "-inf"]
@@ -106,6 +106,38 @@ class WeightCase:
             **tensors, shape=(len(tensors["words"]), self.k), group_size=self.group_size, bits=self.bits
         )
 
+    def call(self) -> bittensor.QuantizedWeight:
+        """The weight, prepared and restored by the current backend."""
+        backend = bittensor.current_backend()
+        return backend.restore(backend.prepare(self.quantized()))
+
+    def run(self, target: str, before: str = "") -> None:
+        """Prepare and restore on `target`: the same weight, to the bit, and no byte of what was given has changed."""
+        text = snippet(self, target, before)
+        try:
+            with bittensor.use_backend(target) as backend:
+                restored = self.call()
+        except Exception as error:
+            fail(f"expected a weight, got {type(error).__name__}: {error}", text)
+        check_unmodified(self.placed, text)
+        form = (restored.shape, restored.bits, restored.group_size, restored.zero)
+        expected = ((self.n, self.k), self.bits, self.group_size or self.k, self.zero)
+        if form != expected:
+            fail(f"restore: expected {expected}, got {form}", text)
+        # Unused bits come back as 0, or, where the layout is the canonical one, as they were given.
+        words, given = restored.words.numpy(), self.placed["words"].values
+        as_given = backend.capabilities.layout == CANONICAL_LAYOUT and np.array_equal(words, given)
+        packed = given if as_given else oracle.pack(self.weight.codes, self.bits)
+        check_equal(words, packed, what="restored words", snippet=text)
+        if self.zero == "integer":
+            assert restored.zeros is not None
+            check_equal(restored.zeros.numpy(), self.placed["zeros"].values, what="restored zeros", snippet=text)
+        for name in ("scales", "offsets"):
+            if name in self.placed:
+                values, dtype = self.placed[name].values, TORCH_DTYPES[self.scale_dtype]
+                tensor = getattr(restored, name).contiguous()
+                check_floats(tensor, values, values.shape, dtype, what=f"restored {name}", snippet=text)
+
 
 @dataclass(frozen=True)
 class LinearCase:
@@ -150,32 +182,40 @@ class LinearCase:
 
     @cached_property
     def expected(self) -> Floats | oracle_linear.Interval:
-        """The oracle's result for the rows of x, ``[M, n]``: values, or what section 5 allows."""
-        inputs = self.inputs
-        x = inputs["x"].values.reshape(-1, self.weight.k)
-        bias = inputs["bias"].values if self.bias is not None else None
-        compute = oracle_linear.linear_int8 if self.mode == "int8" else oracle_linear.linear_float
-        return compute(x, self.weight.weight, bias, self.epilogue, self.x_dtype)
+        """What exact numerics owe for the rows of x, ``[M, n]``: values, or in the mode "float" an interval."""
+        if self.mode == "float":
+            return self.allowed
+        return oracle_linear.linear_int8(*self.rows(), self.epilogue, self.x_dtype)
+
+    @cached_property
+    def allowed(self) -> oracle_linear.Interval:
+        """What bounded numerics allow for the rows of x, ``[M, n]``."""
+        compute = oracle_linear.linear_int8_bound if self.mode == "int8" else oracle_linear.linear_float
+        return compute(*self.rows(), self.epilogue, self.x_dtype)
+
+    def rows(self) -> tuple[Floats, oracle_linear.Weight, Floats | None]:
+        """The oracle's view of x, weight and bias."""
+        x = self.inputs["x"].values.reshape(-1, self.weight.k)
+        return x, self.weight.weight, self.inputs["bias"].values if self.bias is not None else None
+
+    def tensors(self) -> dict[str, Any]:
+        """The tensors among the arguments, and the weight."""
+        return {"weight": self.weight.quantized(), **{name: each.tensor for name, each in self.inputs.items()}}
 
     def call(self, **changes: Any) -> torch.Tensor:
         """The public function on the current backend, with `changes` of its arguments."""
-        inputs = {name: each.tensor for name, each in self.inputs.items()}
-        return bittensor.linear(
-            **{"weight": self.weight.quantized(), **inputs, **changes},
-            activation_mode=self.mode,
-            epilogue=self.epilogue,
-        )
+        return bittensor.linear(**{**self.tensors(), **changes}, activation_mode=self.mode, epilogue=self.epilogue)
 
-    def run(self, target: str) -> None:
+    def run(self, target: str, before: str = "") -> None:
         """Compute on `target`, compare with the oracle, and see that the inputs are as they were."""
-        text = snippet(self, target)
+        text = snippet(self, target, before)
         result = call_on(target, self, text)
-        self.check(result, text)
+        self.check(result, text, exact=is_exact(target))
         check_unmodified(self.inputs | self.weight.placed, text)
 
-    def check(self, result: torch.Tensor, text: str) -> None:
-        """Compare a result with the oracle's."""
-        expected, shape = self.expected, (*self.leading, self.weight.n)
+    def check(self, result: torch.Tensor, text: str, *, exact: bool) -> None:
+        """Compare a result with what exact or bounded numerics owe."""
+        expected, shape = self.expected if exact else self.allowed, (*self.leading, self.weight.n)
         tensors = [each.tensor for each in (self.inputs | self.weight.placed).values()]
         what = f"linear, mode {self.mode}"
         dtype = TORCH_DTYPES[self.x_dtype]
@@ -185,20 +225,6 @@ class LinearCase:
             check_floats(result, expected, shape, dtype, what=what, snippet=text, inputs=tensors)
 
 
-@dataclass(frozen=True)
-class BoundedLinearCase(LinearCase):
-    """A linear with int8 activations on a backend of bounded numerics: within the bound of section 4."""
-
-    @cached_property
-    def expected(self) -> oracle_linear.Interval:
-        """What section 4 allows for the rows of x, ``[M, n]``."""
-        x = self.inputs["x"].values.reshape(-1, self.weight.k)
-        bias = self.inputs["bias"].values if self.bias is not None else None
-        return oracle_linear.linear_int8_bound(x, self.weight.weight, bias, self.epilogue, self.x_dtype)
-
-
-def held_to(capabilities: Capabilities, case: LinearCase) -> LinearCase:
-    """The case as what `capabilities` promise is to be compared: bit for bit, or within a bound."""
-    if case.mode == "float" or capabilities.numerics == "exact":
-        return case
-    return BoundedLinearCase(**{each.name: getattr(case, each.name) for each in fields(case)})
+def is_exact(target: str) -> bool:
+    """Whether a target declares exact numerics."""
+    return bittensor.get_backend(target).capabilities.numerics == "exact"

@@ -20,7 +20,7 @@ from .linear_cases import SPECIALS, TORCH_DTYPES, LinearCase, Mode, WeightCase
 from .oracle_linear import FloatDtype, ZeroKind
 from .strategies import leading_of
 
-GROUP_SIZES = (8, 16, 24, 32, 64, 128)
+GROUP_SIZES = (8, 16, 24, 32, 48, 64, 128)
 OUTPUTS = (1, 2, 3, 7, 8, 9, 15, 16, 17, 18, 31, 32, 33, 47, 48, 49, 63, 64, 65, 97, 130)
 ROW_COLUMNS = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 129, 300)
 """Columns of a row that is one group."""

@@ -8,7 +8,7 @@ values they widen to.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -22,6 +22,8 @@ FloatDtype = Literal["float32", "float16", "bfloat16"]
 ZeroKind = Literal["symmetric", "integer", "float"]
 
 SMALLEST_AMAX = np.float32(2.0**-100)
+_HALF_CODE = 0.5 + 2.0**-14
+"""Section 4: the largest error of a code; float32 may round x * (127 / amax) across a half."""
 _HALF_UNIT: dict[FloatDtype, float] = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 """Half a unit in the last place of 1.0: the largest relative error of one rounding."""
 SMALLEST: dict[FloatDtype, float] = {"float32": 2.0**-149, "float16": 2.0**-24, "bfloat16": 2.0**-133}
@@ -255,27 +257,18 @@ class Interval:
     comparable: npt.NDArray[np.bool_]
 
 
-def linear_float(x: Floats, weight: Weight, bias: Floats | None, epilogue: str | None, dtype: FloatDtype) -> Interval:
-    """Section 5 for rows ``[M, K]``: the interval for each of ``[M, N]``."""
-    return _interval(x, np.zeros(x.shape), weight, bias, epilogue, dtype)
-
-
-def linear_int8_bound(
-    x: Floats, weight: Weight, bias: Floats | None, epilogue: str | None, dtype: FloatDtype
+def linear_float(
+    x: Floats,
+    weight: Weight,
+    bias: Floats | None,
+    epilogue: str | None,
+    dtype: FloatDtype,
+    moved: Doubles | None = None,
 ) -> Interval:
-    """Section 4 for backends of bounded numerics: the interval for each of ``[M, N]``."""
-    values = np.abs(np.where(np.isfinite(x), x, np.float32(0)).astype(np.float64))
-    starts = np.arange(0, weight.columns, weight.group_size)
-    amax = weight.spread(np.maximum.reduceat(values, starts, axis=1))
-    half_step = amax * (1 + 2.0**-12) / 254
-    off = np.where(amax < SMALLEST_AMAX, np.maximum(values, half_step), half_step)
-    return _interval(x, off, weight, bias, epilogue, dtype)
+    """Section 5 for rows ``[M, K]``: the interval for each of ``[M, N]``.
 
-
-def _interval(
-    x: Floats, off: Doubles, weight: Weight, bias: Floats | None, epilogue: str | None, dtype: FloatDtype
-) -> Interval:
-    """The interval if every activation may be `off` by as much, and what follows is computed in float32."""
+    `moved` says by how much each value of x may be off before it is multiplied.
+    """
     finite: npt.NDArray[np.bool_] = np.all(np.isfinite(x), axis=1)
     values = np.where(finite[:, None], x, np.float32(0)).astype(np.float64)
     scales = weight.spread(weight.scales).astype(np.float64)
@@ -288,10 +281,14 @@ def _interval(
     else:
         sizes += np.abs(scales * (weight.codes - weight.centered()))
     center: Doubles = values @ dequantized.T
-    size: Doubles = (np.abs(values) + off) @ sizes.T
+    reached = np.abs(values) if moved is None else np.abs(values) + moved
+    size: Doubles = reached @ sizes.T
     steps = weight.columns + weight.groups + 4
-    bound = off @ np.abs(dequantized).T + steps * (_HALF_UNIT["float32"] * size + 2.0**-149)
-    largest = np.abs(values).sum(axis=1, keepdims=True) * largest_code(weight.bits)
+    bound = steps * (_HALF_UNIT["float32"] * size + 2.0**-149)
+    if moved is not None:
+        # Scales of activations and weight may have a product below the normal range, which sums of codes multiply.
+        bound = bound + moved @ np.abs(dequantized).T + weight.columns * 127 * largest_code(weight.bits) * 2.0**-149
+    largest = reached.sum(axis=1, keepdims=True) * largest_code(weight.bits)
     if bias is not None:
         center = center + bias
         bound = bound + _HALF_UNIT["float32"] * (np.abs(bias) + np.abs(center))
@@ -304,15 +301,55 @@ def _interval(
     return Interval(center, bound, reach, finite[:, None] & in_range & fits)
 
 
+def linear_int8_bound(
+    x: Floats, weight: Weight, bias: Floats | None, epilogue: str | None, dtype: FloatDtype
+) -> Interval:
+    """Section 4 for bounded numerics: as section 5, with activations that are off by half a code of their group."""
+    rows, columns = x.shape
+    groups = -(-columns // weight.group_size)
+    padded = np.zeros((rows, groups * weight.group_size))
+    padded[:, :columns] = np.where(np.isfinite(x), np.abs(x), 0)
+    largest = padded.reshape(rows, groups, weight.group_size).max(axis=2)
+    moved = np.where(largest < SMALLEST_AMAX, largest, largest / 127 * _HALF_CODE)
+    return linear_float(x, weight, bias, epilogue, dtype, np.repeat(moved, weight.group_size, axis=1)[:, :columns])
+
+
 def linear_input_grad(dy: Floats, weight: Weight, dtype: FloatDtype) -> Interval:
     """Section 6 for rows ``[M, N]``: the interval for each of ``[M, K]``."""
     finite: npt.NDArray[np.bool_] = np.all(np.isfinite(dy), axis=1)
     values = np.where(finite[:, None], dy, np.float32(0)).astype(np.float64)
+    interval = gradient_of_input(values, np.zeros_like(values), weight, dtype)
+    return replace(interval, comparable=interval.comparable & finite[:, None])
+
+
+def gradient_of_input(dv: Doubles, moved: Doubles, weight: Weight, dtype: FloatDtype) -> Interval:
+    """Section 6 for finite rows ``[M, N]`` that may be off by `moved`: the interval for each of ``[M, K]``."""
     dequantized = dequantize(weight).astype(np.float64)
-    center: Doubles = values @ dequantized
-    size: Doubles = np.abs(values) @ np.abs(dequantized)
+    center: Doubles = dv @ dequantized
+    size: Doubles = (np.abs(dv) + moved) @ np.abs(dequantized)
     outputs = weight.codes.shape[0]
-    bound = (outputs + 1) * _HALF_UNIT["float32"] * size + outputs * 2.0**-149
+    bound = (outputs + 1) * _HALF_UNIT["float32"] * size + outputs * 2.0**-149 + moved @ np.abs(dequantized)
     reach = bound + np.maximum(_HALF_UNIT[dtype] * (np.abs(center) + bound), SMALLEST[dtype] / 2)
     fits = (size < LARGEST["float32"] / 4) & (np.abs(center) + reach < LARGEST[dtype])
-    return Interval(center, bound, reach, finite[:, None] & fits)
+    return Interval(center, bound, reach, fits)
+
+
+def gradient_of_bias(dv: Doubles, moved: Doubles) -> Interval:
+    """Section 6: the sum of the rows ``[M, N]``, which may be off by `moved`, in float32."""
+    rows = dv.shape[0]
+    bound = (rows + 1) * _HALF_UNIT["float32"] * np.abs(dv).sum(axis=0) + moved.sum(axis=0) + 2.0**-149
+    center: Doubles = dv.sum(axis=0)
+    return Interval(center, bound, bound, np.isfinite(center))
+
+
+def derivative(v: Doubles, off: Doubles, epilogue: str) -> tuple[Doubles, Doubles]:
+    """Section 6: the derivative of GELU or SiLU, and its largest error where v is `off` and float32 computes it.
+
+    The second derivatives are 2 phi(0) = 0.798 and 0.5 at most.
+    """
+    if epilogue == "gelu":
+        slope = _erfc(-v * math.sqrt(0.5)) / 2 + v * np.exp(-v * v / 2) / math.sqrt(2 * math.pi)
+    else:
+        logistic = 1 / (1 + np.exp(-v))
+        slope = logistic * (1 + v * (1 - logistic))
+    return slope, off * 0.8 + 2.0**-21 * (2 + np.abs(v))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import asdict
 from time import monotonic
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 
 from . import expectations, isolation, observed, report
 from .catalogue import Instance, find
-from .profiles import Profile
+from .profiles import Effort, SearchTime
 from .targets import Target
 
 _MARK = "conformance"
@@ -23,21 +23,26 @@ class ConformancePlugin:
 
     Args:
         targets: names of backends and variants, already expanded.
-        profile: how much work to do.
+        effort: how much work to do.
         expected_failures: reasons by check id (expectations.py).
-        progress: file that is to hold the id of the check that is being run.
+        done: ids of checks that are not to be run again.
+        tell: is given each event as it happens, as data: "selected", "at", "record" or "error".
     """
 
     def __init__(
         self,
         targets: list[str],
-        profile: Profile,
+        effort: Effort,
         expected_failures: Mapping[str, str],
-        progress: Path | None = None,
+        done: frozenset[str] = frozenset(),
+        tell: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
-        self.targets = {name: Target(name, profile) for name in targets}
+        self.effort = effort
+        self.targets = {name: Target(name, effort.applied()) for name in targets}
         self.expected_failures = expected_failures
-        self.progress = progress
+        self.done = done
+        self.tell = tell or (lambda event: None)
+        self.selected: dict[str, list[str]] = {name: [] for name in targets}
         self.records: dict[str, list[report.Record]] = {name: [] for name in targets}
         self.errors: list[str] = []
         self.started = monotonic()
@@ -50,12 +55,18 @@ class ConformancePlugin:
                 name,
                 describe_capabilities(target),
                 expectations.owed_ids(name),
+                self.selected[name],
                 self.records[name],
                 monotonic() - self.started,
                 self.errors,
             )
             for name, target in self.targets.items()
         ]
+
+    def error(self, message: str) -> None:
+        """Note a trouble outside any check."""
+        self.errors.append(message)
+        self.tell({"error": message})
 
     @pytest.hookimpl
     def pytest_configure(self, config: pytest.Config) -> None:
@@ -100,14 +111,28 @@ class ConformancePlugin:
             raise pytest.UsageError(str(error)) from error
         for item in mine:
             target, instance = _require(item)
+            if instance.id in self.done:
+                items.remove(item)
             reason = expectations.for_target(self.expected_failures, target.name).get(instance.id)
             if reason is not None:
                 item.add_marker(pytest.mark.xfail(strict=True, reason=reason))
 
     @pytest.hookimpl
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Note what is to be run, after every selection; and share out the time there is for searching."""
+        searches = dict.fromkeys(self.targets, 0)
+        for target, instance in filter(None, map(_bound, session.items)):
+            self.selected[target.name].append(instance.id)
+            searches[target.name] += instance.searches
+        self.tell({"selected": [check_id for ids in self.selected.values() for check_id in ids]})
+        if self.effort.search_seconds is not None:
+            for name, count in searches.items():
+                self.targets[name].search_time = SearchTime(self.effort.search_seconds, count)
+
+    @pytest.hookimpl
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.failed:
-            self.errors.append(f"{report.nodeid} could not be collected: {report.longreprtext}")
+            self.error(f"{report.nodeid} could not be collected: {report.longreprtext}")
 
     @pytest.hookimpl
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
@@ -115,8 +140,7 @@ class ConformancePlugin:
             target, instance = bound
             target.check_id, target.examples = instance.id, 0
             observed.start()
-            if self.progress is not None:
-                self.progress.write_text(instance.id, encoding="utf-8")
+            self.tell({"at": instance.id})
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
@@ -127,6 +151,8 @@ class ConformancePlugin:
         if (bound := _bound(item)) is not None and (call.when == "call" or not result.passed):
             target, instance = bound
             self._record(target, instance, result, call)
+            if result.failed:
+                result.sections.append(("contract", instance.section))
         return result
 
     def _record(
@@ -138,18 +164,21 @@ class ConformancePlugin:
         elif result.skipped:
             outcome = "expected failure" if hasattr(result, "wasxfail") else "skipped"
         examples = max(1, target.examples) if outcome == "passed" else target.examples
-        self.records[target.name].append(
-            report.Record(
-                instance.id,
-                instance.operation,
-                instance.bits,
-                outcome,
-                examples,
-                round(call.duration, 4),
-                _message(result, call) if outcome != "passed" else "",
-                observed.largest(),
-            )
+        message = _message(result, call) if outcome != "passed" else ""
+        if outcome == "failed":
+            message = f"{message}\nContract: {instance.section}"
+        record = report.Record(
+            instance.id,
+            instance.operation,
+            instance.bits,
+            outcome,
+            examples,
+            round(call.duration, 4),
+            message,
+            observed.largest(),
         )
+        self.records[target.name].append(record)
+        self.tell({"record": asdict(record)})
 
 
 def describe_capabilities(target: Target) -> dict[str, Any]:

@@ -1,8 +1,9 @@
-"""How much work a run does: `dev` is quick, `ci` repeats itself exactly, `nightly` searches."""
+"""How much work a run does: `dev` is quick, `ci` repeats itself exactly, `nightly` searches, as long as it is told."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from time import monotonic
 
 from hypothesis import HealthCheck, Phase, settings
 
@@ -47,3 +48,43 @@ PROFILES = {
         Profile("nightly", examples=3000, deterministic=False, stride=1, work=2_000_000, shrink_seconds=60),
     )
 }
+
+_ROUND = 200
+"""Examples between two looks at the clock, where a search ends by time."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """A profile, with what the caller said otherwise.
+
+    Attributes:
+        profile: its name.
+        examples: of a property, instead of the profile's.
+        search_seconds: all properties of a target together search until this much time is over, however many examples
+            that takes, each at least once; what is no search is run once and counts too. None: a number of examples.
+    """
+
+    profile: str
+    examples: int | None = None
+    search_seconds: float | None = None
+
+    def applied(self) -> Profile:
+        """The profile, with the number of examples to draw at a time."""
+        profile = PROFILES[self.profile]
+        if self.search_seconds is not None:
+            return replace(profile, examples=_ROUND)
+        return profile if self.examples is None else replace(profile, examples=self.examples)
+
+
+class SearchTime:
+    """Shares time out to the searches of a session, evenly among those that have not begun."""
+
+    def __init__(self, seconds: float, searches: int) -> None:
+        self._deadline, self._left = monotonic() + seconds, searches
+
+    def next_deadline(self) -> float:
+        """When the search that begins now is to end."""
+        now = monotonic()
+        share = max(0.0, self._deadline - now) / max(1, self._left)
+        self._left -= 1
+        return now + share

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,11 +14,13 @@ import torch
 
 from bittensor.backend import PROTOCOL_VERSION
 
+from .profiles import Effort
+
 Outcome = Literal["passed", "failed", "expected failure", "skipped"]
 Report = dict[str, Any]
 """A report as it is written to JSON."""
 
-REPORT_VERSION = 1
+REPORT_VERSION = 2
 EXIT_GREEN, EXIT_FAILED, EXIT_INCOMPLETE = 0, 1, 2
 
 
@@ -43,14 +45,16 @@ def of_target(
     target: str,
     capabilities: Mapping[str, Any],
     owed: Mapping[str, tuple[str, int | None]],
+    selected: Collection[str],
     records: Iterable[Record],
     seconds: float,
     errors: Sequence[str] = (),
 ) -> Report:
     """Report on one target: denominators for each capability, from `owed`, and every check that was run.
 
-    Green is a target that ran all it owes and failed nothing. `errors` are troubles outside any check, such as a
-    chapter that could not be imported.
+    `selected` are the ids that were to be run. Green is a target that ran all it owes and failed nothing; "partial"
+    one that ran all that was selected of it, which says nothing about the rest. `errors` are troubles outside any
+    check, such as a chapter that could not be imported.
     """
     by_id = {record.id: record for record in records}
     rows: dict[tuple[str, int | None], dict[str, Any]] = {}
@@ -69,7 +73,8 @@ def of_target(
     totals = {key: sum(row[key] for row in rows.values()) for key in _COUNTS}
     return {
         "target": target,
-        "status": _status(totals, errors),
+        "status": _status(totals, len(selected), errors),
+        "selected": len(selected),
         "capabilities": dict(capabilities),
         "totals": totals,
         "by_capability": list(rows.values()),
@@ -79,15 +84,19 @@ def of_target(
     }
 
 
-def of_run(profile: str, keyword: str | None, targets: Sequence[Report]) -> Report:
+def of_run(effort: Effort, keyword: str | None, targets: Sequence[Report]) -> Report:
     """Report on a run: the targets' reports, the machine, the versions."""
     exit_code = exit_code_of(targets)
     totals = {key: sum(target["totals"][key] for target in targets) for key in _COUNTS}
+    complete = all(target["totals"]["executed"] == target["totals"]["expected"] > 0 for target in targets)
+    passed = totals["executed"] - totals["failed"] - totals["expected_failures"]
+    colour = {EXIT_FAILED: "red", EXIT_GREEN: "brightgreen"}.get(exit_code, "orange") if complete else "orange"
     return {
         "report_version": REPORT_VERSION,
         "protocol_version": PROTOCOL_VERSION,
-        "profile": profile,
+        **asdict(effort),
         "keyword": keyword,
+        "complete": complete,
         "exit_code": exit_code,
         "totals": totals,
         "machine": machine(),
@@ -95,19 +104,19 @@ def of_run(profile: str, keyword: str | None, targets: Sequence[Report]) -> Repo
         "badge": {
             "schemaVersion": 1,
             "label": "conformance",
-            "message": f"{totals['executed'] - totals['failed']} of {totals['expected']} checks",
-            "color": {EXIT_GREEN: "brightgreen", EXIT_FAILED: "red"}.get(exit_code, "orange"),
+            "message": f"{'' if complete else 'incomplete: '}{passed} of {totals['expected']} checks, {effort.profile}",
+            "color": "red" if exit_code == EXIT_FAILED else colour,
         },
         "targets": list(targets),
     }
 
 
 def exit_code_of(targets: Sequence[Report]) -> int:
-    """0 if all targets are green, 1 if a check failed, 2 if nothing failed but something was not run."""
+    """0 if all that was selected of each target was run and holds, 1 if a check failed, 2 if something was not run."""
     statuses = {target["status"] for target in targets}
     if "failed" in statuses:
         return EXIT_FAILED
-    return EXIT_GREEN if statuses == {"green"} else EXIT_INCOMPLETE
+    return EXIT_GREEN if statuses and statuses <= {"green", "partial"} else EXIT_INCOMPLETE
 
 
 def machine() -> dict[str, Any]:
@@ -136,12 +145,14 @@ def versions() -> dict[str, str]:
 _COUNTS = ("expected", "executed", "skipped", "failed", "expected_failures", "examples")
 
 
-def _status(totals: Mapping[str, int], errors: Sequence[str]) -> Literal["green", "failed", "incomplete"]:
+def _status(
+    totals: Mapping[str, int], selected: int, errors: Sequence[str]
+) -> Literal["green", "failed", "incomplete", "partial"]:
     if totals["failed"]:
         return "failed"
-    if errors or not totals["expected"] or totals["executed"] < totals["expected"]:
+    if errors or not totals["expected"] or not selected or totals["executed"] < selected:
         return "incomplete"
-    return "green"
+    return "partial" if selected < totals["expected"] else "green"
 
 
 def _cpu_model() -> str:

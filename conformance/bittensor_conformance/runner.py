@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from bittensor import BackendError
 
+from . import badge as badges
 from . import expectations, summary
 from . import report as reporting
 from .catalogue import load_chapters
-from .profiles import PROFILES
-from .session import Request, progress_file
+from .profiles import PROFILES, Effort
+from .progress import RunProgress
+from .session import Request
 from .targets import expand
 
 _START = "from bittensor_conformance.session import main; main()"
+_RESTARTS = 20
+"""A target whose process ends this often is not started again."""
+_POLL_SECONDS = 0.05
 
 
 def run(
@@ -30,8 +38,12 @@ def run(
     *,
     profile: str = "dev",
     report: Path | None = None,
+    badge: Path | None = None,
     keyword: str | None = None,
     expected_failures: Path | None = None,
+    max_examples: int | None = None,
+    minutes: float | None = None,
+    jobs: int | None = None,
 ) -> int:
     """Hold backends against the contract and print a summary.
 
@@ -40,55 +52,200 @@ def run(
             ``cpp:avx2`` for that variant only.
         profile: "dev", "ci" or "nightly".
         report: where to write the JSON report.
-        keyword: run only the checks that this pytest ``-k`` expression selects. The run is then incomplete.
+        badge: where to write a badge, .svg or .json. Not together with `keyword`: a badge speaks for everything.
+        keyword: run only the checks that this pytest ``-k`` expression selects. The run is then partial.
         expected_failures: JSON file ``{check id: reason}``.
+        max_examples: of each property, instead of the profile's number.
+        minutes: with profile "nightly", how long to search, instead of a number of examples.
+        jobs: targets that are tested at the same time; by default as many as there are processors.
 
     Returns:
-        0 if every target ran all that its capabilities promise and failed nothing, 1 if a check failed, 2 if the
-        arguments are wrong or something was not run.
+        0 if every target ran all that its capabilities promise, or all that `keyword` selects of it, and failed
+        nothing; 1 if a check failed; 2 if the arguments are wrong or something was not run.
     """
-    console = Console()
     errors = Console(stderr=True)
-    if profile not in PROFILES:
-        errors.print(f"profile: expected one of {list(PROFILES)}, got {profile!r}", markup=False)
-        return reporting.EXIT_INCOMPLETE
     try:
+        _check_arguments(profile, badge, keyword, max_examples, minutes, jobs)
         targets = expand(backends)
         expected = expectations.read(expected_failures)
-        if expected:
-            load_chapters()
-            expectations.check_known(expected, targets)
-    except (BackendError, expectations.ExpectationError) as error:
-        errors.print(str(error), markup=False)
+        if not targets:
+            raise ValueError("backends: expected at least one name, got none")
+        load_chapters()
+        expectations.check_known(expected, targets)
+    except (BackendError, ValueError) as error:
+        errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
         return reporting.EXIT_INCOMPLETE
-    if not targets:
-        errors.print("backends: expected at least one name, got none", markup=False)
-        return reporting.EXIT_INCOMPLETE
-    reports = []
-    for target in targets:
-        console.print(f"{target}:", style="bold", highlight=False)
-        reports.append(_run_child(Request(target, profile, keyword, expectations.for_target(expected, target))))
-    whole = reporting.of_run(profile, keyword, reports)
+    jobs = min(jobs or len(os.sched_getaffinity(0)), len(targets))
+    effort = Effort(profile, max_examples, None if minutes is None else minutes * 60 * jobs / len(targets))
+    requests = [
+        Request(
+            target,
+            profile,
+            keyword,
+            expectations.for_target(expected, target),
+            examples=effort.examples,
+            search_seconds=effort.search_seconds,
+        )
+        for target in targets
+    ]
+    console = Console()
+    whole = reporting.of_run(effort, keyword, _run_all(requests, jobs, console))
     if report is not None:
         report.parent.mkdir(parents=True, exist_ok=True)
         report.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+    if badge is not None:
+        badges.write(badge, whole["badge"])
     summary.show(whole, console)
     return int(whole["exit_code"])
 
 
-def _run_child(request: Request) -> reporting.Report:
-    """One target in a process of its own. A child that dies leaves a report that says so."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "report.json"
+def _check_arguments(
+    profile: str,
+    badge: Path | None,
+    keyword: str | None,
+    max_examples: int | None,
+    minutes: float | None,
+    jobs: int | None,
+) -> None:
+    if profile not in PROFILES:
+        raise ValueError(f"profile: expected one of {list(PROFILES)}, got {profile!r}")
+    if badge is not None and badge.suffix not in badges.SUFFIXES:
+        raise ValueError(f"badge: expected a file that ends in {' or '.join(badges.SUFFIXES)}, got {str(badge)!r}")
+    if badge is not None and keyword:
+        raise ValueError("badge: a badge speaks for the whole suite; leave out -k, or the badge")
+    if minutes is not None and profile != "nightly":
+        raise ValueError(f"minutes: only the profile 'nightly' searches by time, got {profile!r}")
+    if minutes is not None and max_examples is not None:
+        raise ValueError("minutes and max-examples: expected one of them, got both")
+    for name, value in (("max-examples", max_examples), ("minutes", minutes), ("jobs", jobs)):
+        if value is not None and not value > 0:
+            raise ValueError(f"{name}: expected a number above 0, got {value}")
+
+
+def _run_all(requests: Sequence[Request], jobs: int, console: Console) -> list[reporting.Report]:
+    """The report of each target, of which `jobs` at a time are tested in processes of their own."""
+    waiting, running = list(requests), list[_Session]()
+    done: dict[str, reporting.Report] = {}
+    with tempfile.TemporaryDirectory() as folder, RunProgress([each.target for each in requests], console) as progress:
+        try:
+            while waiting or running:
+                while waiting and len(running) < jobs:
+                    running.append(_Session(waiting.pop(0), Path(folder), progress))
+                for session in [each for each in running if each.has_ended()]:
+                    running.remove(session)
+                    done[session.target] = session.report()
+                time.sleep(_POLL_SECONDS)
+        finally:
+            for session in running:
+                session.kill()
+    return [done[request.target] for request in requests]
+
+
+class _Session:
+    """A target under test: the process that tests it, and what that has told so far.
+
+    A process that dies has failed the check that it was at. Another one takes over with the next check.
+    """
+
+    def __init__(self, request: Request, folder: Path, progress: RunProgress) -> None:
+        self.target, self._request, self._progress = request.target, request, progress
+        self._files = folder / request.target.replace(":", "-")
+        self._files.mkdir()
+        self._started = time.monotonic()
+        self._selected: list[str] = []
+        self._records: dict[str, reporting.Record] = {}
+        self._errors: list[str] = []
+        self._starts = 0
+        self._start()
+
+    def _start(self) -> None:
+        self._starts += 1
+        self._at: str | None = None
+        self._capabilities: dict[str, Any] | None = None
+        events, output = (self._files / f"{self._starts}.{name}" for name in ("events", "output"))
+        self._output = output
+        request = replace(self._request, done=tuple(self._records))
         # Plugins that happen to be installed are not part of the suite, nor are a caller's pytest options.
         environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}
-        command = [sys.executable, "-c", _START, json.dumps(asdict(request)), str(path)]
-        code = subprocess.run(command, env=environment, check=False).returncode
-        if path.exists():
-            loaded: reporting.Report = json.loads(path.read_text(encoding="utf-8"))
-            return loaded
-        started = progress_file(path)
-        at = started.read_text(encoding="utf-8") if started.exists() else "no check yet"
-    message = f"the process that tested {request.target} ended with exit code {code}; it was at: {at}"
-    dead = reporting.Record(at, "protocol", None, "failed", 0, 0.0, message)
-    return reporting.of_target(request.target, {}, {at: ("protocol", None)}, [dead], 0.0, [message])
+        command = [sys.executable, "-c", _START, json.dumps(asdict(request)), str(events)]
+        events.touch()
+        self._events = events.open(encoding="utf-8")
+        self._unread = ""
+        with output.open("wb") as stream:
+            self._process = subprocess.Popen(
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT
+            )
+
+    def has_ended(self) -> bool:
+        """Take note of what happened since the last call; False as long as there is something to wait for."""
+        code = self._process.poll()
+        self._read()
+        if code is None:
+            return False
+        self._events.close()
+        if self._capabilities is not None:
+            return True
+        return not self._bury(code)
+
+    def _read(self) -> None:
+        self._unread += self._events.read()
+        *lines, self._unread = self._unread.split("\n")
+        for line in lines:
+            event = json.loads(line)
+            if "selected" in event:
+                self._selected += event["selected"]
+            elif "at" in event:
+                self._at = event["at"]
+            elif "record" in event:
+                record = reporting.Record(**event["record"])
+                self._records[record.id] = record
+            elif "error" in event:
+                self._errors.append(event["error"])
+            elif "end" in event:
+                self._capabilities = event["end"]["capabilities"]
+            self._progress.show(self.target, event)
+
+    def _bury(self, code: int) -> bool:
+        """Record how the process ended; True if another one goes on."""
+        ending = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
+        printed = self._output.read_text(encoding="utf-8", errors="replace")[-2000:].strip()
+        if self._at is None or self._at in self._records:
+            self._errors.append(f"the process that tested {self.target} ended with {ending} between checks\n{printed}")
+            return False
+        owed = expectations.owed_ids(self.target)
+        text = f"the process ended with {ending} in this check\n{printed}\nTo reproduce:\n" + (
+            f"    bittensor conformance --backend {self.target} -k '{_keyword_of(self._at)}'"
+        )
+        record = reporting.Record(self._at, *owed.get(self._at, ("protocol", None)), "failed", 0, 0.0, text)
+        self._records[record.id] = record
+        self._progress.show(self.target, {"record": asdict(record)})
+        if self._starts > _RESTARTS:
+            self._errors.append(f"the process that tested {self.target} ended {self._starts} times; gave up")
+            return False
+        self._selected = [check_id for check_id in self._selected if check_id in self._records]
+        self._start()
+        return True
+
+    def report(self) -> reporting.Report:
+        """What became of the target."""
+        return reporting.of_target(
+            self.target,
+            self._capabilities or {},
+            expectations.owed_ids(self.target),
+            self._selected,
+            self._records.values(),
+            time.monotonic() - self._started,
+            self._errors,
+        )
+
+    def kill(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.wait()
+        self._events.close()
+
+
+def _keyword_of(check_id: str) -> str:
+    """A ``-k`` expression that selects the check: its name and the parts of its parameters."""
+    name, _, parts = check_id.partition("/")[2].rstrip("]").partition("[")
+    return " and ".join([name, *parts.replace(",", " ").split()])

@@ -1,42 +1,57 @@
 """One target in one process: pytest on the chapters, with nothing of the caller's configuration in the way.
 
-The runner starts it as a child, so that a backend which ends the process ends only its own session.
+The runner starts it as a child, so that a backend which ends the process ends only its own session. What happens is
+written down as it happens, one JSON object a line, for whoever survives this process.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis.configuration import set_hypothesis_home_dir
 
 from . import report
 from .plugin import ConformancePlugin
-from .profiles import PROFILES
+from .profiles import Effort
 
 _PACKAGE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
 class Request:
-    """What one session is to do."""
+    """What one session is to do.
+
+    Attributes:
+        target: a backend or variant.
+        profile: name of a profile.
+        keyword: pytest's ``-k`` expression, None for everything.
+        expected_failures: reasons by check id.
+        done: ids of checks that were run before, in a session that did not survive.
+        examples, search_seconds: see `bittensor_conformance.profiles.Effort`.
+    """
 
     target: str
     profile: str
     keyword: str | None
     expected_failures: Mapping[str, str]
+    done: tuple[str, ...] = ()
+    examples: int | None = None
+    search_seconds: float | None = None
 
 
-def run_session(request: Request, progress: Path | None = None) -> report.Report:
+def run_session(request: Request, tell: Callable[[dict[str, Any]], None] | None = None) -> report.Report:
     """Run the chapters on one target in this process. pytest's own output is dots.
 
-    `progress` is a file that always holds the id of the check that is being run, for whoever survives this process.
+    `tell` gets each event: the ids that are to be run, the id that is being run, the record of one that was.
     """
-    plugin = ConformancePlugin([request.target], PROFILES[request.profile], request.expected_failures, progress)
+    effort = Effort(request.profile, request.examples, request.search_seconds)
+    plugin = ConformancePlugin([request.target], effort, request.expected_failures, frozenset(request.done), tell)
     selection = ["-k", request.keyword] if request.keyword else []
     code = pytest.main(
         [
@@ -48,19 +63,18 @@ def run_session(request: Request, progress: Path | None = None) -> report.Report
         ],
         plugins=[plugin],
     )
-    if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) and not plugin.errors:
-        plugin.errors.append(f"pytest ended with {pytest.ExitCode(code).name}")
+    if code is pytest.ExitCode.NO_TESTS_COLLECTED and not plugin.errors:
+        plugin.error(f"-k {request.keyword!r} selects no check" if request.keyword else "no check was found")
+    elif code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) and not plugin.errors:
+        plugin.error(f"pytest ended with {pytest.ExitCode(code).name}")
     return plugin.reports()[0]
 
 
 def main() -> None:
-    """The child of the runner: a request on the command line, a report into the file named after it."""
+    """The child of the runner: a request on the command line, events into the file named after it."""
     request, path = json.loads(sys.argv[1]), Path(sys.argv[2])
     # Hypothesis would leave a folder behind in the caller's directory.
     set_hypothesis_home_dir(path.parent)
-    path.write_text(json.dumps(run_session(Request(**request), progress_file(path))), encoding="utf-8")
-
-
-def progress_file(report_path: Path) -> Path:
-    """Where the child of the runner notes the check it is at."""
-    return report_path.with_suffix(".check")
+    with path.open("a", encoding="utf-8", buffering=1) as events:
+        done = run_session(Request(**request), lambda event: print(json.dumps(event), file=events))
+        print(json.dumps({"end": {"capabilities": done["capabilities"]}}), file=events)

@@ -14,7 +14,7 @@ from hypothesis.strategies import SearchStrategy
 from bittensor import get_backend
 from bittensor.backend import Backend, Capabilities
 
-from .profiles import Profile
+from .profiles import Profile, SearchTime
 
 T = TypeVar("T")
 
@@ -33,6 +33,7 @@ class Target:
     profile: Profile
     check_id: str = ""
     examples: int = field(default=0)
+    search_time: SearchTime | None = None
 
     @property
     def backend(self) -> Backend:
@@ -48,11 +49,17 @@ class Target:
         return self.name.partition(":")[2] or None
 
     def for_all(self, cases: SearchStrategy[T], check: Callable[[T], None]) -> None:
-        """Run `check` on drawn cases, as many as the profile says; shrink what fails.
+        """Run `check` on drawn cases, as many as the profile says or time allows; shrink what fails.
 
         The seed is the check's name, so that a deterministic run draws other cases for other checks. Shrinking ends
         after the profile's budget: from then on only cases that are known to fail are run again.
         """
+        deadline = self.search_time.next_deadline() if self.search_time else 0.0
+        self._search(cases, check)
+        while monotonic() < deadline:
+            self._search(cases, check)
+
+    def _search(self, cases: SearchStrategy[T], check: Callable[[T], None]) -> None:
         failures: set[str] = set()
         first_failure: float | None = None
 
@@ -73,6 +80,11 @@ class Target:
             self.examples += 1
 
         (seed(crc32(self.check_id.encode()))(holds) if self.profile.deterministic else holds)()
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether results must have the bits of the contract; otherwise they must lie within its bounds."""
+        return self.capabilities.numerics == "exact"
 
     def run(self, cases: Sequence[Runnable], *, always: bool = False) -> None:
         """Run a deterministic sweep of cases, thinned as the profile says unless it is to run `always`."""

@@ -4,51 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
-
 import bittensor
-from bittensor import UnsupportedOperationError
 
-from . import oracle
-from .cases import MatmulCase
-from .compare import fail
+from .cases import MatmulCase, PackCase, UnpackCase
+from .scripts import run_body, script
+
+_PUBLIC = """
+with refused(bittensor.UnsupportedOperationError):
+    case.call()
+"""
+_DIRECT = {
+    "pack": "backend.pack(case.placed.tensor, case.bits)",
+    "unpack": "backend.unpack(case.placed.tensor, case.columns, case.bits)",
+    "packed_matmul": "backend.packed_matmul(**case.arguments())",
+    "prepare": "backend.prepare(case.weight.quantized())",
+    "restore": "backend.restore(case.weight.quantized().canonical())",
+    # Whatever layout the backend has: a weight that it cannot have prepared.
+    "linear": "backend.linear(case.inputs['x'].tensor, weight, None, case.mode, None)",
+    "linear_input_grad": "backend.linear_input_grad(case.inputs['x'].tensor, weight)",
+}
 
 
 def run(operation: str, bits: int, target: str, announce: Callable[[str], None]) -> int:
     """Make an undeclared call through the public function, and on a backend that checks its own arguments."""
-    codes = torch.zeros((2, 5), dtype=torch.uint8)
-    words = torch.zeros((2, oracle.word_count(5, bits)), dtype=torch.int64)
-    product = MatmulCase(bits, 5, 3, (2,)).arguments()
-    public: dict[str, Callable[[], object]] = {
-        "pack": lambda: bittensor.pack_weights(codes, bits),
-        "unpack": lambda: bittensor.unpack_weights(words, 5, bits),
-        "packed_matmul": lambda: bittensor.packed_matmul(**product),
-    }
-    backend = bittensor.get_backend(target)
-    direct: dict[str, Callable[[], object]] = {
-        "pack": lambda: backend.pack(codes, bits),
-        "unpack": lambda: backend.unpack(words, 5, bits),
-        "packed_matmul": lambda: backend.packed_matmul(**product),
-    }
-    text = f"bittensor.set_backend({target!r})\n# {operation} at {bits} bits, which is not declared"
-    announce(text)
-    with bittensor.use_backend(target):
-        check_refused(public[operation], (UnsupportedOperationError,), text)
-    if backend.capabilities.checks_arguments:
-        text = f"bittensor.get_backend({target!r}).{operation}(...)\n# at {bits} bits, which is not declared"
-        announce(text)
-        check_refused(direct[operation], (TypeError, ValueError, RuntimeError), text)
+    cases = {"pack": PackCase(bits, 5, (2,)), "unpack": UnpackCase(bits, 5, (2,))}
+    case = cases.get(operation, MatmulCase(bits, 5, 3, (2,)))
+    refuse(target, _PUBLIC, case, announce)
+    if bittensor.get_backend(target).capabilities.checks_arguments:
+        refuse(target, direct(operation), case, announce)
         return 2
     return 1
 
 
-def check_refused(call: Callable[[], object], errors: tuple[type[Exception], ...], text: str) -> None:
-    """Fail unless the call raises one of `errors`."""
-    expected = " or ".join(error.__name__ for error in errors)
-    try:
-        call()
-    except errors:
-        return
-    except Exception as error:
-        fail(f"expected {expected}, got {type(error).__name__}: {error}", text)
-    fail(f"expected {expected}, but the call returned", text)
+def direct(operation: str) -> str:
+    """A script in which the backend itself must refuse to do it for `case`."""
+    lines = ["backend = bittensor.current_backend()"]
+    if operation.startswith("linear"):
+        lines.append("weight = replace(case.weight.quantized().canonical(), layout=backend.capabilities.layout)")
+    return "\n".join([*lines, f"with refused(TypeError, ValueError, RuntimeError):\n    {_DIRECT[operation]}"])
+
+
+def refuse(target: str, body: str, case: object, announce: Callable[[str], None]) -> None:
+    """Run a script that holds if the call is refused, and announce it before: it may end the process."""
+    announce(script(target, body, {"case": case}))
+    run_body(target, body, {"case": case})

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import bittensor
-from bittensor import PreparedWeight, UnsupportedOperationError
-from bittensor.backend import Backend
 
 from .linear_cases import LinearCase, WeightCase
-from .undeclared_calls import check_refused
+from .undeclared_calls import direct, refuse
 
-_REFUSALS = (TypeError, ValueError, RuntimeError)
+_PUBLIC = """
+with refused(bittensor.UnsupportedOperationError):
+    case.call()
+"""
 
 
 def run(operation: str, bits: int, target: str, announce: Callable[[str], None]) -> int:
@@ -19,29 +20,14 @@ def run(operation: str, bits: int, target: str, announce: Callable[[str], None])
     backend, case = bittensor.get_backend(target), LinearCase(WeightCase(bits, 3, 9, 8), (2,))
     calls = 0
     if operation == "linear":
-        text = f"bittensor.set_backend({target!r})\n# linear at {bits} bits, which is not declared"
-        announce(text)
-        with bittensor.use_backend(target):
-            check_refused(case.call, (UnsupportedOperationError,), text)
+        refuse(target, _PUBLIC, case, announce)
         calls += 1
     declared = operation in backend.capabilities.operations
     if not declared and not hasattr(backend, operation):
         return calls
     if backend.capabilities.checks_arguments or not declared:
-        text = f"bittensor.get_backend({target!r}).{operation}(...)\n# at {bits} bits, which is not declared"
-        announce(text)
-        check_refused(_direct(backend, operation, case), _REFUSALS, text)
+        # A gradient of the shape of the result of a weight [9, 9].
+        square = LinearCase(WeightCase(bits, 9, 9, 8), (2,))
+        refuse(target, direct(operation), square if operation == "linear_input_grad" else case, announce)
         calls += 1
     return calls
-
-
-def _direct(backend: Backend, operation: str, case: LinearCase) -> Callable[[], object]:
-    weight, x = case.weight.quantized(), case.inputs["x"].tensor
-    canonical = weight.canonical()
-    if operation == "prepare":
-        return lambda: backend.prepare(weight)
-    if operation == "restore":
-        return lambda: backend.restore(canonical)
-    # Whatever layout the backend has: a weight that it cannot have prepared.
-    held = PreparedWeight(canonical.form, backend.capabilities.layout, canonical.tensors)
-    return lambda: backend.linear(x, held, None, case.mode, None)

@@ -351,6 +351,42 @@ class FloatsForNoRows(Sound):
         return result if result.numel() else result.float()
 
 
+class _Reuses(Sound):
+    """Has one buffer for the results of a shape."""
+
+    def __init__(self) -> None:
+        self.buffers: dict[tuple[torch.Size, torch.dtype], Tensor] = {}
+
+    def reuse(self, result: Tensor) -> Tensor:
+        buffer = self.buffers.setdefault((result.shape, result.dtype), torch.empty_like(result))
+        return buffer.copy_(result)
+
+
+class PackReusesItsResult(_Reuses):
+    def pack(self, codes: Tensor, bits: int) -> Tensor:
+        return self.reuse(super().pack(codes, bits))
+
+
+class UnpackReusesItsResult(_Reuses):
+    def unpack(self, words: Tensor, columns: int, bits: int) -> Tensor:
+        return self.reuse(super().unpack(words, columns, bits))
+
+
+class MatmulReusesItsResult(_Reuses):
+    def packed_matmul(self, *arguments: Any) -> Tensor:
+        return self.reuse(super().packed_matmul(*arguments))
+
+
+class CentersOneTensorTwice(Sound):
+    """Unpacks a tensor once if it is both operands, and takes both zero points off the same codes."""
+
+    def packed_matmul(self, x: Tensor, weight: Tensor, *rest: Any) -> Tensor:
+        bias, bits, columns, x_zero, weight_zero, *others = rest
+        if x.numel() and x.data_ptr() == weight.data_ptr():
+            x_zero = weight_zero = x_zero + weight_zero
+        return super().packed_matmul(x, weight, bias, bits, columns, x_zero, weight_zero, *others)
+
+
 class EndsTheProcess(Sound):
     def pack(self, codes: Tensor, bits: int) -> Tensor:
         if codes.shape[-1] == 21:
@@ -419,6 +455,13 @@ class KernelsNeverRun(_WithVariant):
 
     def kernel_calls(self) -> Mapping[str, int]:
         return {"packed_matmul_fast": 7}
+
+
+class IdleKernel(_WithVariant):
+    """Lists a kernel that nothing calls."""
+
+    def kernel_calls(self) -> Mapping[str, int]:
+        return {**self.calls, "pack_fast": 0}
 
 
 FAULTS: dict[str, type[Sound]] = {

@@ -70,17 +70,32 @@ MEANT_FOR: Mapping[str, str] = {
     "LinearIgnoresStrideOfX": f"{INT8}/int8_each_argument_in_each_layout[4-bit]",
     "LinearWritesToX": f"{INT8}/int8_one_bad_row[4-bit]",
     "ReadsPastThePreparedWeight": "memory/linear_stays_inside_its_inputs[4-bit]",
+    "ReadsPastThePreparedWeightForGradients": "memory/gradient_stays_inside_its_inputs[4-bit]",
+    "GradientTakesAnyLayout": f"{GRADIENT}/gradient_refuses_the_layout_of_another[4-bit]",
+    "ComputesUndeclaredGradients": "memory/undeclared_gradient_is_refused[4-bit]",
+    "GradientSharesScratch": f"{GRADIENT}/concurrent_gradients_do_not_disturb_each_other[4-bit]",
+    "LinearReusesItsResult": f"{RELATIONS}/linear_results_are_new_memory[int8,4-bit]",
+    "GradientReusesItsResult": f"{GRADIENT}/gradient_results_are_new_memory[4-bit]",
+    "TakesABiasInsideXForNone": f"{RELATIONS}/linear_of_arguments_that_share_memory[int8,4-bit]",
+    "WearsItsWeightOut": "modules/quantized_linear_keeps_its_state[int8,4-bit]",
+    "BackwardForgetsTheEpilogue": f"{GRADIENT}/linear_passes_gradients[gelu,4-bit]",
+    "BoundedWithCoarseActivations": f"{INT8}/int8_every_dtype[4-bit]",
+    "BoundedNanLeaks": f"{RELATIONS}/linear_keeps_bad_rows_apart[int8,4-bit]",
+    "BoundedHidesNan": f"{INT8}/bounded_int8_one_bad_row[4-bit]",
+    "BoundedDependsOnThreads": f"{RELATIONS}/linear_on_any_number_of_threads[int8,4-bit]",
+    "BoundedTailRowsOff": f"{RELATIONS}/linear_of_equal_rows[int8,4-bit]",
+    "GradientBorrowsKernels:fast": "variants/gradient_runs_its_own_kernels[4-bit]",
     "LinearBorrowsKernels:fast": "variants/linear_runs_its_own_kernels[4-bit]",
     "FloatDiffersOnTheVariant:fast": f"{RELATIONS}/linear_is_the_same_on_every_variant[float,4-bit]",
 }
 """The check that is meant to reject a fault, by the fault's target."""
 
-CONTROLS = {"SoundLinear", "NarrowLinear"}
+CONTROLS = {"SoundLinear", "NarrowLinear", "BoundedLinear", "BoundedByFloats", "OwnLinearKernels"}
 
 
 @pytest.mark.parametrize(("target", "check_id"), MEANT_FOR.items(), ids=MEANT_FOR.keys())
 def test_a_fault_is_rejected_by_the_check_meant_for_it(target: str, check_id: str) -> None:
-    check_rejected(target, check_id)
+    check_rejected(target, check_id, "OwnLinearKernels:fast" if ":" in target else "SoundLinear")
 
 
 def test_every_fault_has_its_check() -> None:
@@ -88,9 +103,18 @@ def test_every_fault_has_its_check() -> None:
 
 
 def test_the_sound_linear_passes_the_same_checks() -> None:
-    check_ids = [each for each in MEANT_FOR.values() if "variant" not in each and "undeclared" not in each]
+    others = ("variant", "undeclared", "bounded")
+    check_ids = [each for each in MEANT_FOR.values() if not any(word in each for word in others)]
     report = run_checks("SoundLinear", check_ids)
     assert report["errors"] == []
+    assert {check["id"]: check["message"] for check in report["checks"] if check["outcome"] != "passed"} == {}
+    assert set(check_ids) <= set(outcomes(report))
+
+
+@pytest.mark.parametrize("control", ["BoundedLinear", "BoundedByFloats"])
+def test_a_linear_with_bounded_numerics_is_held_to_its_bound(control: str) -> None:
+    check_ids = [check_id for target, check_id in MEANT_FOR.items() if target.startswith("Bounded")]
+    report = run_checks(control, check_ids)
     assert {check["id"]: check["message"] for check in report["checks"] if check["outcome"] != "passed"} == {}
     assert set(check_ids) <= set(outcomes(report))
 

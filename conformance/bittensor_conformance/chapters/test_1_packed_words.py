@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from math import prod
 
-import numpy as np
 import torch
 
-import bittensor
-
-from .. import oracle
 from ..cases import PackCase, UnpackCase
 from ..catalogue import check
-from ..compare import check_equal, check_result, fail
 from ..fills import Fill
 from ..layouts import LAYOUTS
+from ..scripts import NEW_MEMORY, holds, on_threads
 from ..strategies import COLUMNS, LEADING, pack_cases, unpack_cases
 from ..targets import Target
 
@@ -34,28 +30,18 @@ def test_unpack_matches_the_oracle(target: Target, bits: int) -> None:
 @check("pack")
 def test_pack_places_every_code(target: Target, bits: int) -> None:
     """Each value alone in each place of a word: order within the word, the sign bit, and nothing spilled."""
-    codes = _each_code_alone(bits)
-    text = _packing_snippet("pack_weights", codes, bits, target.name)
-    with bittensor.use_backend(target.name):
-        packed = bittensor.pack_weights(torch.from_numpy(codes), bits)
-    per_word = codes.shape[1]
     # Stated apart from the oracle: value * 2**(bits * place), as a signed 64-bit number.
-    alone = [value << (bits * place) for place in range(per_word) for value in range(2**bits)]
-    words = np.array(alone, dtype=np.uint64).view(np.int64).reshape(-1, 1)
-    check_result(packed, words, what="pack", snippet=text)
-    target.examples += len(codes)
+    for place in range(64 // bits):
+        words = [value << (bits * place) for value in range(2**bits)]
+        signed = [[word - 2**64 if word >= 2**63 else word] for word in words]
+        holds(target, _PACKS_ALONE, bits=bits, place=place, words=signed)
 
 
 @check("unpack")
 def test_unpack_finds_every_code(target: Target, bits: int) -> None:
     """Each value alone in each place of a word is found there, the sign bit's place included."""
-    codes = _each_code_alone(bits)
-    words = oracle.pack(codes, bits)
-    text = _packing_snippet("unpack_weights", words, bits, target.name)
-    with bittensor.use_backend(target.name):
-        unpacked = bittensor.unpack_weights(torch.from_numpy(words), codes.shape[1], bits)
-    check_result(unpacked, codes, what="unpack", snippet=text)
-    target.examples += len(codes)
+    for place in range(64 // bits):
+        holds(target, _FINDS_ALONE, bits=bits, place=place)
 
 
 @check("pack")
@@ -113,26 +99,30 @@ def test_unpack_ignores_unused_bits(target: Target, bits: int) -> None:
 def test_unpack_tensor_has_rows_and_columns(target: Target, bits: int) -> None:
     """`unpack_tensor` folds the leading dimensions into rows."""
     for leading in LEADING:
-        rows, columns = prod(leading), 17
-        codes = Fill(seed=rows).codes((*leading, columns), bits)
-        words = oracle.pack(codes, bits)
-        text = _packing_snippet("unpack_tensor", words, bits, target.name)
-        with bittensor.use_backend(target.name):
-            matrix = bittensor.unpack_tensor(torch.from_numpy(words), rows, columns, bits)
-        check_result(matrix, codes.reshape(rows, columns), what="unpack_tensor", snippet=text)
-        target.examples += 1
+        holds(target, _FOLDS, bits=bits, leading=leading, rows=prod(leading))
 
 
 @check("pack", requires=("unpack",))
 def test_pack_round_trip(target: Target, bits: int) -> None:
     """What is packed here and unpacked here is what it was."""
     for columns in COLUMNS:
-        codes = Fill(seed=columns).codes((5, columns), bits)
-        text = _packing_snippet("pack_weights", codes, bits, target.name)
-        with bittensor.use_backend(target.name):
-            back = bittensor.unpack_weights(bittensor.pack_weights(torch.from_numpy(codes), bits), columns, bits)
-        check_result(back, codes, what="unpack(pack(codes))", snippet=text)
-        target.examples += 1
+        holds(target, _ROUND_TRIP, bits=bits, columns=columns)
+
+
+@check("pack")
+def test_packed_words_are_new_memory(target: Target, bits: int) -> None:
+    """A later call does not change what an earlier one returned."""
+    for columns in (1, 17, 65, 513):
+        cases = [PackCase(bits, columns, (5,), Fill(seed=seed)) for seed in (1, 2)]
+        holds(target, NEW_MEMORY, case=cases[0], other=cases[1])
+
+
+@check("unpack")
+def test_unpacked_codes_are_new_memory(target: Target, bits: int) -> None:
+    """A later call does not change what an earlier one returned."""
+    for columns in (1, 17, 65, 513):
+        cases = [UnpackCase(bits, columns, (5,), Fill(seed=seed)) for seed in (1, 2)]
+        holds(target, NEW_MEMORY, case=cases[0], other=cases[1])
 
 
 @check("pack")
@@ -140,38 +130,33 @@ def test_pack_is_the_same_on_any_number_of_threads(target: Target, bits: int) ->
     """One large matrix, 1 to 3 threads, by rows long and short: the oracle's words each time."""
     threads = torch.get_num_threads()
     try:
-        for shape in ((1, 300_001), (3001, 65), (100_003, 3)):
-            codes = Fill(seed=shape[0]).codes(shape, bits)
-            expected = oracle.pack(codes, bits)
+        for rows, columns in ((1, 300_001), (3001, 65), (100_003, 3)):
+            case = PackCase(bits, columns, (rows,), Fill(seed=rows))
             for count in (1, 2, 3):
                 torch.set_num_threads(count)
-                with bittensor.use_backend(target.name):
-                    words = bittensor.pack_weights(torch.from_numpy(codes), bits).numpy()
-                if words.shape != expected.shape:
-                    fail(f"pack: expected shape {expected.shape}, got {words.shape}", repr(PackCase(bits, shape[1])))
-                text = f"{PackCase(bits, shape[1], shape[:1], Fill(seed=shape[0]))!r}\ntorch.set_num_threads({count})"
-                check_equal(words, expected, what=f"pack on {count} threads", snippet=text)
+                case.run(target.name, before=on_threads(count))
                 target.examples += 1
     finally:
         torch.set_num_threads(threads)
 
 
-def _each_code_alone(bits: int) -> oracle.Codes:
-    """A row for each place and value: that value in that place, 0 elsewhere."""
-    per_word = 64 // bits
-    codes = np.zeros((per_word, 2**bits, per_word), dtype=np.uint8)
-    places = np.arange(per_word)
-    codes[places, :, places] = np.arange(2**bits)
-    return codes.reshape(-1, per_word)
-
-
-def _packing_snippet(
-    function: str, values: np.ndarray[tuple[int, ...], np.dtype[np.integer]], bits: int, target: str
-) -> str:
-    shown = values if values.size <= 64 else values[:2]
-    return (
-        "import bittensor, torch\n"
-        f"values = torch.tensor({shown.tolist()}, dtype=torch.{values.dtype})  # of {list(values.shape)}\n"
-        f"with bittensor.use_backend({target!r}):\n"
-        f"    print(bittensor.{function}(values, ..., bits={bits}))"
-    )
+_PACKS_ALONE = """
+codes = torch.zeros((2**bits, 64 // bits), dtype=torch.uint8)
+codes[:, place] = torch.arange(2**bits)
+same(bittensor.pack_weights(codes, bits), torch.tensor(words))
+"""
+_FINDS_ALONE = """
+codes = torch.zeros((2**bits, 64 // bits), dtype=torch.uint8)
+codes[:, place] = torch.arange(2**bits)
+words = torch.from_numpy(oracle.pack(codes.numpy(), bits))
+same(bittensor.unpack_weights(words, 64 // bits, bits), codes)
+"""
+_FOLDS = """
+codes = Fill(seed=rows).codes((*leading, 17), bits)
+words = torch.from_numpy(oracle.pack(codes, bits))
+same(bittensor.unpack_tensor(words, rows, 17, bits), codes.reshape(rows, 17))
+"""
+_ROUND_TRIP = """
+codes = torch.from_numpy(Fill(seed=columns).codes((5, columns), bits))
+same(bittensor.unpack_weights(bittensor.pack_weights(codes, bits), columns, bits), codes)
+"""

@@ -10,15 +10,15 @@ import numpy as np
 from bittensor.backend import Capabilities
 from bittensor.prepared_weight import EPILOGUES
 
-from .. import oracle_linear
-from ..cases import call_on, snippet
+from ..cases import snippet
 from ..catalogue import check
-from ..compare import as_rows, fail
+from ..compare import fail
 from ..fills import Fill
 from ..float_fills import CALM_STYLES, FloatFill, FloatStyle
 from ..layouts import LAYOUTS
 from ..linear_cases import SPECIALS, LinearCase
 from ..linear_strategies import FLOAT_DTYPES, OUTPUTS, epilogue_cases, linear_cases, scope, shapes_of_groups
+from ..scripts import holds
 from ..strategies import LEADING
 from ..targets import Target
 
@@ -113,23 +113,15 @@ def test_float_small_integers_are_exact(target: Target, bits: int) -> None:
             bits, 35, k, group_size, zero, scales=FloatFill("ends"), offsets=FloatFill("integers", 2)
         )
         case = LinearCase(weight, (m,), "float", FloatFill("integers", k), bias=FloatFill("integers", 3))
-        text = snippet(case, target.name)
-        interval = case.expected
-        assert isinstance(interval, oracle_linear.Interval)
-        assert (np.abs(interval.center) < 2**24).all()
-        result = as_rows(call_on(target.name, case, text), weight.n)
-        if (wrong := result != interval.center).any():
-            at = tuple(np.argwhere(wrong)[0].tolist())
-            fail(f"at {list(at)} expected exactly {interval.center[at]}, got {result[at]}", text)
-        target.examples += 1
+        assert (np.abs(case.allowed.center) < 2**24).all()
+        holds(target, _EXACT, case=case)
 
 
 @check("linear", applies=_float)
 def test_float_bound_is_below_the_signal(target: Target, bits: int) -> None:
     """On the cases of this chapter the bound is a small part of the result: to lie within it says something."""
     for case in _typical(target, bits):
-        interval = case.expected
-        assert isinstance(interval, oracle_linear.Interval)
+        interval = case.allowed
         signal = float(np.median(np.abs(interval.center)))
         if not float(np.median(interval.bound)) < signal / 50:
             fail(f"the bound is {np.median(interval.bound):.3g}, the result {signal:.3g}", snippet(case, target.name))
@@ -143,16 +135,7 @@ def test_float_bound_is_below_the_signal(target: Target, bits: int) -> None:
 def test_float_errors_are_not_biased(target: Target, bits: int) -> None:
     """Errors are as often towards 0 as away from it: six standard errors of the mean are allowed."""
     for case in _typical(target, bits):
-        text = snippet(case, target.name)
-        interval = case.expected
-        assert isinstance(interval, oracle_linear.Interval)
-        result = as_rows(call_on(target.name, case, text), case.weight.n).astype(np.float64)
-        outward = ((result - interval.center) * np.sign(interval.center) / interval.reach).ravel()
-        # Errors of a row share its rounding, those of a column share the weight's: fewer are independent.
-        allowed = 6 * float(outward.std()) / np.sqrt(outward.size / 4) + 1e-12
-        if abs(float(outward.mean())) > allowed:
-            fail(f"errors lean {outward.mean():+.3g} of the bound outwards, {allowed:.3g} are allowed", text)
-        target.examples += 1
+        holds(target, _UNBIASED, case=case)
 
 
 @check("linear", applies=_float)
@@ -173,13 +156,8 @@ def test_float_one_bad_row(target: Target, bits: int) -> None:
     within = scope(target.capabilities)
     for m, zero, dtype, special in product((1, 2, 5, 13), within.zeros, FLOAT_DTYPES, SPECIALS):
         case = LinearCase(within.weight(bits, 18, 41, 8, zero), (m,), "float", x_dtype=dtype, special=special)
-        text = snippet(case, target.name)
-        result = call_on(target.name, case, text)
-        case.check(result, text)
-        bad = as_rows(result, 18)[m // 2]
-        if np.isfinite(bad).any() or (special == "nan" and not np.isnan(bad).all()):
-            fail(f"row {m // 2} of x holds {special}, but the result's is {bad.tolist()}", text)
-        target.examples += 1
+        case.run(target.name)
+        holds(target, _BAD_ROW, case=case, row=m // 2)
 
 
 @check("linear", applies=_float)
@@ -210,3 +188,21 @@ def _typical(target: Target, bits: int) -> list[LinearCase]:
         for zero in within.zeros
         for k, group_size in ((40, 8), (256, 32), (1100, 128), (900, None))
     ]
+
+
+_EXACT = """
+result = case.call().reshape(-1, case.weight.n)
+same(result.double(), case.allowed.center, within=0.25)  # they are integers
+"""
+_UNBIASED = """
+result, allowed = case.call().reshape(-1, case.weight.n).double().numpy(), case.allowed
+outward = ((result - allowed.center) * np.sign(allowed.center) / allowed.reach).ravel()
+# Errors of a row share its rounding, those of a column share the weight's: fewer are independent.
+tolerance = 6 * outward.std() / np.sqrt(outward.size / 4) + 1e-12
+assert abs(outward.mean()) <= tolerance, f"errors lean {outward.mean():+.3g} of the bound, {tolerance:.3g} is allowed"
+"""
+_BAD_ROW = """
+bad = case.call().reshape(-1, case.weight.n)[row]
+assert not bad.isfinite().any(), f"row {row} of x holds {case.special}, the result's is {bad.tolist()}"
+assert case.special != "nan" or bad.isnan().all(), f"row {row} of x holds a NaN, the result's is {bad.tolist()}"
+"""

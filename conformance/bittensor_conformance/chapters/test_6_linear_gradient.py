@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import cycle, product
 
 import numpy as np
-import pytest
 import torch
 
-import bittensor
-from bittensor import UnsupportedOperationError
+from bittensor.prepared_weight import EPILOGUES
 
+from ..cases import snippet
 from ..catalogue import check
-from ..compare import as_rows, check_floats, fail
+from ..compare import fail
 from ..fills import Fill
 from ..float_fills import CALM_STYLES, FloatFill
 from ..gradient_cases import GradientCase
 from ..layouts import LAYOUTS
-from ..linear_cases import SPECIALS, TORCH_DTYPES
+from ..linear_cases import SPECIALS, LinearCase
 from ..linear_strategies import FLOAT_DTYPES, OUTPUTS, scope, shapes_of_groups
-from ..oracle_linear import Floats
+from ..scripts import NEW_MEMORY, holds
 from ..strategies import LEADING
 from ..targets import Target
 
@@ -74,13 +74,7 @@ def test_gradient_of_small_integers_is_exact(target: Target, bits: int) -> None:
         weight = within.weight(
             bits, 35, k, group_size, zero, scales=FloatFill("ends"), offsets=FloatFill("integers", 2)
         )
-        case = GradientCase(weight, (m,), FloatFill("integers", k))
-        result = as_rows(case.call(target.name), k)
-        if (wrong := result != case.expected.center).any():
-            at = tuple(np.argwhere(wrong)[0].tolist())
-            wanted = case.expected.center[at]
-            fail(f"at {list(at)} expected exactly {wanted}, got {result[at]}", case.text(target.name))
-        target.examples += 1
+        holds(target, _EXACT, case=GradientCase(weight, (m,), FloatFill("integers", k)))
 
 
 @check("linear_input_grad")
@@ -91,7 +85,10 @@ def test_gradient_bound_is_below_the_signal(target: Target, bits: int) -> None:
         case = GradientCase(within.weight(bits, n, 48, size, zero), (16,))
         signal = float(np.median(np.abs(case.expected.center)))
         if not float(np.median(case.expected.bound)) < signal / 50 or not case.expected.comparable.all():
-            fail(f"the bound is {np.median(case.expected.bound):.3g}, the result {signal:.3g}", case.text(target.name))
+            fail(
+                f"the bound is {np.median(case.expected.bound):.3g}, the result {signal:.3g}",
+                snippet(case, target.name),
+            )
         case.run(target.name)
         target.examples += 1
 
@@ -103,10 +100,8 @@ def test_gradient_keeps_bad_rows_apart(target: Target, bits: int) -> None:
     for m, zero, dtype, special in product((1, 5, 13), within.zeros, FLOAT_DTYPES, SPECIALS):
         case = GradientCase(within.weight(bits, 18, 41, 8, zero), (m,), dtype=dtype, special=special)
         case.run(target.name)
-        bad = as_rows(case.call(target.name), 41)[m // 2]
-        if special == "nan" and not np.isnan(bad).all():
-            fail(f"row {m // 2} of dy holds a NaN, but the result's is {bad.tolist()}", case.text(target.name))
-        target.examples += 1
+        if special == "nan":
+            holds(target, _BAD_ROW, case=case, row=m // 2)
 
 
 @check("linear_input_grad")
@@ -130,44 +125,94 @@ def test_gradient_does_not_depend_on_the_batch(target: Target, bits: int) -> Non
     try:
         for zero, (m, n, k, size) in product(within.zeros, ((17, 65, 33, 16), (40, 300, 130, 64))):
             case = GradientCase(within.weight(bits, n, k, size, zero), (m,))
-            torch.set_num_threads(1)
-            whole = as_rows(case.call(target.name), k)
             for part in (1, 6, m // 2 + 1):
-                pieces = torch.split(case.placed.tensor, part)
-                parts = [as_rows(case.call(target.name, piece), k) for piece in pieces]
-                _check_same(target, case, np.concatenate(parts), whole, f"parts of {part} rows")
-            for count in (2, 3):
-                torch.set_num_threads(count)
-                _check_same(target, case, as_rows(case.call(target.name), k), whole, f"{count} threads")
+                holds(target, _PARTS, case=case, part=part)
+            holds(target, _THREADS, case=case)
     finally:
         torch.set_num_threads(threads)
 
 
 @check("linear_input_grad")
-def test_gradient_reaches_x(target: Target, bits: int) -> None:
-    """`bittensor.linear` backward gives this operation's result, times the derivative of the epilogue."""
+def test_gradient_results_are_new_memory(target: Target, bits: int) -> None:
+    """A later call does not change what an earlier one returned, and does not share its memory."""
+    for m, n, k in ((1, 17, 41), (5, 33, 17)):
+        case = GradientCase(scope(target.capabilities).weight(bits, n, k, 8), (m,))
+        holds(target, NEW_MEMORY, case=case, other=replace(case, dy=FloatFill(seed=99)))
+
+
+@check("linear_input_grad")
+def test_concurrent_gradients_do_not_disturb_each_other(target: Target, bits: int) -> None:
+    """Calls from four Python threads at once: no scratch memory is shared between them."""
+    for m, n, k, size in ((5, 65, 33, 16), (40, 300, 130, 64), (3, 900, 500, 128)):
+        case = GradientCase(scope(target.capabilities).weight(bits, n, k, size), (m,))
+        holds(target, _CONCURRENT, case=case, backend=target.name)
+
+
+@check("linear_input_grad")
+def test_gradient_refuses_the_layout_of_another(target: Target, bits: int) -> None:
+    """A prepared weight with another layout's name is an error, and never computed with."""
+    case = GradientCase(scope(target.capabilities).weight(bits, 17, 41, 8))
+    holds(target, _OTHER_LAYOUT, case=case)
+
+
+_NAMED_EPILOGUES = {str(name).lower(): name for name in EPILOGUES}
+
+
+@check("linear", cases=_NAMED_EPILOGUES, applies=lambda capabilities, epilogue: epilogue in capabilities.epilogues)
+def test_linear_passes_gradients(target: Target, bits: int, case: str | None) -> None:
+    """`bittensor.linear` backward, in each mode: x and the bias get what section 6 says, whoever computes it."""
     within = scope(target.capabilities)
-    case = GradientCase(within.weight(bits, 17, 41, 16), (5,))
-    mode = sorted(target.capabilities.activation_modes)[0]
-    x, dy = torch.from_numpy(FloatFill(seed=6).floats((5, 41))).requires_grad_(), case.placed.tensor
-    with bittensor.use_backend(target.name):
-        bittensor.linear(x, case.weight.quantized(), activation_mode=mode).backward(dy)  # type: ignore[no-untyped-call]
-    assert x.grad is not None
-    _check_same(target, case, as_rows(x.grad, 41), as_rows(case.call(target.name), 41), "x.grad of linear")
+    for mode, zero in product(sorted(target.capabilities.activation_modes), within.zeros):
+        for dtype in FLOAT_DTYPES:
+            weight = within.weight(bits, 17, 41, 16, zero)
+            linear = LinearCase(weight, (5,), mode, x_dtype=dtype, bias=FloatFill(seed=1), epilogue=case)  # type: ignore[arg-type]
+            holds(target, _BACKWARD, case=linear, exact=target.is_exact)
 
 
-@check("linear_input_grad", undeclared=True)
-def test_undeclared_gradient_is_refused(target: Target, bits: int) -> None:
-    """UnsupportedOperationError from a backend that declares linear, but not its gradient."""
-    if "linear_input_grad" not in target.capabilities.operations:
-        case = GradientCase(scope(target.capabilities).weight(bits, 3, 9, 8))
-        held = case.weight.quantized().canonical()
-        with pytest.raises(UnsupportedOperationError):
-            target.backend.linear_input_grad(case.placed.tensor, held)
-
-
-def _check_same(target: Target, case: GradientCase, actual: Floats, expected: Floats, what: str) -> None:
-    dtype = TORCH_DTYPES["float32"]
-    text = case.text(target.name)
-    check_floats(torch.from_numpy(actual), expected, expected.shape, dtype, what=what, snippet=text)
-    target.examples += 1
+_EXACT = """
+same(case.call().reshape(-1, case.weight.k).double(), case.expected.center, within=0.25)  # they are integers
+"""
+_BAD_ROW = """
+bad = case.call()[row]
+assert bad.isnan().all(), f"row {row} of dy holds a NaN, but the result's is {bad.tolist()}"
+"""
+_PARTS = """
+same(torch.cat([case.call(rows) for rows in case.tensors()["dy"].split(part)]), case.call())
+"""
+_THREADS = """
+torch.set_num_threads(1)
+expected = case.call()
+for count in (2, 3):
+    torch.set_num_threads(count)
+    same(case.call(), expected)
+"""
+_CONCURRENT = """
+from concurrent.futures import ThreadPoolExecutor
+cases = [replace(case, dy=FloatFill(seed=seed)) for seed in range(4)]
+alone = [each.call() for each in cases]
+def repeat(each):
+    with bittensor.use_backend(backend):
+        return [each.call() for _ in range(2)]
+with ThreadPoolExecutor(4) as pool:
+    results = list(pool.map(repeat, cases))
+for each, expected, calls in zip(cases, alone, results):
+    for actual in calls:
+        same(actual, expected, within=2 * float(each.expected.reach.max()))
+"""
+_OTHER_LAYOUT = """
+backend, dy = bittensor.current_backend(), case.tensors()["dy"]
+own = backend.prepare(case.weight.quantized())
+for foreign in (replace(own, layout=f"{own.layout}x"), Elsewhere().prepare(case.weight.quantized())):
+    with refused(ValueError):
+        backend.linear_input_grad(dy, foreign)
+"""
+_BACKWARD = """
+tensors = case.tensors()
+x, bias = (tensors[name].clone().requires_grad_() for name in ("x", "bias"))
+y = case.call(x=x, bias=bias)
+dy = torch.from_numpy(FloatFill(seed=6).floats(tuple(y.shape), case.x_dtype)).to(y.dtype)
+y.backward(dy)
+dx, dbias = allowed_gradients(case, y.detach().float().numpy(), dy.float().numpy(), exact)
+same(x.grad.double().where(torch.from_numpy(dx.comparable), 0), np.where(dx.comparable, dx.center, 0), dx.reach)
+same(bias.grad.double(), dbias.center, dbias.reach)
+"""

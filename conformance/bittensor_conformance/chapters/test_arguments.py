@@ -10,14 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-
-import bittensor
 
 from .. import oracle
 from ..catalogue import check
-from ..compare import check_result, fail
+from ..scripts import holds, run_body
 from ..targets import Target
 
 Arguments = dict[str, Any]
@@ -243,40 +240,16 @@ def test_packed_matmul_refuses(target: Target, case: Rule) -> None:
 @check("packed_matmul", requires=("pack", "unpack"))
 def test_numpy_integers_are_integers(target: Target, bits: int) -> None:
     """Counts, widths and zero points may be anything with ``__index__``, as everywhere in Python."""
-    codes = np.array([[1, 0, 1], [0, 1, 1]], dtype=np.uint8)
-    words = torch.from_numpy(oracle.pack(codes, bits))
-    width, columns, one = np.int64(bits), np.int32(3), np.uint8(1)
-    expected = oracle.accumulate(codes, codes, 1, 1).astype(np.int32)
-    text = f"numpy integers for bits={bits}, in_features=3, x_zero=1, weight_zero=1"
-    with bittensor.use_backend(target.name):
-        packed = bittensor.pack_weights(torch.from_numpy(codes), width)  # type: ignore[arg-type]
-        unpacked = bittensor.unpack_weights(words, columns, width)  # type: ignore[arg-type]
-        product = bittensor.packed_matmul(
-            words,
-            words,
-            bits=width,  # type: ignore[arg-type]
-            in_features=columns,  # type: ignore[arg-type]
-            x_zero=one,  # type: ignore[arg-type]
-            weight_zero=one,  # type: ignore[arg-type]
-            out_dtype=torch.int32,
-        )
-    check_result(packed, words.numpy(), what="pack_weights", snippet=text)
-    check_result(unpacked, codes, what="unpack_weights", snippet=text)
-    check_result(product, expected, what="packed_matmul", snippet=text)
-    target.examples += 3
+    holds(target, _NUMPY_INTEGERS, bits=bits)
 
 
 @check("unpack")
 def test_unpack_tensor_refuses_a_wrong_number_of_rows(target: Target, bits: int) -> None:
     """`rows` must be what the leading dimensions hold."""
     for rows, shape in ((1, (2, 1)), (3, (2, 1)), (5, (2, 3, 1)), (-1, (2, 1)), (0, (1,))):
-        rule = Rule(lambda _: {}, ValueError, ("packed", f"rows={rows}", str(list(shape))))
-        call = lambda rows=rows, shape=shape: bittensor.unpack_tensor(  # noqa: E731
-            _codes(*shape, dtype=torch.int64), rows, 5, bits
+        holds(
+            target, _WRONG_ROWS, bits=bits, rows=rows, shape=shape, words=["packed", f"rows={rows}", str(list(shape))]
         )
-        with bittensor.use_backend(target.name):
-            _check_raises(call, rule, bits, f"bittensor.unpack_tensor(<int64 {list(shape)}>, {rows}, 5, {bits})")
-        target.examples += 1
 
 
 @check("pack", widths=(1, 2, 4))
@@ -354,52 +327,37 @@ def _bad_codes(bits: int) -> list[tuple[torch.Tensor, tuple[str, ...]]]:
 
 
 def _check_refused(target: Target, operation: str, good: Arguments, rule: Rule) -> None:
-    bits = good["bits"]
-    arguments = good | rule.spoil(bits)
-    shown = ", ".join(f"{name}={_show(value)}" for name, value in arguments.items())
-    public: dict[str, Callable[..., torch.Tensor]] = {
-        "pack": bittensor.pack_weights,
-        "unpack": bittensor.unpack_weights,
-    }
-    with bittensor.use_backend(target.name) as backend:
-        if operation == "packed_matmul":
-            keywords = dict(arguments)
-            _check_raises(lambda: bittensor.packed_matmul(**keywords), rule, bits, f"bittensor.packed_matmul({shown})")
-        else:
-            _check_raises(
-                lambda: public[operation](*arguments.values()), rule, bits, f"bittensor: {operation}({shown})"
-            )
-        wrong_integer = rule.error is TypeError and _INTEGERS & rule.spoil(bits).keys()
-        if backend.capabilities.checks_arguments and not wrong_integer:
-            method = getattr(backend, operation)
-            _check_refuses(lambda: method(*arguments.values()), f"backend.{operation}({shown})")
-    target.examples += 1
-
-
-def _check_refuses(call: Callable[[], object], shown: str) -> None:
-    """A backend that checks its own arguments may refuse in words of its own: BitTensor words the error for users."""
-    try:
-        call()
-    except (TypeError, ValueError, RuntimeError):
-        return
-    fail("the backend declares checks_arguments, but it did not refuse; the call returned", shown)
-
-
-def _check_raises(call: Callable[[], object], rule: Rule, bits: int, shown: str) -> None:
+    bits, spoiled = good["bits"], rule.spoil(good["bits"])
     top = oracle.largest_code(bits)
-    fragments = [fragment.format(top=top, beyond=top + 1, bits=bits) for fragment in rule.fragments]
-    try:
-        call()
-    except Exception as error:
-        if type(error) is not rule.error:
-            fail(f"expected {rule.error.__name__}, got {type(error).__name__}: {error}", shown)
-        if missing := [fragment for fragment in fragments if fragment not in str(error)]:
-            fail(f"the message lacks {missing}: {error}", shown)
-        return
-    fail(f"expected {rule.error.__name__} with {fragments}, but the call returned", shown)
+    words = [fragment.format(top=top, beyond=top + 1, bits=bits) for fragment in rule.fragments]
+    arguments = good | spoiled
+    body = f"with refused({rule.error.__name__}, words=words, exactly=True):\n    {_PUBLIC[operation]}"
+    holds(target, body, arguments=arguments, words=words)
+    wrong_integer = rule.error is TypeError and _INTEGERS & spoiled.keys()
+    if target.capabilities.checks_arguments and not wrong_integer:
+        # In words of its own: BitTensor words the error for users.
+        body = f"with refused(TypeError, ValueError, RuntimeError):\n    {_DIRECT.format(operation)}"
+        run_body(target.name, body, {"arguments": arguments})
 
 
-def _show(value: object) -> str:
-    if isinstance(value, torch.Tensor):
-        return f"<{str(value.dtype).removeprefix('torch.')} {list(value.shape)} on {value.device}>"
-    return repr(value)
+_PUBLIC = {
+    "pack": 'bittensor.pack_weights(arguments["codes"], arguments["bits"])',
+    "unpack": 'bittensor.unpack_weights(arguments["words"], arguments["columns"], arguments["bits"])',
+    "packed_matmul": "bittensor.packed_matmul(**arguments)",
+}
+_DIRECT = "bittensor.current_backend().{}(*arguments.values())"
+_NUMPY_INTEGERS = """
+codes = np.array([[1, 0, 1], [0, 1, 1]], dtype=np.uint8)
+words = torch.from_numpy(oracle.pack(codes, bits))
+width, columns, one = np.int64(bits), np.int32(3), np.uint8(1)
+same(bittensor.pack_weights(torch.from_numpy(codes), width), words)
+same(bittensor.unpack_weights(words, columns, width), codes)
+product = bittensor.packed_matmul(
+    words, words, bits=width, in_features=columns, x_zero=one, weight_zero=one, out_dtype=torch.int32
+)
+same(product, oracle.accumulate(codes, codes, 1, 1).astype(np.int32))
+"""
+_WRONG_ROWS = """
+with refused(ValueError, words=words, exactly=True):
+    bittensor.unpack_tensor(torch.zeros(shape, dtype=torch.int64), rows, 5, bits)
+"""

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import torch
 
-import bittensor
-from bittensor import PreparedWeight, QuantizedWeight, UnsupportedOperationError
-from bittensor.backend import PROTOCOL_VERSION, Backend, Capabilities
+from bittensor.backend import Capabilities
 from bittensor.prepared_weight import GROUP_SIZE_MULTIPLE
 
-from ..cases import snippet
 from ..catalogue import check
-from ..compare import fail
 from ..float_fills import FloatFill
-from ..linear_cases import TORCH_DTYPES, LinearCase, Mode, WeightCase, held_to
+from ..linear_cases import TORCH_DTYPES, LinearCase, Mode, WeightCase
 from ..linear_strategies import scope
 from ..oracle_linear import FloatDtype, ZeroKind
+from ..scripts import holds, run_body
 from ..targets import Target
 
 _WEIGHT = WeightCase(4, 3, 9)
-_REFUSALS = (TypeError, ValueError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -71,16 +68,10 @@ _RULES: dict[str, Rule] = {
 @check("linear", cases=_RULES, applies=lambda capabilities, _: 4 in capabilities.linear_bits)
 def test_linear_refuses(target: Target, case: Rule) -> None:
     """`bittensor.linear` refuses what its rules exclude, in words that say what came; and so does a strict backend."""
-    mode = _some_mode(target)
-    good = {"x": _zeros(2, 9), "weight": _good_weight(target).quantized(), "bias": None}
-    arguments = {**good, "activation_mode": mode, "epilogue": None, **case.changes}
-    shown = f"bittensor.set_backend({target.name!r})\nbittensor.linear with {dict(case.changes)!r}"
-    with bittensor.use_backend(target.name) as backend:
-        _check_raises(lambda: bittensor.linear(**arguments), (case.error,), case.fragments, shown)
-        if backend.capabilities.checks_arguments and "weight" not in case.changes:
-            prepared = backend.prepare(arguments.pop("weight"))
-            _check_raises(lambda: backend.linear(weight=prepared, **arguments), _REFUSALS, (), f"direct: {shown}")
-    target.examples += 1
+    names = {"case": _good_linear(target), "changes": dict(case.changes)}
+    holds(target, _REFUSED.format(case.error.__name__), **names, words=list(case.fragments))
+    if target.capabilities.checks_arguments and "weight" not in case.changes:
+        run_body(target.name, _REFUSED_DIRECTLY, names)
 
 
 _KINDS: dict[str, tuple[str, Any]] = {
@@ -108,100 +99,76 @@ def test_undeclared_kind_is_refused(target: Target, case: tuple[str, Any]) -> No
     mode: Mode = value if field == "activation_modes" else _some_mode(target)
     epilogue = value if field == "epilogues" else sorted(epilogues, key=str)[0]
     linear = LinearCase(replace(_WEIGHT, zero=zero, scale_dtype=dtype), (2,), mode, epilogue=epilogue)
-    with bittensor.use_backend(target.name):
-        _check_raises(linear.call, (UnsupportedOperationError,), (str(value),), snippet(linear, target.name))
-    target.examples += 1
+    holds(target, _UNDECLARED, case=linear, words=[str(value)])
 
 
-@check(
-    "linear",
-    applies=lambda capabilities, _: (
-        capabilities.group_size_multiple > GROUP_SIZE_MULTIPLE and 4 in capabilities.linear_bits
-    ),
-)
+def _has_undeclared_sizes(capabilities: Capabilities, _: object) -> bool:
+    return capabilities.group_size_multiple > GROUP_SIZE_MULTIPLE and 4 in capabilities.linear_bits
+
+
+@check("linear", applies=_has_undeclared_sizes)
 def test_undeclared_group_size_is_refused(target: Target) -> None:
     """A group size between the declared ones is an UnsupportedOperationError."""
     size = target.capabilities.group_size_multiple + GROUP_SIZE_MULTIPLE
-    linear = LinearCase(replace(_good_weight(target), k=2 * size, group_size=size), (2,), _some_mode(target))
-    with bittensor.use_backend(target.name):
-        _check_raises(linear.call, (UnsupportedOperationError,), (str(size),), snippet(linear, target.name))
-    target.examples += 1
-
-
-class _Elsewhere(Backend):
-    """A backend with a layout that only it can read: the canonical tensors, inverted or negated."""
-
-    name = "elsewhere"
-    protocol_version = PROTOCOL_VERSION
-    capabilities = Capabilities(operations=frozenset({"prepare", "restore", "linear"}), layout="elsewhere/1")
-
-    def prepare(self, weight: QuantizedWeight) -> PreparedWeight:
-        canonical = weight.canonical()
-        return PreparedWeight(canonical.form, "elsewhere/1", tuple(map(_turned, canonical.tensors)))
-
-    def restore(self, weight: PreparedWeight) -> QuantizedWeight:
-        tensors = tuple(map(_turned, weight.tensors))
-        return QuantizedWeight.from_canonical(PreparedWeight(weight.form, "canonical", tensors))
-
-
-def _turned(tensor: torch.Tensor) -> torch.Tensor:
-    return -tensor if tensor.is_floating_point() else ~tensor
+    good = _good_linear(target)
+    linear = replace(good, weight=replace(good.weight, k=2 * size, group_size=size))
+    holds(target, _UNDECLARED, case=linear, words=[str(size)])
 
 
 @check("linear")
 def test_weight_of_another_layout_is_converted(target: Target, bits: int) -> None:
     """A weight that another backend holds is restored by that one, and prepared anew; and back again."""
     within = scope(target.capabilities)
-    elsewhere = _Elsewhere()
-    for zero in within.zeros:
-        for mode in sorted(target.capabilities.activation_modes):
-            linear = held_to(
-                target.capabilities,
-                LinearCase(within.weight(bits, 17, 41, 8, zero), (3,), "int8" if mode == "int8" else "float"),
-            )
-            text = f"{snippet(linear, target.name)}\n# with a weight that a backend with another layout has prepared"
-            weight = linear.weight.quantized()
-            for _ in range(2):
-                weight.prepared_for(elsewhere)
-                with bittensor.use_backend(target.name):
-                    linear.check(linear.call(weight=weight), text)
-            target.examples += 1
+    for zero, mode in product(within.zeros, sorted(target.capabilities.activation_modes)):
+        case = LinearCase(within.weight(bits, 17, 41, 8, zero), (3,), "int8" if mode == "int8" else "float")
+        holds(target, _CONVERTED, case=case, exact=target.is_exact)
 
 
 @check("linear")
 def test_prepared_weight_of_another_layout_is_refused(target: Target, bits: int) -> None:
     """Given directly, a prepared weight with another layout's name is an error, and never computed with."""
-    within = scope(target.capabilities)
-    linear = LinearCase(within.weight(bits, 17, 41, 8), (3,))
-    backend, x = target.backend, linear.inputs["x"].tensor
-    mode = _some_mode(target)
-    own = backend.prepare(linear.weight.quantized())
-    for foreign in (replace(own, layout=f"{own.layout}x"), _Elsewhere().prepare(linear.weight.quantized())):
-        text = f"# on {target.name}: its own layout is {own.layout!r}, the weight's {foreign.layout!r}"
-        for call in (lambda w=foreign: backend.linear(x, w, None, mode, None), lambda w=foreign: backend.restore(w)):
-            _check_raises(call, (ValueError,), (), text)
-        target.examples += 1
+    case = LinearCase(scope(target.capabilities).weight(bits, 17, 41, 8), (3,), _some_mode(target))
+    holds(target, _OTHER_LAYOUT, case=case)
 
 
 def _some_mode(target: Target) -> Mode:
     return "int8" if "int8" in target.capabilities.activation_modes else "float"
 
 
-def _good_weight(target: Target) -> WeightCase:
+def _good_linear(target: Target) -> LinearCase:
     within = scope(target.capabilities)
-    return replace(_WEIGHT, zero=within.zeros[0], scale_dtype=within.scale_dtypes[0], scales=FloatFill())
+    weight = replace(_WEIGHT, zero=within.zeros[0], scale_dtype=within.scale_dtypes[0], scales=FloatFill())
+    return LinearCase(weight, (2,), _some_mode(target), FloatFill("zero"), epilogue=within.epilogues[0])
 
 
-def _check_raises(
-    call: Callable[[], object], errors: tuple[type[Exception], ...], fragments: tuple[str, ...], shown: str
-) -> None:
-    wanted = " or ".join(error.__name__ for error in errors)
-    try:
-        call()
-    except errors as error:
-        if missing := [fragment for fragment in fragments if fragment not in str(error)]:
-            fail(f"the message lacks {missing}: {error}", shown)
-        return
-    except Exception as error:
-        fail(f"expected {wanted}, got {type(error).__name__}: {error}", shown)
-    fail(f"expected {wanted}, but the call returned", shown)
+_REFUSED = """
+arguments = {{**case.tensors(), "bias": None, "activation_mode": case.mode, "epilogue": case.epilogue, **changes}}
+with refused({}, words=words):
+    bittensor.linear(**arguments)
+"""
+_REFUSED_DIRECTLY = """
+backend = bittensor.current_backend()
+arguments = {**case.tensors(), "bias": None, "activation_mode": case.mode, "epilogue": case.epilogue, **changes}
+weight = backend.prepare(arguments.pop("weight"))
+with refused(TypeError, ValueError, RuntimeError):
+    backend.linear(weight=weight, **arguments)
+"""
+_UNDECLARED = """
+with refused(bittensor.UnsupportedOperationError, words=words):
+    case.call()
+"""
+_CONVERTED = """
+weight = case.weight.quantized()
+for _ in range(2):
+    weight.prepared_for(Elsewhere())
+    case.check(case.call(weight=weight), "", exact=exact)
+"""
+_OTHER_LAYOUT = """
+backend, x = bittensor.current_backend(), case.tensors()["x"]
+own = backend.prepare(case.weight.quantized())
+for foreign in (replace(own, layout=f"{own.layout}x"), Elsewhere().prepare(case.weight.quantized())):
+    with refused(ValueError):
+        backend.linear(x, foreign, None, case.mode, None)
+    with refused(ValueError):
+        backend.restore(foreign)
+"""

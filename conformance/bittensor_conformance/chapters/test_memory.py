@@ -40,6 +40,12 @@ def test_linear_stays_inside_its_inputs(target: Target, bits: int) -> None:
     _check(target, Job("guarded", "linear", bits))
 
 
+@check("linear_input_grad")
+def test_gradient_stays_inside_its_inputs(target: Target, bits: int) -> None:
+    """The result's gradient and the prepared weight against inaccessible pages, write-protected."""
+    _check(target, Job("guarded", "linear_input_grad", bits))
+
+
 @check("pack", undeclared=True)
 def test_undeclared_pack_is_refused(target: Target, bits: int) -> None:
     """UnsupportedOperationError for what the capabilities leave out."""
@@ -68,6 +74,12 @@ def test_undeclared_prepare_is_refused(target: Target, bits: int) -> None:
 def test_undeclared_linear_is_refused(target: Target, bits: int) -> None:
     """UnsupportedOperationError for what the capabilities leave out."""
     _check(target, Job("undeclared", "linear", bits))
+
+
+@check("linear_input_grad", undeclared=True)
+def test_undeclared_gradient_is_refused(target: Target, bits: int) -> None:
+    """An error for what the capabilities leave out."""
+    _check(target, Job("undeclared", "linear_input_grad", bits))
 
 
 def _check(target: Target, job: Job) -> None:

@@ -133,7 +133,9 @@ struct FloatLinearTile {
     }
   }
 
-  static void run(const FloatLinearBlock& block, const TileSizes& sizes, std::int64_t row, std::int64_t tile) {
+  /// Never inlined: as a part of the loops around it, it is left too few registers.
+  [[gnu::noinline]] static void run(
+      const FloatLinearBlock& block, const TileSizes& sizes, std::int64_t row, std::int64_t tile) {
     const PreparedLayout& layout = *block.layout;
     const std::int64_t groups = sizes.groups;
     const std::int64_t tile_code_bytes = sizes.code_bytes;

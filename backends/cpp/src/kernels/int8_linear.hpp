@@ -69,7 +69,9 @@ struct Int8LinearTile {
     return V::load_float(from + v / tile_vectors * tile_bytes + in_tile, type);
   }
 
-  static void run(const Int8LinearBlock& block, const TileSizes& sizes, std::int64_t row, std::int64_t tile) {
+  /// Never inlined: as a part of the loops around it, it is left too few registers.
+  [[gnu::noinline]] static void run(
+      const Int8LinearBlock& block, const TileSizes& sizes, std::int64_t row, std::int64_t tile) {
     const PreparedLayout& layout = *block.layout;
     const std::int64_t groups = sizes.groups;
     const std::int64_t tile_code_bytes = sizes.code_bytes;

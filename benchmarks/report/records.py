@@ -1,0 +1,82 @@
+"""The committed records as data frames: one line for each figure, with the machine that it was taken on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from . import record
+
+PROGRAMS = ("integer-matmul", "kernels", "linear", "peers", "threads")
+"""Programs that write records; the name of a result file begins with that of its program."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One result file."""
+
+    path: Path
+    program: str
+    machine: Mapping[str, Any]
+    limits: Mapping[str, float]
+    rows: pd.DataFrame
+
+    @property
+    def place(self) -> str:
+        """The machine in words, as it heads a chart."""
+        about = self.machine
+        threads = about["threads"]
+        return f"{about['cpu']}, {about['cpus']} CPUs, {about['isa']}, {threads} thread{'s' if threads > 1 else ''}"
+
+    @property
+    def date(self) -> str:
+        return str(self.machine["date"])[:10]
+
+    @property
+    def origin(self) -> str:
+        """Date, commit, versions."""
+        versions = ", ".join(f"{name} {version}" for name, version in self.machine["versions"].items())
+        return f"{self.date}, commit {str(self.machine['commit'])[:12]}, {versions}"
+
+    @property
+    def command(self) -> str:
+        """What makes such a record again."""
+        module = "integer_matmul" if self.program == "integer-matmul" else self.program
+        given = self.machine.get("command") or f"python -m benchmarks.report.{module} --name {self.path.stem}"
+        return str(given)
+
+
+def program_of(path: Path) -> str:
+    """The program that wrote a result file; ValueError if none has such a name."""
+    for program in PROGRAMS:
+        if path.stem == program or path.stem.startswith(program + "-"):
+            return program
+    raise ValueError(f"{path.name}: the name begins with none of {', '.join(PROGRAMS)}")
+
+
+def load(folder: Path = record.RESULTS) -> list[Record]:
+    """Every record of a folder, by program and name."""
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        rows = pd.DataFrame(content["rows"])
+        found.append(Record(path, program_of(path), content["machine"], content["limits"], rows))
+    return sorted(found, key=lambda each: (each.program, each.path.name))
+
+
+def of(program: str, records: Iterable[Record]) -> list[Record]:
+    return [each for each in records if each.program == program]
+
+
+def across_machines(records: Iterable[Record], program: str) -> pd.DataFrame | None:
+    """Figures of a program's operations, a column for each record; None if there are fewer than two."""
+    columns = {}
+    for each in of(program, records):
+        rows = each.rows.assign(operation=each.rows["operation"] + " (" + each.rows["unit"] + ")")
+        columns[f"{each.place}, {each.date}"] = rows.groupby("operation", sort=False)["figure"].first()
+    return pd.DataFrame(columns) if len(columns) > 1 else None

@@ -1,0 +1,230 @@
+"""Models of transformers with packed weights: quantized when loaded, saved, loaded again."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel, AutoModelForCausalLM, BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
+from typer.testing import CliRunner
+
+import bittensor
+from bittensor.checkpoints import open_checkpoint
+from bittensor.cli import app
+from bittensor.transformers import BitTensorConfig, BitTensorQuantizer
+
+TOKENS = torch.tensor([[7, 1, 30, 33, 3, 9, 2, 15]])
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    config = BertConfig(vocab_size=40, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96)
+    folder = tmp_path_factory.mktemp("transformers") / "bert"
+    BertModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=40, hidden_size=64, num_hidden_layers=1, num_attention_heads=4, intermediate_size=96
+    )
+    folder = tmp_path_factory.mktemp("transformers") / "llama"
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@torch.inference_mode()
+def states(model: torch.nn.Module) -> torch.Tensor:
+    return torch.as_tensor(model(TOKENS)[0])
+
+
+def load(folder: Path, **settings: Any) -> Any:
+    return AutoModel.from_pretrained(folder, **settings)
+
+
+def packed_layers(model: torch.nn.Module) -> list[str]:
+    return [name for name, module in model.named_modules() if isinstance(module, bittensor.QuantizedLinear)]
+
+
+def test_a_float_model_is_quantized_as_quantize_does(bert: Path) -> None:
+    config = BitTensorConfig(bits=4, group_size=32, zero="float", method="mse", scale_dtype=torch.float16)
+    model = load(bert, quantization_config=config)
+    expected = load(bert)
+    bittensor.quantize_(expected, bittensor.QuantizeConfig(4, 32, "float", "mse", torch.float16))
+    assert packed_layers(model) == packed_layers(expected)
+    assert len(packed_layers(model)) == 13
+    assert torch.equal(states(model), states(expected))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        BitTensorConfig(bits=4, group_size=64),
+        BitTensorConfig(bits=2, group_size=32, zero="float", scale_dtype="float16"),
+        BitTensorConfig(bits=8, group_size=None, zero="integer", scale_dtype="bfloat16", activation_mode="float"),
+    ],
+)
+def test_a_packed_model_saved_and_loaded_gives_the_same(config: BitTensorConfig, bert: Path, tmp_path: Path) -> None:
+    model = load(bert, quantization_config=config)
+    model.save_pretrained(tmp_path)
+    again = load(tmp_path)
+    assert torch.equal(states(again), states(model))
+    assert packed_layers(again) == packed_layers(model)
+    first = again.get_submodule(packed_layers(again)[0])
+    assert first.activation_mode == config.activation_mode
+    assert first.weight.form == model.get_submodule(packed_layers(model)[0]).weight.form
+    checkpoint = open_checkpoint(tmp_path)
+    assert checkpoint.format == "bittensor"
+    read = checkpoint.read("encoder.layer.1.output.dense.weight")
+    assert isinstance(read, bittensor.QuantizedWeight)
+    assert read.equal(again.encoder.layer[1].output.dense.weight)
+    again.save_pretrained(tmp_path / "again")
+    assert (tmp_path / "again" / "model.safetensors").read_bytes() == (tmp_path / "model.safetensors").read_bytes()
+
+
+def test_the_file_is_smaller(llama: Path, tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(llama, quantization_config=BitTensorConfig(bits=2, group_size=None))
+    model.save_pretrained(tmp_path)
+    before, after = (load_file(folder / "model.safetensors") for folder in (llama, tmp_path))
+    assert not any(name.endswith("q_proj.weight") for name in after)
+    assert "lm_head.weight" in after, "output embeddings stay floats"
+    assert torch.equal(before["lm_head.weight"], after["lm_head.weight"])
+    assert states(AutoModelForCausalLM.from_pretrained(tmp_path)).equal(states(model))
+
+
+def test_modules_to_not_convert(bert: Path, tmp_path: Path) -> None:
+    config = BitTensorConfig(group_size=32, modules_to_not_convert=["pooler", "encoder.layer.0", "key"])
+    model = load(bert, quantization_config=config)
+    names = packed_layers(model)
+    assert len(names) == 5
+    assert all(name.startswith("encoder.layer.1.") and "key" not in name for name in names)
+    model.save_pretrained(tmp_path)
+    again = load(tmp_path)
+    assert packed_layers(again) == names
+    assert again.config.quantization_config.modules_to_not_convert == ["pooler", "encoder.layer.0", "key"]
+    assert torch.equal(states(again), states(model))
+
+
+def test_layers_that_cannot_be_packed_are_named(bert: Path) -> None:
+    with pytest.warns(UserWarning, match=r"not quantized: .*group_size: expected at most the 64 columns"):
+        model = load(bert, quantization_config=BitTensorConfig(group_size=96))
+    assert packed_layers(model) == ["encoder.layer.0.output.dense", "encoder.layer.1.output.dense"]
+
+
+@pytest.mark.parametrize("part", ["base", "whole"])
+def test_what_the_command_line_writes_is_loaded(part: str, llama: Path, tmp_path: Path) -> None:
+    """With the prefix of the base model in the file, into a model with it and into one without."""
+    arguments = ["quantize", str(llama), str(tmp_path / "out"), "--group-size", "32", "--skip", "lm_head*"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    loader: Any = AutoModel if part == "base" else AutoModelForCausalLM
+    model = loader.from_pretrained(tmp_path / "out")
+    expected = loader.from_pretrained(llama)
+    bittensor.quantize_(
+        expected, bittensor.QuantizeConfig(4, 32), filter_fn=lambda name, _: name != "lm_head", progress=False
+    )
+    assert packed_layers(model) == packed_layers(expected)
+    assert torch.equal(states(model), states(expected))
+
+
+def test_dequantize(bert: Path) -> None:
+    model = load(bert, quantization_config=BitTensorConfig(bits=8, group_size=32, activation_mode="float"))
+    packed = states(model)
+    floats = model.dequantize()
+    assert packed_layers(floats) == []
+    assert torch.allclose(states(floats), packed, atol=1e-5)
+
+
+def test_bfloat16(bert: Path, tmp_path: Path) -> None:
+    model = load(bert, quantization_config=BitTensorConfig(group_size=32), dtype=torch.bfloat16)
+    assert states(model).dtype is torch.bfloat16
+    model.save_pretrained(tmp_path)
+    assert torch.equal(states(load(tmp_path)), states(model))
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "reason"),
+    [
+        ({"bits": 3}, ValueError, "bits: expected one of"),
+        ({"zero": "none"}, ValueError, "zero: expected one of"),
+        ({"scale_dtype": "float64"}, ValueError, "scale_dtype: expected one of"),
+        ({"modules_to_not_convert": "pooler"}, TypeError, "expected a list of names, got 'pooler'"),
+        ({"version": 2}, ValueError, "expected version 1 of the format, got 2"),
+        ({"quant_method": "gptq"}, ValueError, "quant_method: expected 'bittensor', got 'gptq'"),
+        ({"grupsize": 2}, TypeError, "grupsize"),
+    ],
+)
+def test_configurations_that_are_refused(settings: dict[str, Any], error: type[Exception], reason: str) -> None:
+    with pytest.raises(error, match=reason):
+        BitTensorConfig(**settings)
+
+
+@pytest.mark.parametrize("device_map", ["cuda", {"": "cuda"}, {"encoder": "cpu", "pooler": "cuda"}])
+def test_other_devices_are_refused(device_map: Any) -> None:
+    with pytest.raises(ValueError, match="device_map: expected the CPU for method 'bittensor', got 'cuda'"):
+        BitTensorQuantizer(BitTensorConfig()).validate_environment(device_map=device_map)
+
+
+@pytest.fixture
+def saved(bert: Path, tmp_path: Path) -> Path:
+    load(bert, quantization_config=BitTensorConfig(group_size=32)).save_pretrained(tmp_path)
+    return tmp_path
+
+
+NAME = "encoder.layer.0.attention.self.query"
+
+
+def change_weights(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    change(config["quantization_config"]["weights"])
+    path.write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda weights: weights.clear(), "quantization_config has no weights"),
+        (lambda weights: weights[f"{NAME}.weight"].update(bits=2), "ignore_mismatched_sizes"),
+        (lambda weights: weights[f"{NAME}.weight"].update(bits=5), f"{NAME}.weight: bits: expected one of"),
+        (lambda weights: weights[f"{NAME}.weight"].update(shape=[8, 8]), f"{NAME}.weight: "),
+        (lambda weights: weights[f"{NAME}.weight"].pop("zero"), f"{NAME}.weight: expected an object with"),
+        (lambda weights: weights.update({"other.weight": weights[f"{NAME}.weight"]}), "has no module other"),
+    ],
+)
+def test_a_configuration_that_does_not_fit(change: Callable[[Any], Any], reason: str, saved: Path) -> None:
+    change_weights(saved, change)
+    with pytest.raises((ValueError, RuntimeError), match=reason):
+        load(saved)
+
+
+@pytest.mark.parametrize("part", ["words", "scales", "form"])
+def test_a_file_without_a_part(part: str, saved: Path) -> None:
+    tensors = load_file(saved / "model.safetensors")
+    del tensors[f"{NAME}.{part}"]
+    save_file(tensors, saved / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=rf"{NAME}\.weight: {part}: missing"):
+        load(saved)
+
+
+def test_ordered_columns_are_refused(saved: Path) -> None:
+    tensors = load_file(saved / "model.safetensors") | {f"{NAME}.order": torch.arange(64)}
+    save_file(tensors, saved / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"query\.order: weights with ordered columns \(act-order\) do not fit"):
+        load(saved)
+
+
+def test_without_the_extra(run_python: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    code = "import sys, bittensor; assert 'transformers' not in sys.modules; sys.modules['transformers'] = None\n"
+    process = run_python("-c", f"{code}import bittensor.transformers")
+    assert "bittensor.transformers needs transformers, which is not installed: pip install" in process.stderr
+    assert "'packed-bittensor[transformers]'" in process.stderr
