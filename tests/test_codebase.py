@@ -173,7 +173,18 @@ def test_conformance_imports_no_backend() -> None:
     check(room_imports("conformance/bittensor_conformance"), allowed, rule)
 
 
-@pytest.mark.parametrize("folder", ["benchmarks", "examples", "tests", "conformance/meta_tests", "conformance/rivals"])
+@pytest.mark.parametrize(
+    "folder",
+    [
+        "benchmarks",
+        "examples",
+        "tests",
+        "conformance/meta_tests",
+        "conformance/mutants",
+        "conformance/fuzzing",
+        "conformance/rivals",
+    ],
+)
 def test_users_of_bittensor_import_no_backend(folder: str) -> None:
     def allowed(each: Import) -> bool:
         if folder == "benchmarks":  # the machine's limits and single kernels are measured below the protocol

@@ -74,7 +74,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
                     figure=speed * m,
                     quartiles=(speed, speed),
                     ratios={f"bittensor {mode}": (1.0, 2.0, 3.0) for mode in ("int8", "float")},
-                )  # fmt: skip
+                )
             )
     write(folder, "peers", limits, [asdict(each) for each in timings])
     write(folder, "integer-matmul", limits, [limit_row("pack_weights", ratio=1.2)])
@@ -158,7 +158,8 @@ def test_page_in_a_browser(built: Path, browser: Any, scheme: str, width: int) -
         assert drawing.locator("path").count() > 10
     assert opened.evaluate("document.documentElement.scrollWidth") <= width, "wider than the screen"
     paper, ink = opened.evaluate(
-        "[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.querySelector('figure svg')).color]"
+        "[getComputedStyle(document.body).backgroundColor, "
+        "getComputedStyle(document.querySelector('figure svg')).color]"
     )
     channels = [sum(map(int, colour[4:-1].split(","))) for colour in (paper, ink)]
     assert (channels[0] < channels[1]) == (scheme == "dark")

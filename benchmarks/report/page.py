@@ -112,8 +112,8 @@ def build(found: Sequence[Record], folder: Path, reports: Sequence[Path], asv_re
     page = Page(folder)
     for of_kernels in section(page, "Roofline", records.of("kernels", found), "kernels"):
         caption = (
-            "Every kernel on one thread, operands in the second-level cache. Horizontal: peaks of int8 products (solid) "
-            "and float32 multiply-adds (dashed) of each instruction set. Kernels without products count values."
+            "Every kernel on one thread, operands in the second-level cache. Horizontal: peaks of int8 products "
+            "(solid) and float32 multiply-adds (dashed) of each instruction set. Kernels without products count values."
         )
         page.chart(charts.roofline(of_kernels), f"roofline-{of_kernels.path.stem}", caption)
     for of_peers in section(page, "Beside other packages", records.of("peers", found), "peers"):

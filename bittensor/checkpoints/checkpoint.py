@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,15 @@ from .reordered_weight import ReorderedWeight
 
 Stored = torch.Tensor | QuantizedWeight | ReorderedWeight
 """What an entry is read to."""
+
+
+def is_shape_of_tensor(shape: Sequence[int]) -> bool:
+    """Whether torch can have a tensor of this shape: beside a 0, a file can name any other sizes.
+
+    >>> is_shape_of_tensor((0, 4)), is_shape_of_tensor((0, 2**62, 2))
+    (True, False)
+    """
+    return math.prod(max(1, size) for size in shape) < 2**60  # so that strides in bytes fit 64 bits
 
 
 @dataclass(frozen=True)
@@ -38,7 +48,7 @@ class TensorEntry:
     @property
     def values(self) -> int:
         """Number of values."""
-        return torch.Size(self.shape).numel()
+        return math.prod(self.shape)
 
     @property
     def bits_per_weight(self) -> float:

@@ -6,6 +6,7 @@ the counts of the file, so that a damaged one can keep it busy without end, and 
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..errors import CheckpointError
+from .checkpoint import is_shape_of_tensor
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -186,9 +188,9 @@ class _Header:
         type_ = BLOCK_TYPES.get(type_number)
         if type_ is None:
             raise self.refuse(f"type {type_number} is not known", name)
-        count = 1
-        for dimension in shape:
-            count *= dimension
+        if not is_shape_of_tensor(shape):
+            raise self.refuse(f"no tensor can have the shape {list(shape)}", name)
+        count = math.prod(shape)
         row = shape[-1] if shape else 1
         if row % type_.values:
             raise self.refuse(

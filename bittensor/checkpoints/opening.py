@@ -186,6 +186,6 @@ def _bits(path: Path, config: Mapping[str, Any], key: str = "bits") -> int:
 
 def _group_size(path: Path, config: Mapping[str, Any], key: str = "group_size") -> int:
     size = int(take(path, config, key, int, -1))
-    if size != -1 and size < 1:
+    if size != -1 and not 1 <= size < 2**31:
         raise CheckpointError(path, f"{key}: expected a number of columns, or -1 for one group a row, got {size}")
     return size

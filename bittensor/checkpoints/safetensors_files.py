@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import torch
 
 from ..errors import CheckpointError
 from ..extras import extra
+from .checkpoint import is_shape_of_tensor
 from .json_files import read_json, take
 
 WEIGHTS_NAME = "model.safetensors"
@@ -83,7 +85,9 @@ class SafetensorsFiles:
             for name in opened.offset_keys():
                 view = opened.get_slice(name)
                 shape, dtype = tuple(view.get_shape()), view.get_dtype()
-                nbytes = torch.Size(shape).numel() * _bits(file, name, dtype) // 8
+                if not is_shape_of_tensor(shape):
+                    raise CheckpointError(file, f"no tensor can have the shape {list(shape)}", name)
+                nbytes = math.prod(shape) * _bits(file, name, dtype) // 8
                 tensors[name] = FileTensor(file, dtype, shape, nbytes)
         return tensors
 

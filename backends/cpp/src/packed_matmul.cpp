@@ -209,6 +209,9 @@ class Product {
 
 std::optional<CodeOutOfRange> packed_matmul(
     const PackedMatmul& product, const KernelSet& kernels, const ParallelFor& parallel) {
+  if (product.out_features == 0 && product.x_codes != nullptr) {  // nothing to compute, but codes to refuse
+    return first_out_of_range(product.x_codes, product.rows, product.in_features, product.bits);
+  }
   if (product.rows == 0 || product.out_features == 0) return std::nullopt;
   return Product(product, kernels).run(parallel);
 }

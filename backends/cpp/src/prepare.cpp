@@ -79,6 +79,8 @@ void check_layout(const PreparedLayout& layout) {
         "expected a shape of at least 1 x 1 and below 2^31, got " + std::to_string(layout.out_features) + " x " +
         std::to_string(layout.in_features));
   }
+  // Otherwise the count of bytes could leave 64 bits.
+  if (layout.out_features * layout.in_features > std::int64_t{1} << 48) refuse("expected at most 2^48 weights");
   if (layout.group_size < 1 || layout.group_size > layout.in_features ||
       (layout.group_size % 8 != 0 && layout.group_size != layout.in_features)) {
     refuse("expected a group size that is a multiple of 8 or all columns, got " + std::to_string(layout.group_size));

@@ -270,6 +270,8 @@ TEST(foreign_bytes_are_refused) {
   prepared[0] = 'X';
   CHECK_THROWS(std::invalid_argument, "not a weight", read(w.layout.bytes()));
   CHECK_THROWS(std::invalid_argument, "group size", bittensor::check_layout(layout_of(4, 64, 12, 4, ZeroKind::offset)));
+  constexpr std::int64_t most = (std::int64_t{1} << 31) - 1;  // of each; as many of both need more than 2^63 bytes
+  CHECK_THROWS(std::invalid_argument, "2^48", bittensor::check_layout(layout_of(most, most, 8, 8, ZeroKind::offset)));
 }
 
 }  // namespace

@@ -248,20 +248,22 @@ TEST(the_first_code_of_x_that_does_not_fit_is_named) {
         bittensor::PackedMatmul product;
         product.rows = rows;
         product.in_features = in_features;
-        product.out_features = 1;
         product.bits = bits;
         product.x_codes = x.data();
         product.weight = weight.data();
         product.out_sums = sums.data();
         for (const ParallelFor& loop : {ParallelFor(), three.parallel_for()}) {
-          CONTEXT(
-              "%s, %d bits, %ld columns, %d threads", isa_name(kernels->isa), bits, long{in_features},
-              loop.thread_count());
-          const auto wrong = bittensor::packed_matmul(product, *kernels, loop);
-          CHECK(wrong.has_value());
-          CHECK_EQUAL(wrong->row, 24);
-          CHECK_EQUAL(wrong->column, in_features - 1);
-          CHECK_EQUAL(wrong->code, 16);
+          for (const std::int64_t out_features : {1, 0}) {
+            CONTEXT(
+                "%s, %d bits, %ld columns, %ld outputs, %d threads", isa_name(kernels->isa), bits, long{in_features},
+                long{out_features}, loop.thread_count());
+            product.out_features = out_features;
+            const auto wrong = bittensor::packed_matmul(product, *kernels, loop);
+            CHECK(wrong.has_value());
+            CHECK_EQUAL(wrong->row, 24);
+            CHECK_EQUAL(wrong->column, in_features - 1);
+            CHECK_EQUAL(wrong->code, 16);
+          }
         }
       }
     }

@@ -262,12 +262,16 @@ def test_pack_names_the_first_bad_code(target: Target, bits: int) -> None:
 
 @check("packed_matmul", widths=(1, 2, 4))
 def test_packed_matmul_names_the_first_bad_code(target: Target, bits: int) -> None:
-    """A code of x that does not fit is never masked: ValueError with its index and value, wherever it is."""
+    """A code of x that does not fit is never masked: ValueError with its index and value, wherever it is.
+
+    Without outputs as well, where nothing would be computed from it.
+    """
     for codes, fragments in _bad_codes(bits):
-        good = _good_matmul(bits)
-        good["x"] = codes
-        good["weight"] = _codes(3, oracle.word_count(codes.shape[-1], bits), dtype=torch.int64)
-        _check_refused(target, "packed_matmul", good, Rule(lambda _: {}, ValueError, ("x:", *fragments)))
+        for outputs in (3, 0):
+            good = _good_matmul(bits)
+            good["x"] = codes
+            good["weight"] = _codes(outputs, oracle.word_count(codes.shape[-1], bits), dtype=torch.int64)
+            _check_refused(target, "packed_matmul", good, Rule(lambda _: {}, ValueError, ("x:", *fragments)))
 
 
 @check("packed_matmul", widths=(8,))
