@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from enum import Enum
@@ -387,7 +387,12 @@ def _parse_shape(text: str) -> tuple[int, int]:
 @app.command()
 def generate(
     model: Annotated[Path, typer.Option(help="A GGUF file, or a directory with safetensors and tokenizer.json.")],
-    prompt: Annotated[str, typer.Option(help="What to say to the model; - reads it from standard input.")],
+    prompt: Annotated[
+        list[str],
+        typer.Option(
+            help="What to say to the model; - reads it from standard input. Repeatable: answered together, then shown."
+        ),
+    ],
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Stop after this many tokens at the latest.")] = 256,
     temperature: Annotated[float, typer.Option(min=0.0, help="0: always the likeliest token. Above: draw.")] = 0.0,
     top_k: Annotated[int, typer.Option(min=0, help="Draw from this many likeliest tokens; 0 means all.")] = 0,
@@ -399,30 +404,71 @@ def generate(
     activation_mode: Annotated[
         ActivationMode, typer.Option(help="int8: round activations, fast. float: quantized weights only.")
     ] = ActivationMode.INT8,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False,
 ) -> None:
     """Let a language model answer. Text goes to standard output, a last line with speeds to standard error.
 
     Exit status: 0, 2 if the arguments are wrong or the model cannot be read, 130 if interrupted.
     """
-    with _refusals():
-        from .models import Sampling, load_language_model
-        from .models import generate as generate_tokens
+    try:
+        with _refusals():
+            from .models import Sampling, load_language_model
+            from .models import generate_together as generate_tokens
 
-        sampling = Sampling(temperature, top_k, top_p, seed)
-        text = sys.stdin.read() if prompt == "-" else prompt
-        language_model = load_language_model(model, activation_mode=activation_mode.value)
-        tokens = language_model.tokenization.encode(text, chat=chat)
-        clock = GenerationClock(len(tokens))
-        new = generate_tokens(language_model.model, tokens, max_new_tokens, sampling, language_model.tokenization.stop)
-        interrupted = False
-        try:
-            for piece in language_model.tokenization.stream(clock.timed(new)):
-                _show(piece)
-        except KeyboardInterrupt:
-            interrupted = True
-    typer.echo()
-    typer.echo(clock.summary(), err=True)
+            sampling = Sampling(temperature, top_k, top_p, seed)
+            texts = [sys.stdin.read() if each == "-" else each for each in prompt]
+            language_model = load_language_model(model, activation_mode=activation_mode.value)
+            tokenization = language_model.tokenization
+            tokens = [tokenization.encode(text, chat=chat) for text in texts]
+            clock = GenerationClock(sum(map(len, tokens)))
+            new = generate_tokens(language_model.model, tokens, max_new_tokens, sampling, tokenization.stop)
+            answers = Answers(len(texts), tokenization.stream, streaming=not as_json and len(texts) == 1)
+            interrupted = False
+            try:
+                answers.take(clock.timed(new))
+            except KeyboardInterrupt:
+                interrupted = True
+        if as_json:
+            facts = {"prompts": texts, "answers": answers.texts(), "tokens": answers.tokens}
+            typer.echo(json.dumps(facts | clock.facts() | {"interrupted": interrupted}, indent=2))
+        elif len(texts) > 1:
+            for text in answers.texts():
+                _show(text)
+                typer.echo()
+        else:
+            typer.echo()
+        typer.echo(clock.summary(), err=True)
+    except KeyboardInterrupt:  # while the model is loaded
+        typer.echo(err=True)
+        interrupted = True
     raise typer.Exit(130 if interrupted else 0)
+
+
+class Answers:
+    """Tokens of several answers as they come; a single one is shown at once if `streaming`."""
+
+    def __init__(self, count: int, decode: Callable[[Iterable[int]], Iterator[str]], *, streaming: bool) -> None:
+        self.tokens: list[list[int]] = [[] for _ in range(count)]
+        self._decode, self._streaming = decode, streaming
+
+    def take(self, new: Iterator[tuple[int, int]]) -> None:
+        """Go through all of `new`."""
+
+        def kept() -> Iterator[int]:
+            for number, token in new:
+                self.tokens[number].append(token)
+                yield token
+
+        if self._streaming:
+            for piece in self._decode(kept()):
+                _show(piece)
+        else:
+            for _ in kept():
+                pass
+
+    def texts(self) -> list[str]:
+        """What there is of each answer."""
+        return ["".join(self._decode(tokens)) for tokens in self.tokens]
 
 
 class GenerationClock:
@@ -432,7 +478,7 @@ class GenerationClock:
         self.prompt_tokens, self.new_tokens = prompt_tokens, 0
         self.start = self.first = self.last = time.perf_counter()
 
-    def timed(self, tokens: Iterator[int]) -> Iterator[int]:
+    def timed(self, tokens: Iterator[tuple[int, int]]) -> Iterator[tuple[int, int]]:
         """The same tokens."""
         self.start = self.first = self.last = time.perf_counter()
         for token in tokens:
@@ -440,6 +486,16 @@ class GenerationClock:
             self.first = self.last if self.new_tokens == 0 else self.first
             self.new_tokens += 1
             yield token
+
+    def facts(self) -> dict[str, float | int | None]:
+        """What `summary` says, by name; a speed is None where nothing was timed."""
+        prompt, generation = self.first - self.start, self.last - self.first
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "new_tokens": self.new_tokens,
+            "prompt_tokens_per_second": self.prompt_tokens / prompt if prompt > 0 else None,
+            "new_tokens_per_second": (self.new_tokens - 1) / generation if generation > 0 else None,
+        }
 
     def summary(self) -> str:
         """One line. The first new token belongs to the prompt, whose work makes it."""

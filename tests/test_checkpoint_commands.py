@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import select
+import signal
 import subprocess
+import sys
+import termios
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -172,11 +178,11 @@ def test_generate(packed: Path) -> None:
 
 
 def test_generate_interrupted(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: Any, **__: Any) -> Iterator[int]:
-        yield from (65, 66)
+    def interrupted(*_: Any, **__: Any) -> Iterator[tuple[int, int]]:
+        yield from ((0, 65), (0, 66))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(models, "generate", interrupted)
+    monkeypatch.setattr(models, "generate_together", interrupted)
     result = runner.invoke(app, ["generate", "--model", str(packed), "--prompt", "x"])
     assert result.exit_code == 130
     assert result.stdout.endswith("\n")
@@ -210,3 +216,79 @@ def test_checkpoints_and_models_load_on_demand(run_python: RunPython) -> None:
     assert process.returncode == 0, process.stderr
     assert "bittensor.checkpoints" not in process.stdout
     assert "bittensor.models" not in process.stdout
+
+
+def test_generate_several(packed: Path) -> None:
+    prompts = ["Hello", "A longer question?", "x"]
+    arguments = ["generate", "--model", str(packed), "--max-new-tokens", "6", "--temperature", "2", "--seed", "5"]
+    alone = [runner.invoke(app, [*arguments, "--prompt", prompt]).stdout for prompt in prompts]
+    given = [each for prompt in prompts for each in ("--prompt", prompt)]
+    together = runner.invoke(app, [*arguments, *given])
+    assert together.exit_code == 0, together.output
+    assert together.stdout == "".join(alone)
+    assert "generation: 18 tokens" in together.stderr
+    facts = json.loads(runner.invoke(app, [*arguments, *given, "--json"]).stdout)
+    assert facts["prompts"] == prompts
+    assert "".join(f"{answer}\n" for answer in facts["answers"]) == together.stdout
+    assert [len(tokens) for tokens in facts["tokens"]] == [6, 6, 6]
+    assert (facts["new_tokens"], facts["interrupted"]) == (18, False)
+    assert facts["new_tokens_per_second"] > 0
+
+
+SLOWLY = """
+import sys, time
+import bittensor.models.generation as generation
+from bittensor.cli import main
+
+def forever(*arguments, **settings):
+    while True:
+        time.sleep(0.01)
+        yield 0, token
+
+import bittensor.models
+bittensor.models.generate_together = forever
+token = int(sys.argv[2])
+sys.argv = ["bittensor", "generate", "--model", sys.argv[1], "--prompt", "x"]
+main()
+"""
+
+
+def test_an_interrupt_leaves_the_terminal_as_it_was(packed: Path) -> None:
+    """In a terminal of its own: settings are restored, no escape sequence is left open, the cursor is on a new line."""
+    (token,) = models.load_language_model(packed).tokenization.encode("A", chat=False)
+    master, slave = pty.openpty()
+    before = termios.tcgetattr(slave)
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOWLY, str(packed), str(token)],
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        start_new_session=True,
+    )
+    shown = b""
+    while b"AAA" not in shown:
+        assert select.select([master], [], [], 60)[0], f"nothing came; so far {shown!r}"
+        shown += os.read(master, 1000)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    while select.select([master], [], [], 0.2)[0]:
+        shown += os.read(master, 1000)
+    assert termios.tcgetattr(slave) == before
+    os.close(master)
+    os.close(slave)
+    answer, _, summary = shown.partition(b"\r\n")
+    assert set(answer) == {ord("A")}
+    assert summary.startswith(b"prompt: ")
+    assert summary.endswith(b"\r\n")
+    assert b"\x1b" not in shown
+    assert b"Traceback" not in shown
+
+
+def test_an_interrupt_while_the_model_is_loaded(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(models, "load_language_model", interrupted)
+    result = runner.invoke(app, ["generate", "--model", str(packed), "--prompt", "x"])
+    assert result.exit_code == 130
+    assert result.stdout == ""

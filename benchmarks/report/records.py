@@ -13,7 +13,7 @@ import pandas as pd
 from . import record
 
 PROGRAMS = ("integer-matmul", "kernels", "linear", "peers", "threads")
-"""Programs that write records; the name of a result file begins with that of its program."""
+"""Programs with charts of their own; the name of a result file begins with that of its program."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,9 @@ class Record:
 
 
 def program_of(path: Path) -> str:
-    """The program that wrote a result file; ValueError if none has such a name."""
-    for program in PROGRAMS:
-        if path.stem == program or path.stem.startswith(program + "-"):
-            return program
-    raise ValueError(f"{path.name}: the name begins with none of {', '.join(PROGRAMS)}")
+    """The program that wrote a result file; of a program that has no charts here, the name of the file."""
+    known = (program for program in PROGRAMS if path.stem == program or path.stem.startswith(program + "-"))
+    return next(known, path.stem)
 
 
 def load(folder: Path = record.RESULTS) -> list[Record]:
@@ -65,7 +63,10 @@ def load(folder: Path = record.RESULTS) -> list[Record]:
     for path in sorted(folder.glob("*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
         rows = pd.DataFrame(content["rows"])
-        found.append(Record(path, program_of(path), content["machine"], content["limits"], rows))
+        about = content["machine"]
+        if "cpu" not in about:  # a record of several parts, each with its own; they share the machine
+            about = next(iter(about.values()))
+        found.append(Record(path, program_of(path), about, content["limits"], rows))
     return sorted(found, key=lambda each: (each.program, each.path.name))
 
 

@@ -1,8 +1,9 @@
 """Language models on packed weights. Tokenizers and chat templates need the extra "models"."""
 
-from .generation import Sampling, generate
+from .caching import KeyValueCache
+from .generation import Sampling, generate, generate_together
 from .language_model import LanguageModel, load_language_model
-from .llama import KeyValueCache, Llama, LlamaConfig
+from .llama import Llama, LlamaConfig
 
 __all__ = [
     "KeyValueCache",
@@ -11,5 +12,6 @@ __all__ = [
     "LlamaConfig",
     "Sampling",
     "generate",
+    "generate_together",
     "load_language_model",
 ]

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from .llama import KeyValueCache, Llama
+from .caching import KeyValueCache
+from .llama import Llama
 
 
 @dataclass(frozen=True)
@@ -67,23 +68,58 @@ def generate(
     Raises:
         ValueError: no prompt, a token that the vocabulary does not have, or more tokens than the model's context.
     """
-    if not prompt:
-        raise ValueError("prompt: expected at least one token, got none")
+    for _, token in generate_together(model, [prompt], max_new_tokens, sampling, stop):
+        yield token
+
+
+def generate_together(
+    model: Llama,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    sampling: Sampling | None = None,
+    stop: Collection[int] = (),
+) -> Iterator[tuple[int, int]]:
+    """Yield the tokens that follow several prompts: ``(number of the prompt, token)``, a round of tokens at a time.
+
+    Prompts may differ in length. Each has a cache and a generator of its own, and leaves when it is done. On packed
+    weights, the tokens of a prompt are those that `generate` yields for it alone.
+
+    Raises:
+        ValueError: as `generate`; no prompts.
+    """
+    if not prompts:
+        raise ValueError("prompts: expected at least one, got none")
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens: expected at least 1, got {max_new_tokens}")
-    capacity = len(prompt) + max_new_tokens
-    if capacity > model.config.context:
+    for prompt in prompts:
+        _check_prompt(model, prompt, max_new_tokens)
+    sampling = Sampling() if sampling is None else sampling
+    generators = [torch.Generator().manual_seed(sampling.seed) for _ in prompts]
+    caches = [KeyValueCache(model.config, len(prompt) + max_new_tokens) for prompt in prompts]
+    tokens = [torch.tensor(prompt) for prompt in prompts]
+    running = list(range(len(prompts)))
+    for _ in range(max_new_tokens):
+        logits = model.forward_together(
+            [tokens[number] for number in running], [caches[number] for number in running], last=True
+        )
+        chosen = [sampling.choose(row, generators[number]) for row, number in zip(logits, running, strict=True)]
+        going_on = [(number, token) for number, token in zip(running, chosen, strict=True) if token not in stop]
+        yield from going_on
+        running = [number for number, _ in going_on]
+        if not running:
+            return
+        for number, token in going_on:
+            tokens[number] = torch.tensor([token])
+
+
+def _check_prompt(model: Llama, prompt: Sequence[int], max_new_tokens: int) -> None:
+    if not prompt:
+        raise ValueError("prompt: expected at least one token, got none")
+    vocabulary = model.embedding.table.shape[0]
+    if (wrong := next((token for token in prompt if not 0 <= token < vocabulary), None)) is not None:
+        raise ValueError(f"prompt: expected tokens 0..{vocabulary - 1}, got {wrong}")
+    if len(prompt) + max_new_tokens > model.config.context:
         raise ValueError(
             f"prompt: {len(prompt)} tokens and {max_new_tokens} new ones are more than the {model.config.context} "
             "that the model can attend to"
         )
-    sampling = Sampling() if sampling is None else sampling
-    generator = torch.Generator().manual_seed(sampling.seed)
-    cache = KeyValueCache(model.config, capacity)
-    tokens = torch.tensor(prompt)
-    for _ in range(max_new_tokens):
-        token = sampling.choose(model(tokens, cache, last=True)[0], generator)
-        if token in stop:
-            return
-        yield token
-        tokens = torch.tensor([token])

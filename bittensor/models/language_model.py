@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..checkpoints import open_checkpoint
-from .generation import Sampling, generate
+from .generation import Sampling, generate, generate_together
 from .llama import Llama, load_llama
 from .tokenization import Tokenization, from_directory, from_gguf
 
@@ -37,6 +37,16 @@ class LanguageModel:
         yield from self.tokenization.stream(
             generate(self.model, tokens, max_new_tokens, sampling, self.tokenization.stop)
         )
+
+    def generate_together(
+        self, prompts: Sequence[str], max_new_tokens: int = 256, sampling: Sampling | None = None, *, chat: bool = True
+    ) -> list[str]:
+        """The answers to several prompts, computed together; each is the one that `generate` gives. As `generate`."""
+        tokens = [self.tokenization.encode(prompt, chat=chat) for prompt in prompts]
+        answers: list[list[int]] = [[] for _ in tokens]
+        for number, token in generate_together(self.model, tokens, max_new_tokens, sampling, self.tokenization.stop):
+            answers[number].append(token)
+        return ["".join(self.tokenization.stream(answer)) for answer in answers]
 
 
 def load_language_model(path: str | Path, *, activation_mode: str = "int8") -> LanguageModel:

@@ -5,7 +5,7 @@ H. Touvron et al., "LLaMA: Open and Efficient Foundation Language Models", 2023.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +13,11 @@ import torch
 
 from ..checkpoints import Checkpoint, ReorderedWeight, Stored
 from ..errors import CheckpointError
-from ..fused import FusedOperations, cache_shapes, composed_linear
+from ..fused import FusedOperations, composed_linear
 from ..nn import QuantizedLinear
 from ..quantized_weight import QuantizedWeight
 from ..registry import current_backend
+from .caching import CachedAttention, KeyValueCache
 from .stored_layers import Embedding, fused_layer, linear_layer, select_rows
 
 ARCHITECTURE = "llama"
@@ -50,26 +51,6 @@ class LlamaConfig:
         return made
 
 
-class KeyValueCache:
-    """Keys and values of the tokens so far; room for `capacity` tokens is taken at once.
-
-    Attributes:
-        layers: keys and values of each layer, as `bittensor.fused.cache_shapes` has them.
-        cos, sin: of the angles of the rotary embedding, float32 ``[capacity, head_size]``.
-        length: tokens so far.
-    """
-
-    def __init__(self, config: LlamaConfig, capacity: int) -> None:
-        keys, values = cache_shapes(config.key_value_heads, capacity, config.head_size)
-        self.layers = [(torch.zeros(keys), torch.zeros(values)) for _ in range(config.layers)]
-        exponents = torch.arange(0, config.head_size, 2, dtype=torch.float64) / config.head_size
-        positions = torch.arange(capacity, dtype=torch.float64)
-        angles = torch.outer(positions, config.rope_base**-exponents).repeat(1, 2)
-        self.cos, self.sin = angles.cos().float(), angles.sin().float()
-        self.capacity = capacity
-        self.length = 0
-
-
 class Llama(torch.nn.Module):
     """A model for inference.
 
@@ -97,7 +78,6 @@ class Llama(torch.nn.Module):
         self.head = linear_layer(head, activation_mode)
         self.eval()
 
-    @torch.inference_mode()
     def forward(self, tokens: torch.Tensor, cache: KeyValueCache, *, last: bool = False) -> torch.Tensor:
         """Logits of the tokens that follow.
 
@@ -112,17 +92,30 @@ class Llama(torch.nn.Module):
         Raises:
             ValueError: no tokens, or more than the cache has room for.
         """
-        count = len(tokens)
-        if not 0 < count <= cache.capacity - cache.length:
-            raise ValueError(f"tokens: expected 1 to {cache.capacity - cache.length} for the cache, got {count}")
-        positions = slice(cache.length, cache.length + count)
-        rotation = (cache.cos[positions], cache.sin[positions])
+        return self.forward_together([tokens], [cache], last=last)
+
+    @torch.inference_mode()
+    def forward_together(
+        self, tokens: Sequence[torch.Tensor], caches: Sequence[KeyValueCache], *, last: bool = False
+    ) -> torch.Tensor:
+        """The same for several sequences of any lengths, each with its own cache; rows one sequence after the other.
+
+        On packed weights the rows of a sequence have the same bits as alone.
+        """
+        counts = [len(each) for each in tokens]
+        for count, cache in zip(counts, caches, strict=True):
+            if not 0 < count <= cache.capacity - cache.length:
+                raise ValueError(f"tokens: expected 1 to {cache.capacity - cache.length} for the cache, got {count}")
         fused = current_backend().fused()
-        x = self.embedding(tokens)
-        for block, (keys, values) in zip(self.layers, cache.layers, strict=True):
-            x = block(x, fused, rotation, keys, values, cache.length)
-        cache.length += count
-        return apply(fused, self.head, x[-1:] if last else x, norm=self.norm)
+        attention = CachedAttention(fused, caches, counts)
+        x = self.embedding(tokens[0] if len(counts) == 1 else torch.cat(list(tokens)))
+        for index, block in enumerate(self.layers):
+            x = block(x, fused, attention, index)
+        for count, cache in zip(counts, caches, strict=True):
+            cache.length += count
+        if last:
+            x = x[-1:] if len(counts) == 1 else x[torch.tensor(counts).cumsum(0) - 1]
+        return apply(fused, self.head, x, norm=self.norm)
 
 
 class Block(torch.nn.Module):
@@ -139,17 +132,9 @@ class Block(torch.nn.Module):
         self.gate_up = fused_layer([read(f"mlp.{name}_proj.weight") for name in ("gate", "up")], activation_mode)
         self.down = linear_layer(read("mlp.down_proj.weight"), activation_mode)
 
-    def forward(
-        self,
-        x: torch.Tensor,
-        fused: FusedOperations,
-        rotation: tuple[torch.Tensor, torch.Tensor],
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        position: int,
-    ) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, fused: FusedOperations, attention: CachedAttention, index: int) -> torch.Tensor:
         projections = apply(fused, self.query_key_value, x, norm=self.attention_norm)
-        mixed = fused.attend(projections, rotation, keys, values, position, self.heads)
+        mixed = attention.attend(projections, index, self.heads)
         x = apply(fused, self.output, mixed, residual=x)
         hidden = apply(fused, self.gate_up, x, norm=self.mlp_norm)
         return apply(fused, self.down, hidden, gated=True, residual=x)

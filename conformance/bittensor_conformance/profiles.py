@@ -62,15 +62,19 @@ class Effort:
         examples: of a property, instead of the profile's.
         search_seconds: all properties of a target together search until this much time is over, however many examples
             that takes, each at least once; what is no search is run once and counts too. None: a number of examples.
+        shrink_seconds: instead of the profile's.
     """
 
     profile: str
     examples: int | None = None
     search_seconds: float | None = None
+    shrink_seconds: float | None = None
 
     def applied(self) -> Profile:
         """The profile, with the number of examples to draw at a time."""
         profile = PROFILES[self.profile]
+        if self.shrink_seconds is not None:
+            profile = replace(profile, shrink_seconds=self.shrink_seconds)
         if self.search_seconds is not None:
             return replace(profile, examples=_ROUND)
         return profile if self.examples is None else replace(profile, examples=self.examples)
