@@ -5,9 +5,10 @@ from ._distribution import __version__, warn_of_name_clash
 from .backend import PROTOCOL_VERSION, Backend, Capabilities
 from .calibration import calibrate
 from .errors import BackendError, BackendLoadError, CheckpointError, UnknownBackendError, UnsupportedOperationError
-from .model_quantization import LayerReport, QuantizeReport, quantize_
+from .lora import MergedLayer, add_lora_, load_lora_state_dict_, lora_state_dict, merge_lora_
+from .model_quantization import LayerReport, QuantizeReport, convert_qat_, prepare_qat_, quantize_
 from .nn import PackedLinear, QuantizedLinear
-from .ops import linear, pack_weights, packed_matmul, unpack_tensor, unpack_weights
+from .ops import embedding, linear, pack_weights, packed_matmul, unpack_tensor, unpack_weights
 from .prepared_weight import PreparedWeight, WeightForm
 from .quantization import quantize
 from .quantize_config import QuantizeConfig
@@ -22,6 +23,7 @@ __all__ = [
     "Capabilities",
     "CheckpointError",
     "LayerReport",
+    "MergedLayer",
     "PackedLinear",
     "PreparedWeight",
     "QuantizeConfig",
@@ -32,14 +34,21 @@ __all__ = [
     "UnsupportedOperationError",
     "WeightForm",
     "__version__",
+    "add_lora_",
     "available_backends",
     "calibrate",
+    "convert_qat_",
     "current_backend",
+    "embedding",
     "get_backend",
     "linear",
+    "load_lora_state_dict_",
+    "lora_state_dict",
+    "merge_lora_",
     "nn",
     "pack_weights",
     "packed_matmul",
+    "prepare_qat_",
     "quantize",
     "quantize_",
     "set_backend",

@@ -47,7 +47,10 @@ GRADIENT_OPERATIONS = ("linear_input_grad",)
 """The gradient of "linear". A backend with the operations on group-quantized weights may declare it; without it,
 gradients are computed from the dequantized weight."""
 
-OPERATIONS = (*CODE_OPERATIONS, *WEIGHT_OPERATIONS, *GRADIENT_OPERATIONS)
+EMBEDDING_OPERATIONS = ("embedding",)
+"""Rows of a group-quantized weight. Likewise optional; without it, they are taken from the restored weight."""
+
+OPERATIONS = (*CODE_OPERATIONS, *WEIGHT_OPERATIONS, *GRADIENT_OPERATIONS, *EMBEDDING_OPERATIONS)
 """Names of the operations a backend may declare: the methods of `Backend` of the same name."""
 
 
@@ -176,6 +179,13 @@ class Backend(Protocol):
     def fused(self) -> FusedOperations:
         """Operations of language models; the default composes them of torch's and of `linear`."""
         return ComposedOperations(self)
+
+    def embedding(self, indices: torch.Tensor, weight: PreparedWeight, dtype: torch.dtype) -> torch.Tensor:
+        """The rows of W at `indices`, int64 or int32 ``[...]``, dequantized: ``[..., K]`` of `dtype`.
+
+        See `bittensor.embedding`. An index out of 0..N-1 is a ValueError, and so is a `weight` of another layout.
+        """
+        self._refuse("embedding")
 
     def variant(self, name: str) -> Backend:
         """The same backend with its kernel path fixed to `name`, one of ``capabilities.variants``."""

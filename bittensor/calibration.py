@@ -12,7 +12,8 @@ import torch
 
 from .awq_scaling import scale_channels
 from .gptq_rounding import round_with_moments
-from .model_quantization import LayerReport, QuantizeReport, _is_linear, _obstacle, _shared_parameters
+from .model_quantization import LayerReport, QuantizeReport, is_linear, obstacle, shared_parameters
+from .module_replacement import replace_module
 from .nn import QuantizedLinear, ScaledInputLinear
 from .progress import with_progress
 from .quantize_config import QuantizeConfig
@@ -83,8 +84,8 @@ def calibrate(
     if not 0 < damping < float("inf"):
         raise ValueError(f"damping: expected a positive number, got {damping}")
     rounding = _Rounding(QuantizeConfig() if config is None else config, method, damping, act_order)
-    names = [name for name, module in model.named_modules() if _is_linear(module)]
-    shared = _shared_parameters(model)
+    names = [name for name, module in model.named_modules() if is_linear(module)]
+    shared = shared_parameters(model)
     reports: dict[str, LayerReport] = {}
     with torch.no_grad(), _evaluating(model):
         for name in names:
@@ -166,7 +167,7 @@ def _left_alone(
         return LayerReport(name, "failed", "it is quantized already")
     if filter_fn is not None and not filter_fn(name, layer):
         return LayerReport(name, "excluded")
-    reason = _obstacle(model, name, layer, shared)
+    reason = obstacle(model, name, layer, shared)
     return None if reason is None else LayerReport(name, "failed", reason)
 
 
@@ -178,9 +179,7 @@ def _calibrate_layer(model: torch.nn.Module, name: str, inputs: _Inputs, roundin
     except (TypeError, ValueError) as error:
         return LayerReport(name, "failed", str(error))
     weight = made.weight if isinstance(made, QuantizedLinear) else made.linear.weight
-    places = [(parent, key) for parent in model.modules() for key, each in parent._modules.items() if each is layer]
-    for parent, key in places:
-        parent._modules[key] = made
+    replace_module(model, layer, made)
     before = layer.weight.numel() * layer.weight.itemsize
     return LayerReport(name, "quantized", bytes_before=before, bytes_after=weight.nbytes)
 

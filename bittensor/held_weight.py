@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -72,3 +73,21 @@ class HeldByBackend:
         """The same with `function` applied to each tensor."""
         tensors = tuple(function(tensor) for tensor in self.weight.tensors)
         return HeldByBackend(replace(self.weight, tensors=tensors), self.backend)
+
+
+class Restored:
+    """Canonical tensors that were restored from a backend's layout, known for as long as somebody else keeps them.
+
+    Two modules that share a weight put the same tensors into a state_dict, and torch.save writes them once.
+    """
+
+    def __init__(self, source: HeldByBackend, canonical: CanonicalTensors) -> None:
+        self._source = weakref.ref(source)
+        self._tensors = {name: weakref.ref(tensor) for name, tensor in canonical.named().items()}
+
+    def of(self, source: HeldByBackend) -> CanonicalTensors | None:
+        """The tensors, if they are those of `source` and all of them still exist."""
+        tensors = {name: reference() for name, reference in self._tensors.items()}
+        if self._source() is not source or None in tensors.values():
+            return None
+        return CanonicalTensors(**tensors)  # type: ignore[arg-type]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+
 import torch
 
 from .backend import Backend
@@ -9,7 +11,7 @@ from .checks import check_operation, check_place, describe
 from .errors import UnsupportedOperationError
 from .prepared_weight import ACTIVATION_MODES, EPILOGUES, SCALE_DTYPES, WeightForm
 from .quantized_weight import QuantizedWeight
-from .weight_checks import check_choice, dtype_names
+from .weight_checks import check_choice, check_scale_dtype, dtype_names
 
 LARGEST_GROUP = 65536
 """127 * 255 times as many columns fits int32: the sums of docs/numerics.md, section 4, are exact."""
@@ -36,7 +38,9 @@ def check_product(
     """The same for a weight of `form` on `device`."""
     _check_settings(form, bias, activation_mode, epilogue)
     check_operation(backend, "linear")
-    _check_declared(backend, form, activation_mode, epilogue)
+    modes, epilogues = backend.capabilities.activation_modes, backend.capabilities.epilogues
+    settings = {"activation_mode": (activation_mode, modes), "epilogue": (epilogue, epilogues)}
+    _check_declared(backend, form, settings)
     columns = form.shape[1]
     if form.group_size > LARGEST_GROUP:
         raise ValueError(
@@ -46,13 +50,41 @@ def check_product(
     check_place(backend, "x", rows)
     if rows.shape[-1:] != (columns,):
         raise ValueError(f"x: expected {columns} values a row, as the weight has columns, got {describe(rows)}")
-    if device.type not in backend.capabilities.devices:
-        raise ValueError(
-            f"weight: expected one on {' or '.join(sorted(backend.capabilities.devices))} (backend "
-            f"{backend.name!r}), got one on {device}"
-        )
+    _check_weight_place(backend, device)
     if isinstance(bias, torch.Tensor):
         check_place(backend, "bias", bias)
+
+
+def check_embedding(backend: Backend, indices: object, weight: object, dtype: object) -> None:
+    """Rules of `bittensor.embedding`; docs/numerics.md, section 9."""
+    table = check_table(backend, weight)
+    check_rows(backend, indices, table.form, table.device, dtype)
+
+
+def check_table(backend: Backend, weight: object) -> QuantizedWeight:
+    """The backend declares what holding `weight` takes; returns it."""
+    if not isinstance(weight, QuantizedWeight):
+        raise TypeError(f"weight: expected a QuantizedWeight, got {type(weight).__name__}")
+    check_operation(backend, "prepare")
+    _check_declared(backend, weight.form, {})
+    _check_weight_place(backend, weight.device)
+    return weight
+
+
+def check_rows(backend: Backend, indices: object, form: WeightForm, device: torch.device, dtype: object) -> None:
+    """The same for a weight of `form` on `device`."""
+    check_scale_dtype(dtype, "dtype")
+    _check_declared(backend, form, {})
+    if not isinstance(indices, torch.Tensor):
+        raise TypeError(f"indices: expected an int64 or int32 tensor, got {type(indices).__name__}")
+    if indices.dtype not in (torch.int64, torch.int32):
+        raise TypeError(f"indices: expected int64 or int32, got {describe(indices)}")
+    check_place(backend, "indices", indices)
+    _check_weight_place(backend, device)
+    wrong = (indices < 0) | (indices >= form.shape[0])
+    if bool(wrong.any()):
+        index = int(indices[wrong][0])
+        raise ValueError(f"indices: expected rows of the weight, 0..{form.shape[0] - 1}, got {index}")
 
 
 def check_layer(weight: object, bias: object, activation_mode: object, epilogue: object) -> QuantizedWeight:
@@ -61,6 +93,14 @@ def check_layer(weight: object, bias: object, activation_mode: object, epilogue:
         raise TypeError(f"weight: expected a QuantizedWeight, got {type(weight).__name__}")
     _check_settings(weight.form, bias, activation_mode, epilogue)
     return weight
+
+
+def _check_weight_place(backend: Backend, device: torch.device) -> None:
+    if device.type not in backend.capabilities.devices:
+        raise ValueError(
+            f"weight: expected one on {' or '.join(sorted(backend.capabilities.devices))} (backend "
+            f"{backend.name!r}), got one on {device}"
+        )
 
 
 def _check_settings(form: WeightForm, bias: object, activation_mode: object, epilogue: object) -> None:
@@ -73,16 +113,18 @@ def _check_settings(form: WeightForm, bias: object, activation_mode: object, epi
             raise ValueError(f"bias: expected [{outputs}], one value for each output, got {describe(values)}")
 
 
-def _check_declared(backend: Backend, form: WeightForm, activation_mode: object, epilogue: object) -> None:
+def _check_declared(
+    backend: Backend, form: WeightForm, settings: Mapping[str, tuple[object, Collection[object]]]
+) -> None:
+    """The form of a weight, and further settings with what is declared of them."""
     declared = backend.capabilities
-    wanted: tuple[tuple[str, object, frozenset[object]], ...] = (
-        ("bits", form.bits, frozenset(declared.linear_bits)),
-        ("zero", form.zero, frozenset(declared.zero_kinds)),
-        ("scale dtype", form.scale_dtype, frozenset(declared.scale_dtypes)),
-        ("activation_mode", activation_mode, frozenset(declared.activation_modes)),
-        ("epilogue", epilogue, frozenset(declared.epilogues)),
-    )
-    for name, value, values in wanted:
+    wanted: dict[str, tuple[object, Collection[object]]] = {
+        "bits": (form.bits, declared.linear_bits),
+        "zero": (form.zero, declared.zero_kinds),
+        "scale dtype": (form.scale_dtype, declared.scale_dtypes),
+        **settings,
+    }
+    for name, (value, values) in wanted.items():
         if value not in values:
             raise UnsupportedOperationError(
                 f"backend {backend.name!r} does not declare {name}={value!r} for linear; it declares "

@@ -1,21 +1,43 @@
-"""Quantization of the linear layers of a model, in place."""
+"""Quantization of the layers of a model, in place: packed at once, or trained for it first."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-from .nn import QuantizedLinear
+from .module_replacement import replace_module
+from .nn import FakeQuantizedLinear, QuantizedConv2d, QuantizedEmbedding, QuantizedLinear, WeightModule
 from .progress import with_progress
 from .quantize_config import QuantizeConfig
+from .quantized_weight import QuantizedWeight
+
+Make = Callable[[Any, QuantizeConfig], torch.nn.Module]
+"""What makes the packed layer of a layer."""
+
+_Shared = dict[int, tuple[str, QuantizedWeight] | None]
+"""The first layer and the packed weight of each parameter that several layers have."""
+
+_PACKED: Mapping[type[torch.nn.Module], Make] = {
+    torch.nn.Linear: QuantizedLinear.from_linear,
+    torch.nn.Embedding: QuantizedEmbedding.from_embedding,
+    torch.nn.Conv2d: QuantizedConv2d.from_conv,
+}
+_TRAINED: Mapping[type[torch.nn.Module], Make] = {torch.nn.Linear: FakeQuantizedLinear.from_linear}
+_DONE: Mapping[type[torch.nn.Module], tuple[type[torch.nn.Module], ...]] = {
+    torch.nn.Linear: (QuantizedLinear, FakeQuantizedLinear),
+    torch.nn.Embedding: (QuantizedEmbedding,),
+    torch.nn.Conv2d: (QuantizedConv2d,),
+}
+"""The layers that the others become."""
 
 
 @dataclass(frozen=True)
 class LayerReport:
-    """What became of a layer: quantized, or left as it was for `reason`."""
+    """What became of a layer: quantized, or left as it was for `reason`. A weight counts for its first layer."""
 
     name: str
     outcome: str
@@ -25,13 +47,13 @@ class LayerReport:
     bytes_after: int = 0
 
     def __str__(self) -> str:
-        change = f"{self.bytes_before} -> {self.bytes_after} bytes" if self.outcome == "quantized" else self.reason
+        change = self.reason or (f"{self.bytes_before} -> {self.bytes_after} bytes" if self.bytes_before else "")
         return f"{self.name or '(the model itself)'}: {self.outcome}" + (f", {change}" if change else "")
 
 
 @dataclass(frozen=True)
 class QuantizeReport:
-    """What `quantize_` did: one entry for each linear layer, in the order of the model. Its str lists all of them."""
+    """What `quantize_` did: one entry for each layer, in the order of the model. Its str lists all of them."""
 
     layers: tuple[LayerReport, ...]
 
@@ -53,7 +75,7 @@ class QuantizeReport:
     def __str__(self) -> str:
         before, after = (sum(getattr(each, f"bytes_{when}") for each in self.layers) for when in ("before", "after"))
         head = (
-            f"{len(self.quantized)} of {len(self.layers)} linear layers quantized, {before} -> {after} bytes; "
+            f"{len(self.quantized)} of {len(self.layers)} layers quantized, {before} -> {after} bytes; "
             f"{len(self.failed)} failed, {len(self.excluded)} excluded"
         )
         return "\n".join([head, *(f"  {layer}" for layer in self.layers)])
@@ -65,103 +87,236 @@ class QuantizeReport:
 def quantize_(
     model: torch.nn.Module,
     config: QuantizeConfig | None = None,
-    filter_fn: Callable[[str, torch.nn.Linear], bool] | None = None,
+    filter_fn: Callable[[str, Any], bool] | None = None,
     *,
+    kinds: Collection[type[torch.nn.Module]] = (torch.nn.Linear,),
     progress: bool = True,
 ) -> QuantizeReport:
     """Replace every ``torch.nn.Linear`` of a model by a `bittensor.nn.QuantizedLinear`, in place.
 
     One layer after the other, each dropping its float weight before the next: the peak of memory is one layer above
-    the model, as long as nothing else refers to the weights.
+    the model, as long as nothing else refers to the weights. Linear layers and embeddings that share a weight, and are
+    both of the `kinds`, share the packed one.
 
     What cannot be quantized stays as it is, and is named with the reason in one warning and in the report: a weight
-    narrower than the group size, one that is not finite, one that is shared with another module, a subclass of
+    narrower than the group size, one that is not finite, one that is shared with a module that stays, a subclass of
     Linear, a layer with hooks, a layer that is quantized already.
 
     Args:
         model: changed in place.
         config: `QuantizeConfig()` if None.
         filter_fn: called with the name and the layer; False leaves the layer as it is, without a warning.
+        kinds: the layers to replace, out of ``torch.nn.Linear``, ``torch.nn.Embedding``, which becomes a
+            `bittensor.nn.QuantizedEmbedding`, and ``torch.nn.Conv2d``, which becomes a
+            `bittensor.nn.QuantizedConv2d`.
         progress: show a progress bar on stderr if that is a terminal.
 
+    Raises:
+        ValueError: a kind of layer that cannot be quantized. Nothing has changed then.
+
     Warns:
-        UserWarning: layers that could not be quantized, or a model without any linear layer.
+        UserWarning: layers that could not be quantized, or a model without any layer of the kinds.
 
     >>> import torch, bittensor
     >>> model = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10))
     >>> config = bittensor.QuantizeConfig(bits=4, group_size=32)
     >>> print(bittensor.quantize_(model, config, filter_fn=lambda name, layer: name != "2"))
-    1 of 2 linear layers quantized, 8192 -> 1280 bytes; 0 failed, 1 excluded
+    1 of 2 layers quantized, 8192 -> 1280 bytes; 0 failed, 1 excluded
       0: quantized, 8192 -> 1280 bytes
       2: excluded
     """
-    config = QuantizeConfig() if config is None else config
-    names = [name for name, module in model.named_modules() if _is_linear(module)]
-    shared = _shared_parameters(model)
-    layers = tuple(
-        _quantize_layer(model, name, config, filter_fn, shared)
-        for name in with_progress(names, "quantizing", wanted=progress)
-    )
-    report = QuantizeReport(layers)
+    if unknown := [kind for kind in kinds if kind not in _PACKED]:
+        known = ", ".join(f"torch.nn.{kind.__name__}" for kind in _PACKED)
+        raise ValueError(f"kinds: expected some of {known}, got {unknown}")
+    makers = {kind: make for kind, make in _PACKED.items() if kind in kinds}
+    return _convert(model, makers, "quantize_", config, filter_fn, progress)
+
+
+def prepare_qat_(
+    model: torch.nn.Module,
+    config: QuantizeConfig | None = None,
+    filter_fn: Callable[[str, torch.nn.Linear], bool] | None = None,
+    *,
+    progress: bool = True,
+) -> QuantizeReport:
+    """Replace every ``torch.nn.Linear`` of a model by a `bittensor.nn.FakeQuantizedLinear`, in place.
+
+    The model then computes as it will when `convert_qat_` has packed it, and can be trained. Arguments, what stays as
+    it is, and warnings are those of `quantize_`; a weight that is shared stays. The bytes of the report are those after
+    `convert_qat_`.
+
+    >>> import torch, bittensor
+    >>> model = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10))
+    >>> report = bittensor.prepare_qat_(model, bittensor.QuantizeConfig(bits=2, group_size=32))
+    >>> x = torch.randn(3, 64)
+    >>> model(x).square().sum().backward()  # and so on: train it
+    >>> y = model(x)
+    >>> bittensor.convert_qat_(model)
+    ('0', '2')
+    >>> torch.equal(model(x), y)
+    True
+    """
+    return _convert(model, _TRAINED, "prepare_qat_", config, filter_fn, progress)
+
+
+def convert_qat_(model: torch.nn.Module) -> tuple[str, ...]:
+    """Pack every `bittensor.nn.FakeQuantizedLinear` of a model into a `bittensor.nn.QuantizedLinear`, in place.
+
+    The outputs of the model stay the same, bit for bit.
+
+    Returns:
+        Names of the layers that were packed.
+
+    Raises:
+        ValueError: the model has none, or is one itself, or a weight or scale is no longer finite. Nothing has changed
+            then.
+    """
+    if isinstance(model, FakeQuantizedLinear):
+        raise ValueError("model: a layer cannot replace itself; use its method to_quantized")
+    layers = [(name, each) for name, each in model.named_modules() if isinstance(each, FakeQuantizedLinear)]
     if not layers:
-        warnings.warn(f"quantize_: {type(model).__name__} has no torch.nn.Linear", stacklevel=2)
+        raise ValueError(f"model: expected one with FakeQuantizedLinear layers, got {type(model).__name__} without")
+    packed = [layer.to_quantized() for _, layer in layers]
+    for (_, layer), quantized in zip(layers, packed, strict=True):
+        replace_module(model, layer, quantized)
+    return tuple(name for name, _ in layers)
+
+
+def _convert(
+    model: torch.nn.Module,
+    makers: Mapping[type[torch.nn.Module], Make],
+    caller: str,
+    config: QuantizeConfig | None,
+    filter_fn: Callable[[str, Any], bool] | None,
+    progress: bool,
+) -> QuantizeReport:
+    config = QuantizeConfig() if config is None else config
+    plan = _plan(model, makers, filter_fn)
+    # Shared parameters by identity, which they keep until all their layers are replaced.
+    shared: _Shared = {key: None for key, names in shared_parameters(model).items() if len(names) > 1}
+    report = QuantizeReport(
+        tuple(
+            plan[name] or _convert_layer(model, makers, name, config, shared)
+            for name in with_progress(list(plan), "quantizing", wanted=progress)
+        )
+    )
+    if not plan:
+        wanted = " or ".join(f"torch.nn.{kind.__name__}" for kind in makers)
+        warnings.warn(f"{caller}: {type(model).__name__} has no {wanted}", stacklevel=3)
     if failed := report.failed:
         listed = "; ".join(f"{name or 'the model itself'}: {reason}" for name, reason in failed.items())
-        warnings.warn(f"quantize_: {len(failed)} of {len(layers)} layers not quantized: {listed}", stacklevel=2)
+        warnings.warn(f"{caller}: {len(failed)} of {len(plan)} layers not quantized: {listed}", stacklevel=3)
     return report
 
 
-def _quantize_layer(
+def _plan(
     model: torch.nn.Module,
+    makers: Mapping[type[torch.nn.Module], Make],
+    filter_fn: Callable[[str, Any], bool] | None,
+) -> dict[str, LayerReport | None]:
+    """The layers of the kinds by name: None for those that are to be replaced, a report for those that stay."""
+    done = tuple(each for kind in makers for each in _DONE[kind])
+    parts = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, QuantizedConv2d))
+    plan: dict[str, LayerReport | None] = {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, done):
+            if not name.startswith(parts):
+                plan[name] = LayerReport(name, "failed", "it is quantized already")
+        elif isinstance(layer, tuple(makers)):
+            if filter_fn is not None and not filter_fn(name, layer):
+                plan[name] = LayerReport(name, "excluded")
+            else:
+                reason = _obstacle(model, name, model.get_submodule(name), makers)
+                plan[name] = None if reason is None else LayerReport(name, "failed", reason)
+    replaced = {name for name, stays in plan.items() if stays is None}
+    for names in shared_parameters(model).values():
+        owners = [name.removesuffix(".weight") for name in names]
+        if len(names) > 1 and not (replaced.issuperset(owners) and _can_share(model, owners, makers)):
+            for owner in replaced.intersection(owners):
+                others = ", ".join(name for name in names if name != f"{owner}.weight")
+                plan[owner] = LayerReport(owner, "failed", f"its weight is shared with {others}")
+    return plan
+
+
+def _can_share(model: torch.nn.Module, names: Collection[str], makers: Mapping[type[torch.nn.Module], Make]) -> bool:
+    """Whether the packed layers of these can hold one weight: those of convolutions order it in their own way."""
+    layers = [model.get_submodule(name) for name in names]
+    return makers is not _TRAINED and not any(isinstance(layer, torch.nn.Conv2d) for layer in layers)
+
+
+def _convert_layer(
+    model: torch.nn.Module,
+    makers: Mapping[type[torch.nn.Module], Make],
     name: str,
     config: QuantizeConfig,
-    filter_fn: Callable[[str, torch.nn.Linear], bool] | None,
-    shared: dict[int, list[str]],
+    shared: _Shared,
 ) -> LayerReport:
-    layer = model.get_submodule(name)
-    if isinstance(layer, QuantizedLinear):
-        return LayerReport(name, "failed", "it is quantized already")
-    assert isinstance(layer, torch.nn.Linear)  # as _is_linear found it
-    if filter_fn is not None and not filter_fn(name, layer):
-        return LayerReport(name, "excluded")
-    reason = _obstacle(model, name, layer, shared)
-    if reason is not None:
-        return LayerReport(name, "failed", reason)
+    layer: Any = model.get_submodule(name)
+    before, key = layer.weight.numel() * layer.weight.itemsize, id(layer.weight)
+    first, weight = shared.get(key) or (name, None)
     try:
-        quantized = QuantizedLinear.from_linear(layer, config)
+        made = makers[type(layer)](layer, config) if weight is None else _on(weight, layer, config)
     except (TypeError, ValueError) as error:
         return LayerReport(name, "failed", str(error))
-    before = layer.weight.numel() * layer.weight.itemsize
-    # A module that is registered in several places is replaced in each of them.
-    places = [(parent, key) for parent in model.modules() for key, each in parent._modules.items() if each is layer]
-    for parent, key in places:
-        parent._modules[key] = quantized
-    return LayerReport(name, "quantized", bytes_before=before, bytes_after=quantized.weight.nbytes)
+    replace_module(model, layer, made)
+    if weight is not None:
+        return LayerReport(name, "quantized", f"with the weight of {first}")
+    if isinstance(made, WeightModule):
+        if key in shared:
+            shared[key] = (name, made.weight)
+        after = made.weight.nbytes
+    else:
+        assert isinstance(made, (QuantizedConv2d, FakeQuantizedLinear))
+        after = made.nbytes
+    return LayerReport(name, "quantized", bytes_before=before, bytes_after=after)
 
 
-def _is_linear(module: torch.nn.Module) -> bool:
-    return isinstance(module, (torch.nn.Linear, QuantizedLinear))
+def _on(weight: QuantizedWeight, layer: torch.nn.Linear | torch.nn.Embedding, config: QuantizeConfig) -> WeightModule:
+    """The packed layer of `layer` on a weight that another has."""
+    if isinstance(layer, torch.nn.Embedding):
+        made: WeightModule = QuantizedEmbedding(weight, layer.padding_idx, dtype=layer.weight.dtype)
+    else:
+        bias = None if layer.bias is None else layer.bias.detach().clone()
+        made = QuantizedLinear(weight, bias, activation_mode=config.activation_mode)
+    return made.train(layer.training)
 
 
-def _obstacle(model: torch.nn.Module, name: str, layer: torch.nn.Linear, shared: dict[int, list[str]]) -> str | None:
-    """Why `layer` cannot be replaced; None if it can."""
+def _obstacle(
+    model: torch.nn.Module, name: str, layer: torch.nn.Module, makers: Mapping[type[torch.nn.Module], Make]
+) -> str | None:
+    """Why `layer` cannot be replaced, whatever it shares; None if it can."""
     if layer is model:
-        return "it cannot replace itself; use bittensor.nn.QuantizedLinear.from_linear"
-    if type(layer) is not torch.nn.Linear:
-        return f"{type(layer).__name__} is a subclass of torch.nn.Linear, which may compute something else"
+        kind = next(kind for kind in makers if isinstance(layer, kind))
+        return f"it cannot replace itself; use bittensor.nn.{makers[kind].__qualname__}"
+    if type(layer) not in makers:
+        kind = next(kind for kind in makers if isinstance(layer, kind))
+        return f"{type(layer).__name__} is a subclass of torch.nn.{kind.__name__}, which may compute something else"
     if not isinstance(layer._parameters.get("weight"), torch.nn.Parameter):
         return "its weight is computed, not a parameter"
-    if others := [other for other in shared.get(id(layer.weight), []) if other != f"{name}.weight"]:
-        return f"its weight is shared with {', '.join(others)}"
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     if any(getattr(layer, kind) for kind in hooks):
         return "it has hooks, which would be lost"
+    if isinstance(layer, torch.nn.Embedding) and layer.max_norm is not None:
+        return "it has a max_norm, which changes the table as it is used"
     if isinstance(model.get_submodule(name.rpartition(".")[0]), torch.nn.TransformerEncoderLayer):
         return "torch.nn.TransformerEncoderLayer computes with the weights of its layers, not with the layers"
     return None
 
 
-def _shared_parameters(model: torch.nn.Module) -> dict[int, list[str]]:
+def is_linear(module: torch.nn.Module) -> bool:
+    """Whether it is a linear layer, quantized or not."""
+    return isinstance(module, (torch.nn.Linear, *_DONE[torch.nn.Linear]))
+
+
+def obstacle(model: torch.nn.Module, name: str, layer: torch.nn.Linear, shared: dict[int, list[str]]) -> str | None:
+    """Why a linear layer cannot be replaced alone; None if it can. `shared` is of `shared_parameters`."""
+    if reason := _obstacle(model, name, layer, {torch.nn.Linear: _PACKED[torch.nn.Linear]}):
+        return reason
+    others = [other for other in shared.get(id(layer.weight), []) if other != f"{name}.weight"]
+    return f"its weight is shared with {', '.join(others)}" if others else None
+
+
+def shared_parameters(model: torch.nn.Module) -> dict[int, list[str]]:
     """Names of each parameter, by its identity; a module in several places counts once."""
     names: dict[int, list[str]] = {}
     for prefix, module in model.named_modules():

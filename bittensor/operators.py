@@ -15,7 +15,7 @@ import torch
 from .backend import PROTOCOL_VERSION, Backend
 from .checks import check_pack, check_packed_matmul, check_unpack
 from .codes import words_per_row
-from .linear_checks import check_product
+from .linear_checks import check_product, check_rows
 from .linear_gradient import linear_gradients, save_for_gradients
 from .prepared_weight import PreparedWeight, WeightForm
 from .registry import get_backend, name_of
@@ -32,6 +32,7 @@ for _schema in (
     f"linear(Tensor x, Tensor[] weight, {_FORM}, Tensor? bias, str activation_mode, str? epilogue, str backend) "
     "-> Tensor",
     f"linear_input_grad(Tensor dy, Tensor[] weight, {_FORM}, str backend) -> Tensor",
+    f"embedding(Tensor indices, Tensor[] weight, {_FORM}, ScalarType dtype, str backend) -> Tensor",
 ):
     _library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))  # type: ignore[no-untyped-call]
 
@@ -97,6 +98,22 @@ class Operators(Backend):
             bias,
             activation_mode,
             epilogue,
+            self.name,
+        )
+        return result
+
+    def embedding(self, indices: torch.Tensor, weight: PreparedWeight, dtype: torch.dtype) -> torch.Tensor:
+        form = weight.form
+        result: torch.Tensor = torch.ops.bittensor.embedding.default(
+            indices,
+            list(weight.tensors),
+            weight.layout,
+            list(form.shape),
+            form.bits,
+            form.group_size,
+            form.zero,
+            form.scale_dtype,
+            dtype,
             self.name,
         )
         return result
@@ -178,6 +195,30 @@ def _linear_input_grad(
     return (dy.to(torch.float32) @ computing.restore(prepared).dequantize()).to(dy.dtype)
 
 
+def _embedding(
+    indices: torch.Tensor,
+    weight: list[torch.Tensor],
+    layout: str,
+    shape: Sequence[int],
+    bits: int,
+    group_size: int,
+    zero: str,
+    scale_dtype: torch.dtype,
+    dtype: torch.dtype,
+    backend: str,
+) -> torch.Tensor:
+    prepared = _prepared(weight, layout, shape, bits, group_size, zero, scale_dtype)
+    computing = get_backend(backend)
+    if not computing.capabilities.checks_arguments:
+        check_rows(computing, indices, prepared.form, weight[0].device, dtype)
+    if "embedding" in computing.capabilities.operations:
+        return computing.embedding(indices, prepared, dtype)
+    if not indices.numel():
+        return torch.empty((*indices.shape, shape[1]), dtype=dtype)
+    rows = computing.restore(prepared).rows(indices.reshape(-1))
+    return rows.dequantize(dtype).reshape(*indices.shape, shape[1])
+
+
 def _prepared(
     weight: list[torch.Tensor],
     layout: str,
@@ -245,6 +286,15 @@ def fake_linear_input_grad(dy: torch.Tensor, weight: Sequence[torch.Tensor], in_
     return dy.new_empty((*dy.shape[:-1], in_features))
 
 
+def fake_embedding(
+    indices: torch.Tensor, weight: Sequence[torch.Tensor], columns: int, dtype: torch.dtype
+) -> torch.Tensor:
+    """The result of `Backend.embedding` without its values."""
+    for name, tensor in (("indices", indices), *(("weight", each) for each in weight)):
+        refuse_meta(name, tensor)
+    return indices.new_empty((*indices.shape, columns), dtype=dtype)
+
+
 def _fake_packed_matmul(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, bits: int, *rest: Any
 ) -> torch.Tensor:
@@ -261,6 +311,12 @@ def _fake_linear_input_grad(
     dy: torch.Tensor, weight: list[torch.Tensor], layout: str, shape: Sequence[int], *_: Any
 ) -> torch.Tensor:
     return fake_linear_input_grad(dy, weight, shape[1])
+
+
+def _fake_embedding(
+    indices: torch.Tensor, weight: list[torch.Tensor], layout: str, shape: Sequence[int], *rest: Any
+) -> torch.Tensor:
+    return fake_embedding(indices, weight, shape[1], rest[4])
 
 
 # The gradient of linear: `bittensor.linear_gradient`, with the product from the operator.
@@ -325,6 +381,7 @@ for _name, _compute, _fake in (
     ("packed_matmul", _packed_matmul, _fake_packed_matmul),
     ("linear", _linear, _fake_linear),
     ("linear_input_grad", _linear_input_grad, _fake_linear_input_grad),
+    ("embedding", _embedding, _fake_embedding),
 ):
     _library.impl(_name, _compute, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
     torch.library.register_fake(f"bittensor::{_name}", _fake, lib=_library)

@@ -6,7 +6,7 @@ import torch
 
 from .backend import Backend
 from .checks import check_int, check_pack, check_packed_matmul, check_unpack, check_unpack_rows
-from .linear_checks import check_linear
+from .linear_checks import check_embedding, check_linear, check_table
 from .operators import Operators
 from .quantized_weight import QuantizedWeight
 from .registry import current_backend
@@ -135,7 +135,6 @@ def packed_matmul(
     >>> bittensor.unpack_tensor(bittensor.packed_matmul(x, weight), 1, 2)
     tensor([[ 6, 15]], dtype=torch.uint8)
     """
-    backend = current_backend()
     if not (type(bits) is type(x_zero) is type(weight_zero) is type(out_zero) is int):
         bits = check_int("bits", bits)
         x_zero, weight_zero = check_int("x_zero", x_zero), check_int("weight_zero", weight_zero)
@@ -144,6 +143,23 @@ def packed_matmul(
         in_features = check_int("in_features", in_features)
     if scale is not None and isinstance(scale, (float, int)):
         scale = scalar_scale(scale)
+    return multiply_codes(x, weight, bias, bits, in_features, x_zero, weight_zero, scale, out_zero, out_dtype)
+
+
+def multiply_codes(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    bits: int,
+    in_features: int | None,
+    x_zero: int,
+    weight_zero: int,
+    scale: torch.Tensor | None,
+    out_zero: int,
+    out_dtype: torch.dtype | None,
+) -> torch.Tensor:
+    """`packed_matmul` of numbers that are ints already, and a scale that is a tensor."""
+    backend = current_backend()
     arguments = (x, weight, bias, bits, in_features, x_zero, weight_zero, scale, out_zero, out_dtype)
     try:
         return _operators(backend).packed_matmul(*arguments)
@@ -198,6 +214,42 @@ def linear(
         return _operators(backend).linear(x, weight.prepared_for(backend), bias, activation_mode, epilogue)
     except (*REFUSALS, AttributeError):
         check_linear(backend, x, weight, bias, activation_mode, epilogue)
+        raise
+
+
+def embedding(indices: torch.Tensor, weight: QuantizedWeight, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Rows of a group-quantized weight: ``weight.dequantize(dtype)[indices]`` (docs/numerics.md, section 9).
+
+    Only the rows that are asked for are dequantized. They are read in the layout in which `linear` reads them, so that
+    an embedding and a head can share one weight. There is no gradient: the weight is constant.
+
+    Args:
+        indices: int64 or int32 of any shape ``[...]``, each in 0..N-1.
+        weight: ``[N, K]``, from `bittensor.quantize` for example.
+        dtype: float32, float16 or bfloat16.
+
+    Returns:
+        ``[..., K]`` of `dtype`.
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: an index that is no row, or a device the backend does not serve.
+        UnsupportedOperationError: the backend does not declare operations on weights, or the form of the weight.
+
+    >>> import torch, bittensor
+    >>> weight = bittensor.quantize(torch.tensor([[1.0, -8.0], [7.0, 1.0]]), group_size=None)
+    >>> bittensor.embedding(torch.tensor([1, 0, 1]), weight)
+    tensor([[ 7.,  1.],
+            [ 1., -8.],
+            [ 7.,  1.]])
+    """
+    backend = current_backend()
+    if not backend.capabilities.checks_arguments:  # before the backend prepares a weight that it may not know
+        check_table(backend, weight)
+    try:
+        return _operators(backend).embedding(indices, weight.prepared_for(backend), dtype)
+    except (*REFUSALS, AttributeError):
+        check_embedding(backend, indices, weight, dtype)
         raise
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 
 from .backend import Backend
 from .checks import check_pack, check_unpack, describe, dtype_name
-from .held_weight import CanonicalTensors, HeldByBackend
+from .held_weight import CanonicalTensors, HeldByBackend, Restored
 from .prepared_weight import CANONICAL_LAYOUT, SCALE_DTYPES, PreparedWeight, WeightForm
 from .registry import current_backend
 from .tracing import outside_of_traces, run_now
@@ -19,6 +20,9 @@ from .weight_checks import check_group_bits, check_weight, dtype_names
 
 _converting = threading.RLock()
 """Held while a weight changes its layout. One for all weights: a conversion uses every thread by itself."""
+
+# A fork waits for it: the child of a process that is converting could never take it.
+os.register_at_fork(before=_converting.acquire, after_in_parent=_converting.release, after_in_child=_converting.release)
 
 
 class QuantizedWeight:
@@ -36,9 +40,9 @@ class QuantizedWeight:
     ========  ==================================  =============================
 
     The tensors are kept as they come, without a copy, until `bittensor.linear` first uses the weight. It then holds
-    them in the layout of the backend instead, and `words`, `scales`, `zeros` and `offsets` are restored, as new
-    tensors, each time they are asked for; `tensors` restores all at once. Do not write into them. Threads may share
-    a weight. Equality of two weights is `equal`.
+    them in the layout of the backend instead, and `words`, `scales`, `zeros` and `offsets` are restored when they are
+    asked for, as new tensors unless earlier ones are still in use; `tensors` restores all at once. Do not write into
+    them. Threads and modules may share a weight. Equality of two weights is `equal`.
 
     Args:
         words: int64 ``[N, ceil(K/E)]`` with E = 64 / bits, as `bittensor.pack_weights` makes it.
@@ -76,6 +80,7 @@ class QuantizedWeight:
     ) -> None:
         self.form = check_weight(words, scales, zeros, offsets, shape, group_size, bits)
         self._held: CanonicalTensors | HeldByBackend = CanonicalTensors(words, scales, zeros, offsets)
+        self._restored: Restored | None = None
 
     @classmethod
     def from_codes(
@@ -209,6 +214,31 @@ class QuantizedWeight:
         canonical = self._canonical()
         return canonical.dequantize(self.form, self._codes(canonical)).to(dtype)
 
+    def rows(self, indices: torch.Tensor) -> QuantizedWeight:
+        """The weight of the rows with these numbers, int64 or int32 ``[R]``, in this order; R at least 1.
+
+        >>> import torch, bittensor
+        >>> weight = bittensor.quantize(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), bits=8, group_size=None)
+        >>> weight.rows(torch.tensor([1, 0, 1])).dequantize().round()
+        tensor([[3., 4.],
+                [1., 2.],
+                [3., 4.]])
+        """
+        tensors = {name: tensor[indices] for name, tensor in self.tensors().items()}
+        shape = (len(indices), self.shape[1])
+        return QuantizedWeight(**tensors, shape=shape, group_size=self.group_size, bits=self.bits)
+
+    def assign(self, other: QuantizedWeight) -> None:
+        """Take over the data of `other`, of the same form: every module that shares this weight has it then.
+
+        Raises:
+            ValueError: `other` has another form.
+        """
+        if other.form != self.form:
+            raise ValueError(f"other: expected a weight of {self.form}, got {other.form}")
+        with _converting:
+            self._held, self._restored = other._held, None
+
     def equal(self, other: QuantizedWeight) -> bool:
         """Whether both hold the same codes, scales, zero points and offsets in the same form.
 
@@ -259,7 +289,7 @@ class QuantizedWeight:
 
     def _holding(self, held: CanonicalTensors | HeldByBackend) -> QuantizedWeight:
         twin = object.__new__(QuantizedWeight)
-        twin.form, twin._held = self.form, held
+        twin.form, twin._held, twin._restored = self.form, held, None
         return twin
 
     def __getstate__(self) -> dict[str, Any]:
@@ -272,10 +302,15 @@ class QuantizedWeight:
 
     def _canonical(self) -> CanonicalTensors:
         held = self._held
-        if isinstance(held, HeldByBackend):
-            held = held.backend.restore(held.weight)._held
-            assert isinstance(held, CanonicalTensors)  # what a new weight holds
-        return held
+        if isinstance(held, CanonicalTensors):
+            return held
+        restored = self._restored
+        canonical = None if restored is None else restored.of(held)
+        if canonical is None:
+            new = held.backend.restore(held.weight)._held
+            assert isinstance(new, CanonicalTensors)  # what a new weight holds
+            canonical, self._restored = new, Restored(held, new)
+        return canonical
 
     def _codes(self, canonical: CanonicalTensors) -> torch.Tensor:
         backend = current_backend()

@@ -16,7 +16,7 @@ from importlib.metadata import EntryPoint, entry_points
 
 import torch
 
-from .backend import GRADIENT_OPERATIONS, OPERATIONS, PROTOCOL_VERSION, WEIGHT_OPERATIONS, Backend
+from .backend import EMBEDDING_OPERATIONS, GRADIENT_OPERATIONS, OPERATIONS, PROTOCOL_VERSION, WEIGHT_OPERATIONS, Backend
 from .errors import BackendError, BackendLoadError, UnknownBackendError
 from .tracing import run_now
 
@@ -129,7 +129,7 @@ def selection() -> Selection:
 def name_of(backend: Backend) -> str:
     """The name under which `backend` was loaded, which is not always its own."""
     if _loaded.get(backend.name) is not backend:
-        for name, each in _loaded.items():
+        for name, each in list(_loaded.items()):  # another thread may be loading one
             if each is backend:
                 return name
         raise UnknownBackendError(f"backend {backend.name!r} is not one that get_backend() returned")
@@ -198,7 +198,7 @@ def _check_protocol(name: str, backend: object) -> None:
     declared: frozenset[str] = getattr(getattr(backend, "capabilities", None), "operations", frozenset())
     if unknown := sorted(set(declared) - set(OPERATIONS)):
         raise BackendLoadError(f"backend {name!r} declares unknown operations {unknown}; known: {list(OPERATIONS)}")
-    on_weights = sorted(declared & {*WEIGHT_OPERATIONS, *GRADIENT_OPERATIONS})
+    on_weights = sorted(declared & {*WEIGHT_OPERATIONS, *GRADIENT_OPERATIONS, *EMBEDDING_OPERATIONS})
     if on_weights and not declared >= set(WEIGHT_OPERATIONS):
         raise BackendLoadError(f"backend {name!r} declares {on_weights}, but {list(WEIGHT_OPERATIONS)} belong together")
     capabilities = getattr(backend, "capabilities", None)

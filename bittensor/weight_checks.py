@@ -70,10 +70,10 @@ def check_choice(name: str, value: object, choices: tuple[str | None, ...]) -> N
         raise ValueError(f"{name}: expected one of {choices}, got {value!r}")
 
 
-def check_scale_dtype(dtype: object) -> None:
+def check_scale_dtype(dtype: object, name: str = "scale_dtype") -> None:
     """`dtype` is one of `SCALE_DTYPES`."""
     if dtype not in SCALE_DTYPES:
-        raise TypeError(f"scale_dtype: expected {dtype_names(SCALE_DTYPES)}, got {dtype}")
+        raise TypeError(f"{name}: expected {dtype_names(SCALE_DTYPES)}, got {dtype}")
 
 
 def check_shape(shape: object) -> tuple[int, int]:

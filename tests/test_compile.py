@@ -61,6 +61,7 @@ def test_operators_of_the_cpp_backend(zero: str, grad: bool) -> None:
     check(ops.linear_input_grad.default, (y, prepared, 40))
     if not grad:
         check(ops.linear_forward.default, (x, prepared, 16, bias))
+        check(ops.embedding.default, (torch.tensor([[3, 0, 15]]), prepared, 40, torch.bfloat16))
         check(ops.prepare.default, (*canonical, 40, 4, 16))
         check(ops.restore.default, (prepared, 16, 40, 4, 16, ZEROS.index(zero), torch.float32))
 
@@ -84,6 +85,7 @@ def test_operators_on_any_backend(backend: str, grad: bool) -> None:
     check(ops.linear.default, (x, *weight, bias, "int8", "relu", backend))
     check(ops.linear.default, (x, *weight, None, "float", None, backend))
     check(ops.linear_input_grad.default, (normal(2, 3, 16), *weight, backend))
+    check(ops.embedding.default, (torch.tensor([[3, 0, 15]]), *weight, torch.float16, backend))
     words = ops.pack.default(codes(3, 20), 4, backend)
     check(ops.pack.default, (codes(2, 3, 20), 4, backend))
     check(ops.unpack.default, (words, 20, 4, backend))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import os
+import signal
 import threading
 
 import pytest
@@ -11,6 +13,7 @@ import torch
 
 import bittensor
 from bittensor import Backend, QuantizeConfig, QuantizedLinear, quantize
+from bittensor.nn import LoRALinear, QuantizedConv2d, QuantizedEmbedding, WeightModule
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -64,6 +67,75 @@ def test_threads_share_a_layer(layer: QuantizedLinear) -> None:
     for worker in workers:
         worker.join()
     assert not wrong
+
+
+def test_threads_share_a_model_and_its_first_use() -> None:
+    """Replicas without copies: every layer prepares its weight while all threads call it for the first time."""
+    torch.manual_seed(0)
+    weight = quantize(normal(50, 40), group_size=8)
+    model = torch.nn.Sequential(
+        QuantizedEmbedding(weight),
+        torch.nn.Unflatten(0, (1, 40)),
+        QuantizedConv2d.from_conv(torch.nn.Conv2d(1, 1, 3, padding=1), group_size=None),
+        LoRALinear(QuantizedLinear(quantize(normal(40, 40, seed=2), group_size=8)), rank=2),
+        QuantizedLinear(weight),
+    ).requires_grad_(False)
+    tokens = [torch.randint(50, (40,), generator=torch.Generator().manual_seed(seed)) for seed in range(4)]
+    expected = [model(each) for each in tokens]
+    for name in ("cpp", "reference"):
+        fresh = copy.deepcopy(model)
+        for module in fresh.modules():
+            if isinstance(module, WeightModule):
+                module.weight.assign(module.weight.convert(torch.clone))
+        for got, wanted in zip(in_threads(name, fresh, tokens), expected, strict=True):
+            assert len(got) == 5
+            assert all(torch.equal(each, wanted) for each in got), name
+
+
+def in_threads(name: str, model: torch.nn.Module, inputs: list[torch.Tensor]) -> list[list[torch.Tensor]]:
+    """The results of five calls with each input, each in a thread of its own, which all start at once."""
+    results: list[list[torch.Tensor]] = [[] for _ in inputs]
+    start = threading.Barrier(len(inputs))
+
+    def work(index: int) -> None:
+        with bittensor.use_backend(name):
+            start.wait()
+            results[index] += [model(inputs[index]) for _ in range(5)]
+
+    workers = [threading.Thread(target=work, args=(index,)) for index in range(len(inputs))]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return results
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_fork_while_threads_compute(layer: QuantizedLinear) -> None:
+    """A child of a process whose other threads are in the middle of a call: it holds no lock of theirs."""
+    expected, done, name = layer(X), threading.Event(), bittensor.current_backend().name
+    layer(normal(200, 40))
+
+    def work() -> None:
+        with bittensor.use_backend(name):
+            while not done.is_set():
+                layer(X)
+
+    workers = [threading.Thread(target=work) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    try:
+        for _ in range(5):
+            process = os.fork()
+            if process == 0:
+                signal.alarm(60)
+                torch.set_num_threads(1)
+                os._exit(0 if torch.equal(layer(X), expected) else 1)
+            assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
+    finally:
+        done.set()
+        for worker in workers:
+            worker.join()
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")

@@ -232,6 +232,19 @@ def test_dequantize_panel(name: str, bits: int) -> None:
         _native.dequantize_panel(name, prepared, 8, 24, values)
 
 
+@kernels("dequantize_row")
+def test_dequantize_row(name: str, bits: int) -> None:
+    weight, prepared = prepared_weight(bits)
+    expected = weight.dequantize().numpy()
+    for row in range(20):
+        values = np.full(40 + 16, 99, dtype=np.float32)
+        _native.dequantize_row(name, prepared, row, values)
+        np.testing.assert_array_equal(values[:40], expected[row])
+    for row in (-1, 20):
+        with pytest.raises(ValueError, match="row: expected one of the weight"):
+            _native.dequantize_row(name, prepared, row, values)
+
+
 @kernels("panel_product")
 def test_panel_product(name: str, bits: int) -> None:
     random = np.random.default_rng(6)

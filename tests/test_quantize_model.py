@@ -81,7 +81,7 @@ def test_filter_and_report() -> None:
     assert report.excluded == ("3",)
     assert type(network[3]) is nn.Linear
     lines = str(report).splitlines()
-    assert lines[0].startswith("4 of 5 linear layers quantized, ")
+    assert lines[0].startswith("4 of 5 layers quantized, ")
     assert lines[0].endswith("0 failed, 1 excluded")
     assert lines[1].startswith("  0.first: quantized, 6144 -> ")
     assert lines[5] == "  3: excluded"
@@ -149,10 +149,52 @@ def test_a_layer_in_several_places(backend: Backend) -> None:
 def test_layers_that_share_a_weight() -> None:
     network = nn.Sequential(nn.Linear(32, 32), nn.Linear(32, 32))
     network[1].weight = network[0].weight
+    with pytest.warns(UserWarning, match=r"0: its weight is shared with 1\.weight"):
+        assert not quantize_(network, CONFIG, lambda name, layer: name == "0").quantized
     with pytest.warns(
         UserWarning, match=r"0: its weight is shared with 1\.weight; 1: its weight is shared with 0\.weight"
     ):
-        assert not quantize_(network, CONFIG).quantized
+        assert not bittensor.prepare_qat_(network, CONFIG).quantized
+    report = quantize_(network, CONFIG)
+    assert report.quantized == ("0", "1")
+    assert str(report.layers[1]) == "1: quantized, with the weight of 0"
+    assert network[0].weight is network[1].weight
+    assert network[0].bias is not network[1].bias
+
+
+class LanguageModel(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(50, 32, padding_idx=3)
+        self.block = Block()
+        self.convolution = nn.Conv2d(1, 4, 3)
+        self.head = nn.Linear(32, 50, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.head(self.block(self.embedding(tokens)))
+
+
+def test_kinds(backend: Backend) -> None:
+    network, kinds = LanguageModel(), (nn.Linear, nn.Embedding, nn.Conv2d)
+    expected, tokens = network.head.weight.detach(), torch.tensor([1, 3, 49])
+    y = network(tokens)
+    for wrong in ((nn.Linear, nn.Conv1d), ("Linear",)):
+        with pytest.raises(ValueError, match=r"kinds: expected some of torch.nn.Linear, .*Embedding, torch.nn.Conv2d"):
+            quantize_(network, CONFIG, kinds=wrong)
+    with pytest.warns(UserWarning, match=r"1 of 5 layers not quantized: convolution: group_size: .* 9 columns"):
+        report = quantize_(network, QuantizeConfig(8, 16), kinds=kinds)
+    assert report.quantized == ("embedding", "block.first", "block.second", "head")
+    assert network.head.weight is network.embedding.weight
+    assert network.embedding.padding_idx == 3
+    assert network.head.weight.equal(bittensor.quantize(expected, 8, 16))
+    assert torch.allclose(network(tokens), y, atol=0.2)
+    assert report.layers[-1].bytes_before == 0
+    assert quantize_(network, QuantizeConfig(group_size=None), kinds=(nn.Conv2d,)).quantized == ("convolution",)
+    with pytest.warns(UserWarning, match="3 of 3 layers not quantized: block.first: it is quantized already"):
+        quantize_(network, CONFIG)
+    with pytest.warns(UserWarning, match="has no torch.nn.Linear or torch.nn.Embedding"):
+        quantize_(nn.Sequential(nn.ReLU()), CONFIG, kinds=kinds[:2])
 
 
 def test_the_model_itself() -> None:
@@ -163,7 +205,7 @@ def test_the_model_itself() -> None:
 def test_no_linear_layer() -> None:
     with pytest.warns(UserWarning, match="quantize_: Sequential has no torch.nn.Linear"):
         report = quantize_(nn.Sequential(nn.ReLU()), CONFIG)
-    assert str(report).startswith("0 of 0 linear layers quantized")
+    assert str(report).startswith("0 of 0 layers quantized")
 
 
 def test_float_weights_are_dropped_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:

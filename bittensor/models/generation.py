@@ -115,7 +115,7 @@ def generate_together(
 def _check_prompt(model: Llama, prompt: Sequence[int], max_new_tokens: int) -> None:
     if not prompt:
         raise ValueError("prompt: expected at least one token, got none")
-    vocabulary = model.embedding.table.shape[0]
+    vocabulary = model.vocabulary
     if (wrong := next((token for token in prompt if not 0 <= token < vocabulary), None)) is not None:
         raise ValueError(f"prompt: expected tokens 0..{vocabulary - 1}, got {wrong}")
     if len(prompt) + max_new_tokens > model.config.context:

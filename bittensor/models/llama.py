@@ -15,10 +15,9 @@ from ..checkpoints import Checkpoint, ReorderedWeight, Stored
 from ..errors import CheckpointError
 from ..fused import FusedOperations, composed_linear
 from ..nn import QuantizedLinear
-from ..quantized_weight import QuantizedWeight
 from ..registry import current_backend
 from .caching import CachedAttention, KeyValueCache
-from .stored_layers import Embedding, fused_layer, linear_layer, select_rows
+from .stored_layers import embedding_layer, fused_layer, linear_layer
 
 ARCHITECTURE = "llama"
 
@@ -67,15 +66,13 @@ class Llama(torch.nn.Module):
         super().__init__()
         self.config = config
         table = read("model.embed_tokens.weight")
-        self.embedding = Embedding(table)
+        self.vocabulary = int(table.shape[0])
+        self.embedding = embedding_layer(table)
         self.layers = torch.nn.ModuleList(
             Block(config, _below(read, f"model.layers.{index}."), activation_mode) for index in range(config.layers)
         )
         self.norm = RMSNorm(_vector(read("model.norm.weight")), config.norm_epsilon)
-        head = table if tied else read("lm_head.weight")
-        if isinstance(head, QuantizedWeight):  # a weight of its own: it will hold the layout of the backend
-            head = QuantizedWeight.from_canonical(head.canonical())
-        self.head = linear_layer(head, activation_mode)
+        self.head = linear_layer(table if tied else read("lm_head.weight"), activation_mode)
         self.eval()
 
     def forward(self, tokens: torch.Tensor, cache: KeyValueCache, *, last: bool = False) -> torch.Tensor:
@@ -243,8 +240,8 @@ def _in_halves(stored: Stored, heads: int) -> Stored:
     if isinstance(stored, torch.Tensor):
         return stored[order]
     if isinstance(stored, ReorderedWeight):
-        return ReorderedWeight(select_rows(stored.weight, order), stored.order)
-    return select_rows(stored, order)
+        return ReorderedWeight(stored.weight.rows(order), stored.order)
+    return stored.rows(order)
 
 
 def _expected_shape(name: str, config: LlamaConfig) -> tuple[int, ...] | None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from ..checkpoints import ReorderedWeight, Stored
-from ..nn import QuantizedLinear
+from ..nn import QuantizedEmbedding, QuantizedLinear
 from ..quantized_weight import QuantizedWeight
 
 
@@ -20,6 +20,15 @@ def linear_layer(stored: Stored, activation_mode: str) -> torch.nn.Module:
     return FloatLinear(stored)
 
 
+def embedding_layer(stored: Stored) -> torch.nn.Module:
+    """Rows of a table, packed or not, as float32. A head of the same packed weight shares its memory."""
+    if isinstance(stored, QuantizedWeight):
+        return QuantizedEmbedding(stored)
+    if isinstance(stored, ReorderedWeight):
+        return ReorderedEmbedding(stored)
+    return FloatEmbedding(stored)
+
+
 def fused_layer(parts: Sequence[Stored], activation_mode: str) -> torch.nn.Module:
     """One layer for several on the same input: their outputs side by side, in one product where their forms agree."""
     weights = [part for part in parts if isinstance(part, QuantizedWeight)]
@@ -30,23 +39,12 @@ def fused_layer(parts: Sequence[Stored], activation_mode: str) -> torch.nn.Modul
     return SideBySide([linear_layer(part, activation_mode) for part in parts])
 
 
-def select_rows(weight: QuantizedWeight, rows: torch.Tensor) -> QuantizedWeight:
-    """The rows with these numbers, int64 ``[R]``, in this order.
-
-    >>> import bittensor
-    >>> weight = bittensor.quantize(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), bits=8, group_size=None)
-    >>> select_rows(weight, torch.tensor([1, 0])).dequantize().round()
-    tensor([[3., 4.],
-            [1., 2.]])
-    """
-    return _with_rows({name: tensor[rows] for name, tensor in weight.tensors().items()}, weight, len(rows))
-
-
 def stack_rows(weights: Sequence[QuantizedWeight]) -> QuantizedWeight:
     """Weights of one form, but for their number of rows, one below the other."""
     parts = [weight.tensors() for weight in weights]
     tensors = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    return _with_rows(tensors, weights[0], sum(weight.shape[0] for weight in weights))
+    like, rows = weights[0], sum(weight.shape[0] for weight in weights)
+    return QuantizedWeight(**tensors, shape=(rows, like.shape[1]), group_size=like.group_size, bits=like.bits)
 
 
 class FloatLinear(torch.nn.Module):
@@ -87,29 +85,33 @@ class SideBySide(torch.nn.Module):
         return torch.cat([layer(x) for layer in self.layers], dim=-1)
 
 
-class Embedding(torch.nn.Module):
-    """Rows of a table, packed or not, as float32.
+class FloatEmbedding(torch.nn.Module):
+    """Rows of a table of floats, as float32."""
 
-    A packed table keeps its canonical tensors: a head that shares it holds another copy in its backend's layout.
-    """
+    table: torch.Tensor
 
-    def __init__(self, table: Stored) -> None:
+    def __init__(self, table: torch.Tensor) -> None:
         super().__init__()
-        self.table = table
+        self.register_buffer("table", table)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        if isinstance(self.table, torch.Tensor):
-            return self.table[tokens].float()
-        if isinstance(self.table, QuantizedWeight):
-            return select_rows(self.table, tokens).dequantize()
-        return select_rows(self.table.weight, tokens).dequantize()[:, self.table.order.argsort()]
+        return self.table[tokens].float()
+
+
+class ReorderedEmbedding(torch.nn.Module):
+    """Rows of a table whose columns are ordered, in the order of the values."""
+
+    places: torch.Tensor
+
+    def __init__(self, stored: ReorderedWeight) -> None:
+        super().__init__()
+        self.embedding = QuantizedEmbedding(stored.weight)
+        self.register_buffer("places", stored.order.argsort())
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return torch.as_tensor(self.embedding(tokens).index_select(-1, self.places))
 
 
 def _kind(weight: QuantizedWeight) -> tuple[object, ...]:
     form = weight.form
     return form.shape[1], form.bits, form.group_size, form.zero, form.scale_dtype
-
-
-def _with_rows(tensors: dict[str, torch.Tensor], like: QuantizedWeight, rows: int) -> QuantizedWeight:
-    shape = (rows, like.shape[1])
-    return QuantizedWeight(**tensors, shape=shape, group_size=like.group_size, bits=like.bits)

@@ -1,7 +1,21 @@
 """Modules on packed weights."""
 
+from .fake_quantized_linear import FakeQuantizedLinear
+from .lora_linear import LoRALinear
 from .packed_linear import PackedLinear
+from .quantized_conv2d import QuantizedConv2d
+from .quantized_embedding import QuantizedEmbedding
 from .quantized_linear import QuantizedLinear
 from .scaled_input_linear import ScaledInputLinear
+from .weight_module import WeightModule
 
-__all__ = ["PackedLinear", "QuantizedLinear", "ScaledInputLinear"]
+__all__ = [
+    "FakeQuantizedLinear",
+    "LoRALinear",
+    "PackedLinear",
+    "QuantizedConv2d",
+    "QuantizedEmbedding",
+    "QuantizedLinear",
+    "ScaledInputLinear",
+    "WeightModule",
+]

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import torch
 
-from ..ops import pack_weights, packed_matmul, scalar_scale
+from ..checks import check_int
+from ..ops import multiply_codes, pack_weights, scalar_scale
 
 
 class PackedLinear(torch.nn.Module):
@@ -58,10 +59,10 @@ class PackedLinear(torch.nn.Module):
             scale = scalar_scale(scale)
         self.register_buffer("scale", scale)
         self.out_features, self.in_features = weight.shape
-        self.bits = bits
-        self.x_zero = x_zero
-        self.weight_zero = weight_zero
-        self.out_zero = out_zero
+        self.bits = check_int("bits", bits)
+        self.x_zero = check_int("x_zero", x_zero)
+        self.weight_zero = check_int("weight_zero", weight_zero)
+        self.out_zero = check_int("out_zero", out_zero)
         self.out_dtype = out_dtype
         # An empty batch computes nothing and checks every argument now, where the mistake is.
         self.forward(weight.new_empty((0, self.in_features)))
@@ -77,17 +78,17 @@ class PackedLinear(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Codes uint8 ``[..., in_features]`` or packed int64 to packed int64 codes of `out_features`."""
         buffers = self._buffers  # three look-ups through Module.__getattr__ would show in the call of a tiny layer
-        return packed_matmul(
+        return multiply_codes(
             x,
             buffers["packed_weight"],  # type: ignore[arg-type]
             buffers["bias"],
-            bits=self.bits,
-            in_features=self.in_features,
-            x_zero=self.x_zero,
-            weight_zero=self.weight_zero,
-            scale=buffers["scale"],
-            out_zero=self.out_zero,
-            out_dtype=self.out_dtype,
+            self.bits,
+            self.in_features,
+            self.x_zero,
+            self.weight_zero,
+            buffers["scale"],
+            self.out_zero,
+            self.out_dtype,
         )
 
     def extra_repr(self) -> str:

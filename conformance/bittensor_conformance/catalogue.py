@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, TypeVar
 
-from bittensor.backend import GRADIENT_OPERATIONS, OPERATIONS, WEIGHT_OPERATIONS, Capabilities
+from bittensor.backend import EMBEDDING_OPERATIONS, GRADIENT_OPERATIONS, OPERATIONS, WEIGHT_OPERATIONS, Capabilities
 from bittensor.codes import SUPPORTED_BITS
 from bittensor.prepared_weight import GROUP_BITS
 
@@ -23,7 +23,7 @@ from .targets import Target
 
 F = TypeVar("F", bound=Callable[..., None])
 
-_ON_WEIGHTS = (*WEIGHT_OPERATIONS, *GRADIENT_OPERATIONS)
+_ON_WEIGHTS = (*WEIGHT_OPERATIONS, *GRADIENT_OPERATIONS, *EMBEDDING_OPERATIONS)
 
 PROTOCOL = "protocol"
 """What a check belongs to if it is about the backend as a whole."""

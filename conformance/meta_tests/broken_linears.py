@@ -437,6 +437,37 @@ class GradientIgnoresStride(SoundLinear):
         return super().linear_input_grad(_as_if_contiguous(dy), weight)
 
 
+# The embedding
+
+
+class EmbeddingOfTheFirstTile(SoundLinear):
+    """Rows from the seventeenth on are those of the first sixteen."""
+
+    def embedding(self, indices: Tensor, weight: PreparedWeight, dtype: torch.dtype) -> Tensor:
+        return super().embedding(indices % 16, weight, dtype)
+
+
+class EmbeddingCastsBeforeTheOffset(SoundLinear):
+    def embedding(self, indices: Tensor, weight: PreparedWeight, dtype: torch.dtype) -> Tensor:
+        if weight.form.zero != "float":
+            return super().embedding(indices, weight, dtype)
+        words, scales, offsets = weight.tensors
+        product = super().embedding(indices, replace(weight, tensors=(words, scales, offsets * 0)), dtype)
+        group = torch.arange(weight.form.shape[1]) // weight.form.group_size
+        return (product.float() + offsets.float()[indices.long()][..., group]).to(dtype)
+
+
+class EmbeddingIgnoresStride(SoundLinear):
+    def embedding(self, indices: Tensor, weight: PreparedWeight, dtype: torch.dtype) -> Tensor:
+        return super().embedding(_as_if_contiguous(indices) % weight.form.shape[0], weight, dtype)
+
+
+class EmbeddingTakesIndicesFromTheEnd(SoundLinear):
+    """As indices of Python and of torch: -1 is the last row."""
+
+    capabilities = replace(SoundLinear.capabilities, checks_arguments=True)
+
+
 # Memory and the protocol
 
 

@@ -283,6 +283,16 @@ void dequantize_panel(
        view<float>("values", values, layout.tiles() * bittensor::tile_rows * stride), stride});
 }
 
+void dequantize_row(const std::string& kernel, const py::buffer& prepared, std::int64_t row, const py::buffer& values) {
+  const KernelEntry entry = find_kernel(kernel, KernelKind::dequantize_row);
+  const Prepared weight(prepared);
+  const bittensor::PreparedLayout& layout = weight.layout;
+  if (layout.bits != entry.bits) throw std::invalid_argument("prepared: another width than the kernel's");
+  if (row < 0 || row >= layout.out_features) throw std::invalid_argument("row: expected one of the weight");
+  bittensor::kernels_for(entry.isa).embedding.dequantize_row_for(entry.bits)(
+      layout, weight.bytes, row, view<float>("values", values, layout.in_features + bittensor::row_padding));
+}
+
 void panel_product(
     const std::string& kernel, std::int64_t rows, std::int64_t depth, std::int64_t tiles, const py::buffer& dy,
     const py::buffer& panel, bool continues, const py::buffer& sums) {
@@ -351,7 +361,8 @@ void bind_limits(py::module_& module) {
 
 }  // namespace
 
-PYBIND11_MODULE(_native, module) {
+// What the library shares between threads is constant, atomic or a thread's own: it needs no lock of the interpreter.
+PYBIND11_MODULE(_native, module, py::mod_gil_not_used()) {
   module.doc() = "CPU features, the kernel table and every kernel of libbittensor by name.";
   module.attr("__version__") = BITTENSOR_VERSION;
 
@@ -429,6 +440,8 @@ PYBIND11_MODULE(_native, module) {
   module.def(
       "dequantize_panel", &dequantize_panel, py::arg("kernel"), py::arg("prepared"), py::arg("first_column"),
       py::arg("columns"), py::arg("values"));
+  module.def(
+      "dequantize_row", &dequantize_row, py::arg("kernel"), py::arg("prepared"), py::arg("row"), py::arg("values"));
   module.def(
       "panel_product", &panel_product, py::arg("kernel"), py::arg("rows"), py::arg("depth"), py::arg("tiles"),
       py::arg("dy"), py::arg("panel"), py::arg("continues"), py::arg("sums"));

@@ -180,4 +180,11 @@ inline torch::headeronly::ScalarType scalar_type_of(FloatType type) {
   return type == FloatType::f16 ? torch::headeronly::ScalarType::Half : torch::headeronly::ScalarType::BFloat16;
 }
 
+inline std::optional<FloatType> float_type_named(torch::headeronly::ScalarType dtype) {
+  for (const FloatType type : {FloatType::f32, FloatType::f16, FloatType::bf16}) {
+    if (scalar_type_of(type) == dtype) return type;
+  }
+  return std::nullopt;
+}
+
 }  // namespace bittensor::binding

@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "bittensor/codes.hpp"
+#include "bittensor/embedding.hpp"
 #include "bittensor/linear.hpp"
 #include "bittensor/linear_gradient.hpp"
 #include "bittensor/pack.hpp"
@@ -388,6 +389,75 @@ Tensor linear_input_grad(const Tensor& dy, const Tensor& prepared, std::int64_t 
   return out;
 }
 
+/// Indices of any shape, int64 or int32, one after the other.
+class Indices {
+ public:
+  explicit Indices(const Tensor& given) : tensor_(defined("indices", given)), count_(given.numel()) {
+    if (!given.is_cpu()) refuse("indices: expected a tensor on the CPU");
+    const Dtype dtype = dtype_of(given);
+    if (dtype != Dtype::i64 && dtype != Dtype::i32) refuse("indices: expected int64 or int32");
+    if (!given.is_contiguous()) tensor_ = torch::stable::contiguous(given);
+    if (dtype == Dtype::i64) {
+      values_ = static_cast<const std::int64_t*>(tensor_.data_ptr());
+    } else {
+      const auto* narrow = static_cast<const std::int32_t*>(tensor_.data_ptr());
+      widened_.assign(narrow, narrow + count_);
+      values_ = widened_.data();
+    }
+  }
+  ~Indices() = default;
+  Indices(const Indices&) = delete;
+  Indices& operator=(const Indices&) = delete;
+
+  const std::int64_t* values() const { return values_; }
+  std::int64_t count() const { return count_; }
+
+  /// A new tensor of the shape of the indices, with a row of `columns` values for each.
+  Tensor new_rows(std::int64_t columns, FloatType type) const {
+    const std::int64_t* sizes = tensor_.sizes().data();
+    std::vector<std::int64_t> shape(sizes, sizes + tensor_.dim());
+    shape.push_back(columns);
+    std::vector<std::int64_t> strides(shape.size());
+    std::int64_t stride = 1;
+    for (std::size_t i = shape.size(); i-- > 0;) {
+      strides[i] = stride;
+      stride *= std::max<std::int64_t>(shape[i], 1);
+    }
+    return allocate(
+        torch_dtype_of(type), static_cast<std::int64_t>(shape.size()), shape.data(), strides.data(), count_ * columns);
+  }
+
+ private:
+  Tensor tensor_;
+  std::int64_t count_;
+  std::vector<std::int64_t> widened_;
+  const std::int64_t* values_;
+};
+
+Tensor embedding(
+    const Tensor& indices, const Tensor& prepared, std::int64_t columns, torch::headeronly::ScalarType dtype,
+    std::int64_t isa) {
+  const Matrix weight("prepared", prepared);
+  const Indices rows(indices);
+  bittensor::Embedding gather;
+  gather.layout = layout_of(weight);
+  if (gather.layout.in_features != columns) refuse("columns: the prepared weight has another number");
+  const std::optional<bittensor::FloatType> type = float_type_named(dtype);
+  if (!type) refuse("dtype: expected float32, float16 or bfloat16");
+  gather.indices = rows.values();
+  gather.count = rows.count();
+  gather.prepared = weight.data<std::uint8_t>();
+  gather.float_type = *type;
+  const Tensor out = rows.new_rows(columns, *type);
+  gather.out = out.data_ptr();
+  if (const std::optional<std::int64_t> wrong = bittensor::embedding(gather, kernels(isa), torch_threads())) {
+    refuse(
+        "indices: expected rows 0.." + std::to_string(gather.layout.out_features - 1) + ", got " +
+        std::to_string(gather.indices[*wrong]));
+  }
+  return out;
+}
+
 }  // namespace
 }  // namespace bittensor::binding
 
@@ -412,6 +482,7 @@ STABLE_TORCH_LIBRARY(bittensor_cpp, library) {
       "linear_forward(Tensor x, Tensor prepared, SymInt out_features, Tensor? bias=None, bool float_mode=False, "
       "int activation=0, int isa=-1) -> Tensor");
   library.def("linear_input_grad(Tensor dy, Tensor prepared, SymInt in_features, int isa=-1) -> Tensor");
+  library.def("embedding(Tensor indices, Tensor prepared, SymInt columns, ScalarType dtype=6, int isa=-1) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(bittensor_cpp, CPU, library) {
@@ -420,6 +491,7 @@ STABLE_TORCH_LIBRARY_IMPL(bittensor_cpp, CPU, library) {
   library.impl("linear", TORCH_BOX(&bittensor::binding::linear));
   library.impl("linear_forward", TORCH_BOX(&bittensor::binding::linear));
   library.impl("linear_input_grad", TORCH_BOX(&bittensor::binding::linear_input_grad));
+  library.impl("embedding", TORCH_BOX(&bittensor::binding::embedding));
   library.impl("pack", TORCH_BOX(&bittensor::binding::pack));
   library.impl("unpack", TORCH_BOX(&bittensor::binding::unpack));
   library.impl("packed_matmul", TORCH_BOX(&bittensor::binding::packed_matmul));

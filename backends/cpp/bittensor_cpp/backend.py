@@ -26,6 +26,7 @@ _restore: Callable[..., tuple[torch.Tensor, ...]] = torch.ops.bittensor_cpp.rest
 _linear: _Operator = torch.ops.bittensor_cpp.linear.default
 _linear_forward: _Operator = torch.ops.bittensor_cpp.linear_forward.default
 _linear_input_grad: _Operator = torch.ops.bittensor_cpp.linear_input_grad.default
+_embedding: _Operator = torch.ops.bittensor_cpp.embedding.default
 
 LAYOUT = "cpp/tiles-1"
 """Name of the layout of prepared weights: a header, then tiles of 16 rows that every instruction set reads."""
@@ -170,6 +171,10 @@ class CppBackend(Backend):
 
     def fused(self) -> FusedOperations:
         return self._fused
+
+    def embedding(self, indices: torch.Tensor, weight: PreparedWeight, dtype: torch.dtype) -> torch.Tensor:
+        _check_layout(weight)
+        return _embedding(indices, weight.tensors[0], weight.form.shape[1], dtype, self._isa)
 
     def variant(self, name: str) -> Backend:
         return CppBackend(name)

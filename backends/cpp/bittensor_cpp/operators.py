@@ -16,6 +16,7 @@ from bittensor.codes import words_per_row
 from bittensor.linear_gradient import linear_gradients, save_for_gradients
 from bittensor.operators import (
     autocast_linear,
+    fake_embedding,
     fake_linear,
     fake_linear_input_grad,
     fake_pack,
@@ -183,6 +184,12 @@ def _fake_attend(
     return projections.new_empty((projections.shape[0], heads * keys.shape[2]))
 
 
+def _fake_embedding(
+    indices: torch.Tensor, prepared: torch.Tensor, columns: int, dtype: torch.dtype = torch.float32, isa: int = -1
+) -> torch.Tensor:
+    return fake_embedding(indices, [prepared], columns, dtype)
+
+
 for _name, _fake in (
     ("pack", _fake_pack),
     ("unpack", _fake_unpack),
@@ -194,6 +201,7 @@ for _name, _fake in (
     ("linear_input_grad", _fake_linear_input_grad),
     ("fused_linear", _fake_fused_linear),
     ("attend", _fake_attend),
+    ("embedding", _fake_embedding),
 ):
     torch.library.register_fake(f"bittensor_cpp::{_name}", _fake, lib=_library)
 torch.library.register_autograd("bittensor_cpp::linear", _backward, setup_context=_save, lib=_library)

@@ -1,7 +1,6 @@
 // The gradient of the group-quantized linear: its kernels and the operation against the definition, in guarded memory.
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <limits>
 
@@ -11,51 +10,11 @@
 #include "check.hpp"
 #include "guarded.hpp"
 #include "kernels_under_test.hpp"
+#include "quantized_weight.hpp"
 
-using bittensor::FloatType;
 using bittensor::KernelSet;
-using bittensor::PreparedLayout;
-using bittensor::ZeroKind;
 
 namespace {
-
-/// A weight as floats, and prepared.
-struct Weight {
-  PreparedLayout layout{};
-  std::vector<float> values;  // [N, K], by docs/numerics.md, section 3
-  std::vector<std::uint8_t> prepared;
-
-  Weight(const PreparedLayout& form, Random& random) : layout(form) {
-    const auto groups = static_cast<std::size_t>(layout.out_features * layout.groups());
-    const std::vector<std::uint8_t> codes = random_codes(random, layout.out_features * layout.in_features, layout.bits);
-    const std::vector<std::uint8_t> zeros = random_codes(random, static_cast<std::int64_t>(groups), layout.bits);
-    std::uniform_real_distribution<float> uniform(-1, 1);
-    std::vector<float> scales(groups);
-    std::vector<float> offsets(groups);
-    std::ranges::generate(scales, [&] { return uniform(random); });
-    std::ranges::generate(offsets, [&] { return uniform(random); });
-    for (std::size_t i = 0; i < codes.size(); ++i) {
-      const std::size_t row = i / static_cast<std::size_t>(layout.in_features);
-      const std::size_t column = i % static_cast<std::size_t>(layout.in_features);
-      const std::size_t group =
-          row * static_cast<std::size_t>(layout.groups()) + column / static_cast<std::size_t>(layout.group_size);
-      int zero = layout.zero_kind == ZeroKind::symmetric ? 1 << (layout.bits - 1) : 0;
-      if (layout.zero_kind == ZeroKind::integer) zero = zeros[group];
-      const float product = scales[group] * static_cast<float>(codes[i] - zero);
-      values.push_back(layout.zero_kind == ZeroKind::offset ? product + offsets[group] : product);
-    }
-    const std::vector<std::uint64_t> words =
-        packed_by_rule(codes, layout.out_features, layout.in_features, layout.bits);
-    prepared.resize(static_cast<std::size_t>(layout.bytes()));
-    bittensor::prepare(
-        {words.data(), scales.data(), zeros.data(), offsets.data()}, layout, prepared.data(),
-        bittensor::kernels_for(bittensor::Isa::scalar));
-  }
-
-  float at(std::int64_t n, std::int64_t k) const {
-    return values[static_cast<std::size_t>(n * layout.in_features + k)];
-  }
-};
 
 /// One chain of multiply-adds for each result (docs/numerics.md, section 6).
 std::vector<float> by_definition(const Weight& w, const std::vector<float>& dy, std::int64_t rows) {
@@ -71,35 +30,6 @@ std::vector<float> by_definition(const Weight& w, const std::vector<float>& dy, 
     }
   }
   return dx;
-}
-
-/// Equal bits, except that a NaN is a NaN.
-void check_same(const std::vector<float>& actual, const std::vector<float>& expected) {
-  CHECK_EQUAL(actual.size(), expected.size());
-  for (std::size_t i = 0; i < actual.size(); ++i) {
-    if (std::isnan(actual[i]) && std::isnan(expected[i])) continue;
-    if (std::bit_cast<std::uint32_t>(actual[i]) != std::bit_cast<std::uint32_t>(expected[i])) {
-      CONTEXT("%s, value %zu", std::string(check::context).c_str(), i);
-      CHECK_EQUAL(actual[i], expected[i]);
-      check::fail(__FILE__, __LINE__, "zeros of different signs");
-    }
-  }
-}
-
-/// Shapes around tiles of 16 rows, panels, blocks, vectors and spans; groups whole, ragged, of a single column.
-std::vector<PreparedLayout> layouts() {
-  std::vector<PreparedLayout> all;
-  for (const int bits : {2, 4, 8}) {
-    for (const ZeroKind kind : {ZeroKind::symmetric, ZeroKind::integer, ZeroKind::offset}) {
-      for (const auto& [n, k, size] :
-           {std::array{1, 1, 1}, std::array{15, 7, 7}, std::array{16, 24, 8}, std::array{17, 31, 16},
-            std::array{49, 129, 64}, std::array{130, 65, 24}, std::array{97, 40, 32}, std::array{20, 600, 40},
-            std::array{33, 700, 320}}) {
-        all.push_back({n, k, size, bits, FloatType::f32, kind});
-      }
-    }
-  }
-  return all;
 }
 
 void set_context(const KernelSet& kernels, const PreparedLayout& l, std::int64_t rows, bool threads) {

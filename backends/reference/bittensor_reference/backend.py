@@ -92,6 +92,10 @@ class ReferenceBackend(Backend):
         dx = torch.stack(rows) if rows else values.new_empty(0, values.shape[1])
         return dx.to(torch.float32).to(dy.dtype).reshape(*dy.shape[:-1], values.shape[1])
 
+    @torch.no_grad()
+    def embedding(self, indices: torch.Tensor, weight: PreparedWeight, dtype: torch.dtype) -> torch.Tensor:
+        return self.restore(weight).dequantize(dtype)[indices.to(torch.int64)].contiguous()
+
 
 def _shifts(bits: int) -> torch.Tensor:
     return torch.arange(codes_per_word(bits)) * bits

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 
+#include "bittensor/embedding_kernels.hpp"
 #include "bittensor/gradient_kernels.hpp"
 #include "bittensor/linear_kernels.hpp"
 #include "bittensor/transformer_kernels.hpp"
@@ -83,6 +84,7 @@ struct KernelSet {
   LinearKernels linear;
   GradientKernels gradient;
   TransformerKernels transformer;
+  EmbeddingKernels embedding;
 
   const CodeKernels& for_bits(int bits) const { return codes[bits == 8 ? 3 : bits / 2]; }
 };

@@ -28,6 +28,7 @@ enum class KernelKind : std::uint8_t {
   normalize_row,
   gate_row,
   softmax_row,
+  dequantize_row,
 };
 
 /// Name of a kind: "pack_row".

@@ -33,7 +33,8 @@ constexpr KernelSet assemble() {
        {int8_linear<V, 2>, int8_linear<V, 4>, int8_linear<V, 8>},
        {float_linear<V, 2>, float_linear<V, 4>, float_linear<V, 8>}},
       {{dequantize_panel<V, 2>, dequantize_panel<V, 4>, dequantize_panel<V, 8>}, panel_product<V>},
-      {normalize_row<V>, gate_row<V>, softmax_row<V>}};
+      {normalize_row<V>, gate_row<V>, softmax_row<V>},
+      {{dequantize_row<V, 2>, dequantize_row<V, 4>, dequantize_row<V, 8>}}};
 }
 
 }  // namespace

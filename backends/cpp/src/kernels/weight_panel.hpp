@@ -6,6 +6,7 @@
 
 #include <cstdint>
 
+#include "bittensor/embedding_kernels.hpp"
 #include "bittensor/gradient_kernels.hpp"
 #include "float_linear.hpp"
 
@@ -97,7 +98,8 @@ struct PanelWriter {
     }
   }
 
-  /// `columns` columns of one group, a few rows at once. The last blocks may fill columns beyond the end.
+  /// `columns` columns of one group, 1, 2 or 4 rows at once. The last blocks may fill columns beyond the end.
+  template <int Rows>
   static void write_rows(
       const std::uint8_t* codes, std::int64_t blocks_left, std::int64_t columns, const RowParameters& parameters,
       int row, float* values, std::int64_t stride) {
@@ -113,13 +115,13 @@ struct PanelWriter {
       }
     };
     const RowDecoder first = decoder(0);
-    const RowDecoder second = decoder(1);
-    const RowDecoder third = decoder(rows_at_once == 4 ? 2 : 0);
-    const RowDecoder fourth = decoder(rows_at_once == 4 ? 3 : 0);
+    const RowDecoder second = decoder(Rows > 1 ? 1 : 0);
+    const RowDecoder third = decoder(Rows > 2 ? 2 : 0);
+    const RowDecoder fourth = decoder(Rows > 2 ? 3 : 0);
     const auto write_all = [&](const std::int64_t (&offset)[blocks]) {
       write(first, 0, offset);
-      write(second, 1, offset);
-      if constexpr (rows_at_once == 4) {
+      if constexpr (Rows > 1) write(second, 1, offset);
+      if constexpr (Rows > 2) {
         write(third, 2, offset);
         write(fourth, 3, offset);
       }
@@ -139,7 +141,9 @@ struct PanelWriter {
     }
   }
 
-  static void write_tile(const WeightPanel& panel, std::int64_t tile, float* values) {
+  /// `count` rows of a tile from `first` on, so many at once.
+  template <int Rows>
+  static void write_tile(const WeightPanel& panel, std::int64_t tile, int first, int count, float* values) {
     const PreparedLayout layout = *panel.layout;
     const std::int64_t stride = panel.stride;
     const std::int64_t tile_code_bytes = layout.tile_code_bytes();
@@ -160,19 +164,19 @@ struct PanelWriter {
       const std::int64_t blocks_left = (group_columns + block_columns - 1) / block_columns - skipped;
       const std::uint8_t* codes = tile_codes + g * group_code_bytes + skipped * tile_block_bytes;
       // The same columns of the next tile lie where the hardware does not expect them.
-      for (std::int64_t c = 0; c < columns; c += block_columns) {
+      for (std::int64_t c = 0; Rows > 1 && c < columns; c += block_columns) {
         __builtin_prefetch(codes + tile_code_bytes + c / block_columns * tile_block_bytes);
       }
       RowParameters parameters;
       widen_parameters(layout, tile_scales + g * scale_bytes, tile_zeros + g * zero_bytes, parameters);
-      for (int r = 0; r < tile_rows; r += rows_at_once) {
-        write_rows(
-            codes + 4 * r, blocks_left, columns, parameters, r, values + r * stride + column - panel.first_column,
-            stride);
+      for (int r = 0; r < count; r += Rows) {
+        write_rows<Rows>(
+            codes + 4 * (first + r), blocks_left, columns, parameters, first + r,
+            values + r * stride + column - panel.first_column, stride);
       }
       column += columns;
     }
-    for (std::int64_t r = 0; r < tile_rows; ++r) {
+    for (std::int64_t r = 0; r < count; ++r) {
       for (int c = 0; c < panel_unit; c += V::lanes) {
         V::store_float(values + r * stride + panel.columns + c, V::broadcast_f32(0.0F));
       }
@@ -180,15 +184,35 @@ struct PanelWriter {
   }
 };
 
+template <class Writer>
+void write_tile(const WeightPanel& panel, std::int64_t tile, float* values) {
+  Writer::template write_tile<Writer::rows_at_once>(panel, tile, 0, tile_rows, values);
+}
+
 template <class V, int Bits>
 void dequantize_panel(const WeightPanel& panel) {
   for (std::int64_t t = 0; t < panel.tiles; ++t) {
     float* values = panel.values + t * tile_rows * panel.stride;
     if (panel.layout->zero_kind == ZeroKind::offset) {
-      PanelWriter<V, Bits, true>::write_tile(panel, panel.first_tile + t, values);
+      write_tile<PanelWriter<V, Bits, true>>(panel, panel.first_tile + t, values);
     } else {
-      PanelWriter<V, Bits, false>::write_tile(panel, panel.first_tile + t, values);
+      write_tile<PanelWriter<V, Bits, false>>(panel, panel.first_tile + t, values);
     }
+  }
+}
+
+/// A row as a panel of its own: of each cache line of its tile it reads four bytes.
+template <class V, int Bits>
+void dequantize_row(const PreparedLayout& layout, const std::uint8_t* prepared, std::int64_t row, float* values) {
+  static_assert(row_padding >= panel_unit);
+  const std::int64_t columns = layout.in_features;
+  const WeightPanel panel = {&layout, prepared, 0, 1, 0, columns, values, columns + panel_unit};
+  const std::int64_t tile = row / tile_rows;
+  const int first = static_cast<int>(row % tile_rows);
+  if (layout.zero_kind == ZeroKind::offset) {
+    PanelWriter<V, Bits, true>::template write_tile<1>(panel, tile, first, 1, values);
+  } else {
+    PanelWriter<V, Bits, false>::template write_tile<1>(panel, tile, first, 1, values);
   }
 }
 
