@@ -17,7 +17,8 @@ MINUTES ?= 10
 JOBS ?= $(shell nproc)
 BASE ?= main
 
-.PHONY: demo test test-cpp test-sanitized test-python conformance lint bench bench-smoke bench-peers bench-continuous gate report system-packages wheels wheel-check mutants fuzz clean help
+.PHONY: demo test test-cpp test-sanitized test-python conformance rivals lint bench bench-smoke bench-peers \
+	bench-continuous gate report system-packages wheels wheel-check mutants fuzz clean help
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -46,6 +47,9 @@ test-python: $(PACKAGE) ## Python tests and the examples in the documents
 conformance: $(PACKAGE) ## The conformance suite on BACKENDS, every variant of each; REPORT=FILE keeps its report
 	$(if $(REPORT),mkdir -p $(dir $(REPORT)))
 	$(BIN)/python -m bittensor_conformance $(BACKENDS) --profile $(PROFILE) $(if $(REPORT),--report $(REPORT))
+
+rivals: $(PACKAGE) $(PEERS) ## Other libraries as backends: do they compute, does each finding of docs/rivals.md hold?
+	$(BIN)/python -m pytest tests/test_rivals.py conformance/rivals
 
 lint: $(PACKAGE) ## ruff, mypy --strict, clang-format, clang-tidy
 	$(BIN)/ruff check .

@@ -16,7 +16,14 @@ import torch
 from .codes import SUPPORTED_BITS
 from .errors import UnknownBackendError, UnsupportedOperationError
 from .fused import ComposedOperations, FusedOperations
-from .prepared_weight import CANONICAL_LAYOUT, GROUP_BITS, SCALE_DTYPES, ZERO_KINDS, PreparedWeight
+from .prepared_weight import (
+    CANONICAL_LAYOUT,
+    GROUP_BITS,
+    GROUP_SIZE_MULTIPLE,
+    SCALE_DTYPES,
+    ZERO_KINDS,
+    PreparedWeight,
+)
 
 if TYPE_CHECKING:
     from .quantized_weight import QuantizedWeight
@@ -70,6 +77,7 @@ class Capabilities:
         linear_bits: code widths, out of 2, 4, 8.
         zero_kinds: out of `ZERO_KINDS`.
         scale_dtypes: dtypes of scales and offsets, out of `SCALE_DTYPES`.
+        group_size_multiple: group sizes are multiples of it, or the whole row. A multiple of 8.
         activation_modes: out of `ACTIVATION_MODES`.
         epilogues: out of `EPILOGUES`.
         layout: name of the layout that `prepare` makes, the same for all variants of a backend. A new layout gets a
@@ -86,6 +94,7 @@ class Capabilities:
     linear_bits: frozenset[int] = frozenset(GROUP_BITS)
     zero_kinds: frozenset[str] = frozenset(ZERO_KINDS)
     scale_dtypes: frozenset[torch.dtype] = frozenset(SCALE_DTYPES)
+    group_size_multiple: int = GROUP_SIZE_MULTIPLE
     activation_modes: frozenset[str] = frozenset({"int8", "float"})
     epilogues: frozenset[str | None] = frozenset({None, "relu"})
     layout: str = CANONICAL_LAYOUT

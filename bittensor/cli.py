@@ -69,7 +69,8 @@ def info(
 ) -> None:
     """Show which backend and kernels a call would use, and why.
 
-    Loads every installed backend. One that fails is shown with its error, and the exit status is 1.
+    Loads every installed backend. One that fails is shown with its error, and the exit status is 1. One that only
+    lacks the packages of its extra is shown with the extra.
 
     Environment: BITTENSOR_BACKEND selects a backend ("cpp", "cpp:avx2", "reference", ...); BITTENSOR_ISA caps the
     kernels of the C++ backend ("scalar", "avx2", "avx512vnni").
@@ -555,6 +556,8 @@ def _info_table(facts: Info) -> Table:
 def _describe_installed(backend: InstalledBackend) -> Text:
     if backend.error is not None:
         return Text(backend.error, style="red")
+    if backend.missing is not None:
+        return Text(backend.missing, style="dim")
     lines = [
         ", ".join(backend.operations),
         f"bits {', '.join(map(str, backend.bits))}; {backend.numerics} numerics",

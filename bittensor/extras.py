@@ -8,12 +8,16 @@ from contextlib import contextmanager
 DISTRIBUTION = "packed-bittensor"
 
 
+class MissingExtraError(ModuleNotFoundError):
+    """An optional part was asked for whose packages are not installed; the message names the extra that brings them."""
+
+
 @contextmanager
 def extra(name: str, purpose: str, packages: tuple[str, ...]) -> Iterator[None]:
     """Import optional `packages` in this block: one that is missing gives an error that says how to install it.
 
     Raises:
-        ModuleNotFoundError: one of `packages` is not installed; the message names the extra `name`.
+        MissingExtraError: one of `packages` is not installed; the message names the extra `name`.
 
     >>> with extra("models", "reading safetensors", ("safetensors",)):
     ...     import safetensors
@@ -24,4 +28,4 @@ def extra(name: str, purpose: str, packages: tuple[str, ...]) -> Iterator[None]:
         if (error.name or "").partition(".")[0] not in packages:
             raise
         message = f"{purpose} needs {error.name}, which is not installed: pip install '{DISTRIBUTION}[{name}]'"
-        raise ModuleNotFoundError(message, name=error.name) from None
+        raise MissingExtraError(message, name=error.name) from None

@@ -11,6 +11,7 @@ import torch
 
 from ._distribution import __version__
 from .errors import BackendError
+from .extras import MissingExtraError
 from .registry import DEFAULT_BACKEND, ENVIRONMENT_VARIABLE, available_backends, get_backend, selection
 
 CPUINFO = Path("/proc/cpuinfo")
@@ -33,7 +34,10 @@ class SelectedBackend:
 
 @dataclass(frozen=True)
 class InstalledBackend:
-    """One installed backend and what it declares; `error` if it could not be loaded."""
+    """One installed backend and what it declares.
+
+    `error` says why it could not be loaded; `missing`, which extra it needs, if that is all.
+    """
 
     name: str
     operations: tuple[str, ...] = ()
@@ -41,6 +45,7 @@ class InstalledBackend:
     numerics: str = ""
     variants: tuple[str, ...] = ()
     error: str | None = None
+    missing: str | None = None
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,8 @@ def _installed(name: str) -> InstalledBackend:
     try:
         declared = get_backend(name).capabilities
     except BackendError as error:
+        if isinstance(error.__cause__, MissingExtraError):
+            return InstalledBackend(name, missing=str(error.__cause__))
         return InstalledBackend(name, error=str(error))
     return InstalledBackend(
         name,

@@ -130,6 +130,11 @@ def _check_declared(
                 f"backend {backend.name!r} does not declare {name}={value!r} for linear; it declares "
                 f"{sorted(values, key=str)}"
             )
+    if form.group_size % declared.group_size_multiple and form.group_size != form.shape[1]:
+        raise UnsupportedOperationError(
+            f"backend {backend.name!r} does not declare group_size={form.group_size} for linear; it declares multiples "
+            f"of {declared.group_size_multiple}, and one group for a row"
+        )
 
 
 def _check_floats(name: str, value: object, form: str) -> torch.Tensor:

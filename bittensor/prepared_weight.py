@@ -23,6 +23,9 @@ ACTIVATION_MODES = ("int8", "float")
 EPILOGUES = (None, "relu", "gelu", "silu")
 """Functions that `bittensor.linear` can apply to its result."""
 
+GROUP_SIZE_MULTIPLE = 8
+"""Group sizes are multiples of this many columns, or a whole row."""
+
 CANONICAL_LAYOUT = "canonical"
 """The layout whose tensors are words, scales, and zeros or offsets, as a `bittensor.QuantizedWeight` shows them."""
 

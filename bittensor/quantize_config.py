@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 
 from .checks import check_int
-from .prepared_weight import ACTIVATION_MODES, ZERO_KINDS
+from .prepared_weight import ACTIVATION_MODES, GROUP_SIZE_MULTIPLE, ZERO_KINDS
 from .quantization import METHODS, quantize
 from .quantized_weight import QuantizedWeight
-from .weight_checks import GROUP_SIZE_MULTIPLE, check_choice, check_group_bits, check_scale_dtype
+from .weight_checks import check_choice, check_group_bits, check_scale_dtype
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,7 @@ import torch
 
 from .checks import _check_code_range, check_int, describe, dtype_name
 from .codes import words_per_row
-from .prepared_weight import GROUP_BITS, SCALE_DTYPES, WeightForm
-
-GROUP_SIZE_MULTIPLE = 8
-"""A group is a multiple of this many columns, or a whole row."""
+from .prepared_weight import GROUP_BITS, GROUP_SIZE_MULTIPLE, SCALE_DTYPES, WeightForm
 
 
 def check_weight(

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 import bittensor
 from bittensor import cli, info, registry
 from bittensor.cli import app
+from bittensor.extras import extra
 
 RunPython = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -100,6 +101,7 @@ def test_info_json(install: Callable[..., None]) -> None:
             "numerics": "exact",
             "variants": ["loads:wide"],
             "error": None,
+            "missing": None,
         }
     ]
     assert {"cpu", "torch_threads", "torch", "python"} <= set(facts)
@@ -111,6 +113,24 @@ def test_info_shows_a_load_error(install: Callable[..., None]) -> None:
     assert result.exit_code == 1
     assert "cannot open [libmissing.so]" in result.output
     assert "avx2" in result.output, "the selected backend is still described"
+
+
+def test_info_shows_a_missing_extra(install: Callable[..., None]) -> None:
+    """A backend whose extra is not installed is not an error: it was not asked for."""
+
+    def lacks_its_extra() -> bittensor.Backend:
+        with extra("rivals", "the backend 'other'", ("no_such_package",)):
+            import no_such_package  # noqa: F401
+        raise AssertionError
+
+    install(loads=Loads, other=lacks_its_extra)
+    result = runner.invoke(app, ["info"])
+    assert result.exit_code == 0, result.output
+    wanted = "the backend 'other' needs no_such_package, which is not installed: pip install 'packed-bittensor[rivals]'"
+    assert wanted in result.output
+    result = runner.invoke(app, ["conformance", "-b", "other"])
+    assert result.exit_code == 2
+    assert "pip install 'packed-bittensor[rivals]'" in result.output
 
 
 def test_info_with_a_broken_default(install: Callable[..., None]) -> None:

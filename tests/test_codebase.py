@@ -16,7 +16,7 @@ import bittensor
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("backends", "benchmarks", "bittensor", "conformance", "docs", "examples", "requirements", "tests")
-BACKEND_PACKAGES = frozenset({"bittensor_cpp", "bittensor_reference"})
+BACKEND_PACKAGES = frozenset({"bittensor_cpp", "bittensor_reference", "bittensor_rivals"})
 PROTOCOL_MODULES = frozenset(
     {
         "bittensor",
@@ -35,6 +35,8 @@ OPTIONAL_PACKAGES = {
     "models": frozenset({"jinja2", "tokenizers"}),
 }
 """Packages of the extra "models", by the folders of bittensor that may import them, within functions."""
+RIVAL_PACKAGES = frozenset({"numpy", "onnx", "onnxruntime", "openvino"})
+"""Packages of the extra "rivals"."""
 TEXT_SUFFIXES = frozenset(
     {".cmake", ".cpp", ".css", ".hpp", ".html", ".inl", ".json", ".md", ".py", ".pyi", ".sh", ".toml", ".txt", ".yml"}
 )
@@ -143,11 +145,13 @@ def test_nothing_imports_checkpoints_and_models_but_the_command_line() -> None:
     check(room_imports("bittensor"), allowed, "checkpoints and models stand above the rest, and load when needed")
 
 
-@pytest.mark.parametrize("folder", ["backends/cpp/bittensor_cpp", "backends/reference/bittensor_reference"])
-def test_backends_import_the_protocol(folder: str) -> None:
-    own = Path(folder).name
+@pytest.mark.parametrize("package", sorted(BACKEND_PACKAGES))
+def test_backends_import_the_protocol(package: str) -> None:
+    own, folder = package, f"backends/{package.removeprefix('bittensor_')}/{package}"
 
     def allowed(each: Import) -> bool:
+        if own == "bittensor_rivals" and (root_of(each) in RIVAL_PACKAGES or each.module == "bittensor.extras"):
+            return True
         if root_of(each) == "bittensor":
             return each.module in PROTOCOL_MODULES
         return root_of(each) in {"torch", own}
@@ -171,11 +175,21 @@ def test_conformance_imports_no_backend() -> None:
 
 @pytest.mark.parametrize(
     "folder",
-    ["benchmarks", "examples", "tests", "conformance/meta_tests", "conformance/mutants", "conformance/fuzzing"],
+    [
+        "benchmarks",
+        "examples",
+        "tests",
+        "conformance/meta_tests",
+        "conformance/mutants",
+        "conformance/fuzzing",
+        "conformance/rivals",
+    ],
 )
 def test_users_of_bittensor_import_no_backend(folder: str) -> None:
     def allowed(each: Import) -> bool:
         if folder == "benchmarks":  # the machine's limits and single kernels are measured below the protocol
+            if each.file.parent.name == "peers" and root_of(each) == "bittensor_rivals":
+                return True  # peers are timed as the rivals construct them, without their backends
             return root_of(each) not in BACKEND_PACKAGES or each.names == ("_native",)
         if folder == "tests" and each.file.name == "test_native_module.py":
             return True

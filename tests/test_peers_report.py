@@ -69,7 +69,7 @@ def test_weight_means_what_it_says() -> None:
     n, k = 5, 37
     expected = weight.scales[n, k // 32] * (weight.codes[n, k].float() - 8)
     assert weight.dequantized()[n, k] == expected
-    assert weight.nibbles[n, k // 2] >> 4 == weight.codes[n, k]
+    assert weight.blocks.codes[n, k // 32, k % 32] == weight.codes[n, k]
     assert torch.equal(weight.scales, weight.scales.half().float())
     assert torch.equal(weight.scales, weight.scales.bfloat16().float())
 
@@ -216,6 +216,8 @@ def test_absent_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("onnxruntime", "openvino", "torchao"):
         monkeypatch.setitem(sys.modules, name, None)
         monkeypatch.delitem(sys.modules, f"benchmarks.peers.{name}_linear", raising=False)
+    for name in ("onnxruntime_nbits", "openvino_compressed"):
+        monkeypatch.delitem(sys.modules, f"bittensor_rivals.{name}", raising=False)
     found, absent = importlib.reload(peers_folder).installed()
     assert [peer.name for peer in found] == [peer.name for peer in (*OURS, *TORCH)]
     assert absent["openvino_linear"] == "openvino is not installed"

@@ -15,7 +15,7 @@ from functools import cache
 import numpy as np
 import onnxruntime
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from bittensor_rivals.onnxruntime_nbits import model
 
 from .peer import Cell, Peer, Weight
 
@@ -35,7 +35,8 @@ class OnnxruntimeMatMulNBits(Peer):
         share_threads(threads)
         options = onnxruntime.SessionOptions()
         options.use_per_session_threads = False
-        session = onnxruntime.InferenceSession(model(weight, len(x)), options, providers=["CPUExecutionProvider"])
+        source = model(weight.blocks, weight.shape[1], bits=4, accuracy_level=4, rows=len(x))
+        session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         binding = session.io_binding()
         x_value = onnxruntime.OrtValue.ortvalue_from_numpy(x.numpy())
         y_value = onnxruntime.OrtValue.ortvalue_from_shape_and_type([len(x), weight.shape[0]], np.float32)
@@ -47,32 +48,6 @@ class OnnxruntimeMatMulNBits(Peer):
             return y_value
 
         return multiply
-
-
-def model(weight: Weight, rows: int) -> bytes:
-    n, k = weight.shape
-    size = weight.group_size
-    node = helper.make_node(
-        "MatMulNBits",
-        ["x", "codes", "scales"],  # without zero points, code 8 is 0
-        ["y"],
-        domain="com.microsoft",
-        K=k,
-        N=n,
-        bits=4,
-        block_size=size,
-        accuracy_level=4,
-    )
-    codes = weight.nibbles.numpy().reshape(n, k // size, size // 2)
-    graph = helper.make_graph(
-        [node],
-        "linear",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [rows, k])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [rows, n])],
-        [numpy_helper.from_array(codes, "codes"), numpy_helper.from_array(weight.scales.numpy().ravel(), "scales")],
-    )
-    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
-    return helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
 
 
 @cache

@@ -12,14 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import openvino
 import torch
-from openvino import opset13 as opset
+from bittensor_rivals.openvino_compressed import core, model, settings
 
 from .peer import Peer, Weight
-
-core = openvino.Core()
 
 
 class OpenvinoCompressed(Peer):
@@ -33,14 +30,9 @@ class OpenvinoCompressed(Peer):
         self.tolerance = tolerance
 
     def build(self, weight: Weight, x: torch.Tensor, threads: int) -> Callable[[], object]:
-        settings = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "NUM_STREAMS": "1",
-            "INFERENCE_NUM_THREADS": str(threads),
-            "INFERENCE_PRECISION_HINT": self.precision,
-            "DYNAMIC_QUANTIZATION_GROUP_SIZE": str(weight.group_size if self.activations == "int8" else 0),
-        }
-        request = core.compile_model(model(weight, len(x)), "CPU", settings).create_infer_request()
+        properties = settings(threads, weight.group_size if self.activations == "int8" else 0, self.precision)
+        source = model(weight.blocks.with_scales(torch.float16), bits=4, rows=len(x))
+        request = core.compile_model(source, "CPU", properties).create_infer_request()
         request.set_input_tensor(openvino.Tensor(x.numpy(), shared_memory=True))
         y = request.get_output_tensor().data  # a view
 
@@ -49,24 +41,6 @@ class OpenvinoCompressed(Peer):
             return y
 
         return multiply
-
-
-def model(weight: Weight, rows: int) -> openvino.Model:
-    n, k = weight.shape
-    groups = k // weight.group_size
-    codes = nibbles(weight.nibbles.numpy(), [n, groups, weight.group_size])
-    zeros = nibbles(np.full(-(-n * groups // 2), 0x88, np.uint8), [n, groups, 1])
-    scales = opset.constant(weight.scales.half().numpy().reshape(n, groups, 1))
-    values = opset.multiply(opset.subtract(opset.convert(codes, "f16"), opset.convert(zeros, "f16")), scales)
-    matrix = opset.convert(opset.reshape(values, np.array([n, k]), False), "f32")
-    x = opset.parameter([rows, k], np.float32)
-    return openvino.Model([opset.matmul(x, matrix, False, True)], [x])
-
-
-def nibbles(data: np.ndarray, shape: list[int]) -> openvino.Node:
-    tensor = openvino.Tensor(openvino.Type.u4, shape)
-    tensor.data[:] = data.reshape(tensor.data.shape)  # copied: a tensor made of an array does not keep it alive
-    return opset.constant(tensor)
 
 
 PEERS = [

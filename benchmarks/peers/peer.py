@@ -5,9 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
+from bittensor_rivals.blocks import Blocks
 
 
 @dataclass(frozen=True, order=True)
@@ -55,10 +55,10 @@ class Weight:
         n, k = self.codes.shape
         return n, k
 
-    @cached_property
-    def nibbles(self) -> torch.Tensor:
-        """The codes in pairs, the even column in the low half: uint8 ``[N, K / 2]``."""
-        return self.codes[:, 0::2] | (self.codes[:, 1::2] << 4)
+    @property
+    def blocks(self) -> Blocks:
+        """The weight as the rivals' constructions take it, a block for each group."""
+        return Blocks(self.codes.view(len(self.codes), -1, self.group_size), self.scales, zeros=None)
 
     def dequantized(self) -> torch.Tensor:
         """float32 ``[N, K]``; exact, because a scale has 8 significant bits."""

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable
 
 import torch
+from bittensor_rivals.torch_int4 import GROUP_SIZES, OUTPUT_MULTIPLE, int4pack
 from torch.nn.functional import linear
 
 from .peer import Cell, Peer, Weight
@@ -55,24 +56,17 @@ class TorchInt4(Peer):
     tolerance = 0.01
 
     def unsupported(self, cell: Cell) -> str | None:
-        if cell.n % 16:
+        if cell.n % OUTPUT_MULTIPLE:
             return "outputs that are not a multiple of 16"
-        if cell.group_size not in (32, 64, 128, 256):
+        if cell.group_size not in GROUP_SIZES:
             return "groups of other sizes than 32, 64, 128 and 256"
         return None
 
     def build(self, weight: Weight, x: torch.Tensor, threads: int) -> Callable[[], object]:
-        packed, scales_and_zeros = int4pack(weight)
+        packed, scales_and_offsets = int4pack(weight.codes, weight.scales, None, torch.bfloat16)
         x = x.bfloat16()
         multiply, group_size = torch.ops.aten._weight_int4pack_mm_for_cpu.default, weight.group_size
-        return lambda: multiply(x, packed, group_size, scales_and_zeros)
-
-
-def int4pack(weight: Weight) -> tuple[torch.Tensor, torch.Tensor]:
-    """The codes in torch's layout, and bfloat16 ``[K / group_size, N, 2]``: the scales, and the value of code 8."""
-    packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(weight.codes.int(), 1)
-    scales = weight.scales.T.bfloat16()
-    return packed, torch.stack([scales, torch.zeros_like(scales)], dim=-1).contiguous()
+        return lambda: multiply(x, packed, group_size, scales_and_offsets)
 
 
 PEERS = [TorchFloat(torch.float32, 1e-5), TorchFloat(torch.bfloat16, 0.01), TorchDynamicInt8(), TorchInt4()]

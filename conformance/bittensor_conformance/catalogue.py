@@ -39,6 +39,7 @@ SECTIONS: Mapping[str, str] = {
     "restore": "docs/numerics.md#3-group-quantized-weights",
     "linear": _INT8_LINEAR,
     "linear_input_grad": "docs/numerics.md#6-gradients",
+    "embedding": "docs/numerics.md#9-embedding",
 }
 """The section of the documentation that says what an operation owes."""
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from . import observed
 from .oracle_linear import Floats, Interval
 
 _DTYPES: dict[str, torch.dtype] = {"uint8": torch.uint8, "int32": torch.int32, "int64": torch.int64}
@@ -67,7 +68,9 @@ def check_within(
     checked = _check_form(result, shape, dtype, what, snippet, inputs)
     actual = as_rows(checked, expected.center.shape[1])
     with np.errstate(invalid="ignore"):
-        inside = np.abs(actual.astype(np.float64) - expected.center) <= expected.reach
+        errors = np.abs(actual.astype(np.float64) - expected.center)
+        inside = errors <= expected.reach
+    observed.see(errors, expected)
     wrong = ~inside & expected.comparable
     if wrong.any():
         _fail_at(wrong, actual, lambda at: f"{expected.center[at]!r} +- {expected.reach[at]:.3g}", what, snippet)

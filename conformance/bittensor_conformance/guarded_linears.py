@@ -17,7 +17,7 @@ from .compare import check_equal
 from .float_fills import FloatFill
 from .gradient_cases import GradientCase
 from .guard import SIDES, Side, guarded
-from .linear_cases import LinearCase, Mode, WeightCase
+from .linear_cases import LinearCase, Mode
 from .linear_strategies import FLOAT_DTYPES, scope
 from .scripts import run_body, script
 
@@ -54,7 +54,7 @@ def _calls(backend: Backend, bits: int) -> Iterator[tuple[LinearCase, str, Side]
     for (n, size, k), mode, side, layout in product(_SHAPES, modes, SIDES, ("contiguous", "padded_rows")):
         for _ in range(2 if layout == "contiguous" else 1):
             (zero, dtype), (rows, x_dtype) = next(kinds), next(others)
-            weight = WeightCase(bits, n, k, size, zero, dtype)
+            weight = within.weight(bits, n, k, size, zero, dtype)
             yield LinearCase(weight, (rows,), mode, x_dtype=x_dtype, bias=FloatFill()), layout, side
 
 

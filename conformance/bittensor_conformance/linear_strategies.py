@@ -11,7 +11,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from bittensor.backend import Capabilities
-from bittensor.prepared_weight import EPILOGUES
+from bittensor.prepared_weight import EPILOGUES, GROUP_SIZE_MULTIPLE
 
 from .fills import STYLES, Fill
 from .float_fills import CALM_STYLES, FLOAT_STYLES, FloatFill
@@ -20,7 +20,7 @@ from .linear_cases import SPECIALS, TORCH_DTYPES, LinearCase, Mode, WeightCase
 from .oracle_linear import FloatDtype, ZeroKind
 from .strategies import leading_of
 
-GROUP_SIZES = (8, 16, 24, 32, 64, 128)
+GROUP_SIZES = (8, 16, 24, 32, 48, 64, 128)
 OUTPUTS = (1, 2, 3, 7, 8, 9, 15, 16, 17, 18, 31, 32, 33, 47, 48, 49, 63, 64, 65, 97, 130)
 ROW_COLUMNS = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 129, 300)
 """Columns of a row that is one group."""
@@ -45,6 +45,14 @@ class Scope:
     zeros: tuple[ZeroKind, ...]
     scale_dtypes: tuple[FloatDtype, ...]
     epilogues: tuple[str | None, ...]
+    group_size_multiple: int = GROUP_SIZE_MULTIPLE
+
+    def group_size(self, size: int | None, columns: int) -> int | None:
+        """The smallest declared group size from `size` up; None, the whole row, if there is none below `columns`."""
+        if size is None:
+            return None
+        declared = -(-size // self.group_size_multiple) * self.group_size_multiple
+        return declared if size == declared or declared < columns else None
 
     def weight(
         self,
@@ -56,9 +64,9 @@ class Scope:
         scale_dtype: FloatDtype | None = None,
         **rest: Any,
     ) -> WeightCase:
-        """A weight of the kinds that are given, of the first declared ones otherwise."""
+        """A weight of the kinds that are given, of the first declared ones otherwise; groups of a declared size."""
         zero, scale_dtype = zero or self.zeros[0], scale_dtype or self.scale_dtypes[0]
-        return WeightCase(bits, n, k, group_size, zero, scale_dtype, **rest)
+        return WeightCase(bits, n, k, self.group_size(group_size, k), zero, scale_dtype, **rest)
 
 
 def scope(capabilities: Capabilities) -> Scope:
@@ -68,6 +76,7 @@ def scope(capabilities: Capabilities) -> Scope:
         tuple(kind for kind in kinds if kind in capabilities.zero_kinds),
         tuple(name for name in FLOAT_DTYPES if TORCH_DTYPES[name] in capabilities.scale_dtypes),
         tuple(name for name in EPILOGUES if name in capabilities.epilogues),
+        capabilities.group_size_multiple,
     )
 
 
@@ -110,7 +119,8 @@ def weight_cases(
 
     def build(shape: tuple[int | None, int], **fields: object) -> WeightCase:
         group_size, columns = shape
-        return WeightCase(bits, k=columns, group_size=group_size, **fields)  # type: ignore[arg-type]
+        size = within.group_size(group_size, columns)
+        return WeightCase(bits, k=columns, group_size=size, **fields)  # type: ignore[arg-type]
 
     return st.builds(
         build,

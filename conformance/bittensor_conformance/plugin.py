@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from . import expectations, isolation, report
+from . import expectations, isolation, observed, report
 from .catalogue import Instance, find
 from .profiles import Effort, SearchTime
 from .targets import Target
@@ -139,6 +139,7 @@ class ConformancePlugin:
         if (bound := _bound(item)) is not None:
             target, instance = bound
             target.check_id, target.examples = instance.id, 0
+            observed.start()
             self.tell({"at": instance.id})
 
     @pytest.hookimpl(wrapper=True)
@@ -167,7 +168,14 @@ class ConformancePlugin:
         if outcome == "failed":
             message = f"{message}\nContract: {instance.section}"
         record = report.Record(
-            instance.id, instance.operation, instance.bits, outcome, examples, round(call.duration, 4), message
+            instance.id,
+            instance.operation,
+            instance.bits,
+            outcome,
+            examples,
+            round(call.duration, 4),
+            message,
+            observed.largest(),
         )
         self.records[target.name].append(record)
         self.tell({"record": asdict(record)})

@@ -55,6 +55,11 @@ class Entry:
             weight.bits in capabilities.linear_bits
             and weight.zero in capabilities.zero_kinds
             and TORCH_DTYPES[weight.scale_dtype] in capabilities.scale_dtypes
+            and (
+                weight.group_size is None
+                or weight.group_size == weight.k
+                or weight.group_size % capabilities.group_size_multiple == 0
+            )
         )
         if isinstance(self.case, LinearCase):
             modes, epilogues = capabilities.activation_modes, capabilities.epilogues

@@ -26,7 +26,10 @@ EXIT_GREEN, EXIT_FAILED, EXIT_INCOMPLETE = 0, 1, 2
 
 @dataclass
 class Record:
-    """What became of one check on one target."""
+    """What became of one check on one target.
+
+    `error_to_bound` is the largest observed error as a part of the bound (observed.py), for checks that have one.
+    """
 
     id: str
     operation: str
@@ -35,6 +38,7 @@ class Record:
     examples: int
     seconds: float
     message: str = ""
+    error_to_bound: float | None = None
 
 
 def of_target(

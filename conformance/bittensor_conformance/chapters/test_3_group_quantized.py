@@ -95,7 +95,7 @@ _FORM = """
 backend = bittensor.current_backend()
 prepared = backend.prepare(case.quantized())
 form = tuple(getattr(prepared.form, name) for name in ("shape", "bits", "group_size", "zero", "scale_dtype"))
-expected = ((17, 40), case.bits, 16, case.zero, dtype)
+expected = ((17, 40), case.bits, case.group_size or 40, case.zero, dtype)
 assert form == expected, f"prepare: expected a form of {expected}, got {form}"
 layout = backend.capabilities.layout
 assert prepared.layout == layout, f"prepare: expected layout {layout!r}, got {prepared.layout!r}"

@@ -16,6 +16,7 @@ from ..layouts import LAYOUTS
 from ..linear_cases import SPECIALS, LinearCase
 from ..linear_strategies import FLOAT_DTYPES, OUTPUTS, epilogue_cases, linear_cases, scope, shapes_of_groups
 from ..oracle_linear import FloatDtype
+from ..scripts import holds
 from ..strategies import LEADING, ROWS
 from ..targets import Target
 
@@ -25,6 +26,10 @@ _WIDE_DTYPES: tuple[FloatDtype, ...] = ("float32", "bfloat16")
 
 def _int8(capabilities: Capabilities, _: object) -> bool:
     return "int8" in capabilities.activation_modes
+
+
+def _bounded_int8(capabilities: Capabilities, _: object) -> bool:
+    return _int8(capabilities, None) and capabilities.numerics == "bounded"
 
 
 _NAMED_EPILOGUES = {name: name for name in EPILOGUES if name is not None}
@@ -177,6 +182,15 @@ def test_int8_one_bad_row(target: Target, bits: int) -> None:
     target.run(cases)
 
 
+@check("linear", applies=_bounded_int8)
+def test_bounded_int8_one_bad_row(target: Target, bits: int) -> None:
+    """Of bounded numerics: a NaN makes its row NaN and an infinity makes it not finite, wherever in it they are."""
+    within = scope(target.capabilities)
+    for m, zero, special in product((1, 2, 5, 13), within.zeros, SPECIALS):
+        case = LinearCase(within.weight(bits, 18, 70, 32, zero), (m,), special=special)
+        holds(target, _BAD_ROW, case=case, row=m // 2)
+
+
 @check("linear", applies=_int8)
 def test_int8_extreme_codes(target: Target, bits: int) -> None:
     """All codes at their ends against activations of 127 and -127, K in the thousands: nothing saturates on the way."""
@@ -245,3 +259,11 @@ def test_int8_leading_dimensions(target: Target, bits: int) -> None:
     within = scope(target.capabilities)
     weight = within.weight(bits, 9, 17, 8)
     target.run([LinearCase(weight, leading, bias=FloatFill()) for leading in LEADING], always=True)
+
+
+_BAD_ROW = """
+result = case.call()
+bad = result[row]
+assert not bad.isfinite().any(), f"row {row} of x holds {case.special}, but the result's is {bad.tolist()}"
+assert bad.isnan().all() or case.special != "nan", f"row {row} of x holds a NaN, but the result's is {bad.tolist()}"
+"""

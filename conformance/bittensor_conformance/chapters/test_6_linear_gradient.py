@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import cycle, product
+from typing import Any
 
 import numpy as np
 import torch
 
+from bittensor.backend import Capabilities
 from bittensor.prepared_weight import EPILOGUES
 
 from ..cases import snippet
@@ -158,7 +160,12 @@ def test_gradient_refuses_the_layout_of_another(target: Target, bits: int) -> No
 _NAMED_EPILOGUES = {str(name).lower(): name for name in EPILOGUES}
 
 
-@check("linear", cases=_NAMED_EPILOGUES, applies=lambda capabilities, epilogue: epilogue in capabilities.epilogues)
+def _has_gradients(capabilities: Capabilities, epilogue: Any) -> bool:
+    """Whether the gradient of x can be computed: by the backend, or by torch from codes that the backend unpacks."""
+    return epilogue in capabilities.epilogues and bool(capabilities.operations & {"linear_input_grad", "unpack"})
+
+
+@check("linear", cases=_NAMED_EPILOGUES, applies=_has_gradients)
 def test_linear_passes_gradients(target: Target, bits: int, case: str | None) -> None:
     """`bittensor.linear` backward, in each mode: x and the bias get what section 6 says, whoever computes it."""
     within = scope(target.capabilities)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from bittensor.backend import Capabilities
+from bittensor.prepared_weight import GROUP_SIZE_MULTIPLE
 
 from ..catalogue import check
 from ..float_fills import FloatFill
@@ -19,7 +20,7 @@ from ..oracle_linear import FloatDtype, ZeroKind
 from ..scripts import holds, run_body
 from ..targets import Target
 
-_WEIGHT = WeightCase(4, 3, 9, 8)
+_WEIGHT = WeightCase(4, 3, 9)
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,19 @@ def test_undeclared_kind_is_refused(target: Target, case: tuple[str, Any]) -> No
     epilogue = value if field == "epilogues" else sorted(epilogues, key=str)[0]
     linear = LinearCase(replace(_WEIGHT, zero=zero, scale_dtype=dtype), (2,), mode, epilogue=epilogue)
     holds(target, _UNDECLARED, case=linear, words=[str(value)])
+
+
+def _has_undeclared_sizes(capabilities: Capabilities, _: object) -> bool:
+    return capabilities.group_size_multiple > GROUP_SIZE_MULTIPLE and 4 in capabilities.linear_bits
+
+
+@check("linear", applies=_has_undeclared_sizes)
+def test_undeclared_group_size_is_refused(target: Target) -> None:
+    """A group size between the declared ones is an UnsupportedOperationError."""
+    size = target.capabilities.group_size_multiple + GROUP_SIZE_MULTIPLE
+    good = _good_linear(target)
+    linear = replace(good, weight=replace(good.weight, k=2 * size, group_size=size))
+    holds(target, _UNDECLARED, case=linear, words=[str(size)])
 
 
 @check("linear")
