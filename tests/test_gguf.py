@@ -215,7 +215,7 @@ def one_tensor(*described: bytes, data: bytes = b"\0" * 64) -> bytes:
         (HEADER + struct.pack("<QQ", 0, 1) + string("k") + struct.pack("<IIQ", 9, 9, 1) + bytes(16), "has type 9"),
         (HEADER + struct.pack("<QQ", 0, 1) + string("k") + struct.pack("<IQ", 8, 2**62), "only 0 bytes are left"),
         (HEADER + struct.pack("<QQ", 0, 1) + string("k") + struct.pack("<I", 99) + bytes(9), "has type 99"),
-        (one_tensor(description("t", (2**40, 2**40), 0, 0)), "tensor 't': F32 .* takes .* bytes"),
+        (one_tensor(description("t", (2**40, 2**40), 0, 0)), "tensor 't': no tensor can have the shape"),
         (one_tensor(description("t", (4,), 0, 2**63)), "tensor 't': F32 .* the file ends"),
         (one_tensor(description("t", (4,), 0, 8)), "tensor 't': its offset 8 is not a multiple"),
         (one_tensor(description("t", (4,), 77, 0)), "tensor 't': type 77 is not known"),

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from bittensor import Backend, Capabilities, PreparedWeight, QuantizedWeight
-from bittensor.backend import OPERATIONS
+from bittensor.backend import CODE_OPERATIONS, GRADIENT_OPERATIONS, WEIGHT_OPERATIONS
 
 
 class NumpyBackend(Backend):
@@ -15,7 +15,7 @@ class NumpyBackend(Backend):
     name = "numpy"
     protocol_version = 1  # the version that this class was written for, as a number
     capabilities = Capabilities(
-        operations=frozenset(OPERATIONS),
+        operations=frozenset((*CODE_OPERATIONS, *WEIGHT_OPERATIONS, *GRADIENT_OPERATIONS)),
         bits=frozenset({4, 8}),
         numerics="bounded",
         linear_bits=frozenset({4, 8}),
