@@ -13,9 +13,13 @@ from bittensor import get_backend
 from . import oracle_linear
 from .cases import check_unmodified
 from .compare import check_floats, fail
+from .fills import Fill
+from .float_fills import FloatFill
 from .layouts import Placed, place
 from .linear_cases import TORCH_DTYPES, WeightCase
 from .oracle_linear import FloatDtype, Floats
+
+__all__ = ["EmbeddingCase", "Fill", "FloatFill", "WeightCase"]
 
 
 @dataclass(frozen=True)

@@ -88,19 +88,19 @@ def corpus() -> tuple[Entry, ...]:
 def _read(path: Path) -> Entry:
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-        case: AnyCase = _revive(_CASES[stored["operation"]], stored["case"])
+        case: AnyCase = from_json(_CASES[stored["operation"]], stored["case"])
         return Entry(path.stem, stored["operation"], stored["why"], case, stored.get("expected"))
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"corpus/{path.name}: {type(error).__name__}: {error}") from error
 
 
-def _revive(kind: type[Any], stored: dict[str, Any]) -> Any:
+def from_json(kind: type[Any], stored: dict[str, Any]) -> Any:
     """JSON to a case or a fill: lists are tuples, objects are what the field's type says."""
     hints, revived = get_type_hints(kind), dict[str, Any]()
     for name, value in stored.items():
         if isinstance(value, dict):
             nested = next(each for each in (hints[name], *get_args(hints[name])) if is_dataclass(each))
-            revived[name] = _revive(nested, value)  # type: ignore[arg-type]
+            revived[name] = from_json(nested, value)  # type: ignore[arg-type]
         elif isinstance(value, list):
             numbers = float if kind in (FloatFill, ScaleFill) else int
             revived[name] = tuple(numbers(each) for each in value) if name == "values" else tuple(value)

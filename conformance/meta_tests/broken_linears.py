@@ -80,11 +80,13 @@ class RestoresWordsWithGarbage(SoundLinear):
 
 
 class RestoresRoundedScales(SoundLinear):
-    """By way of float16, as if every scale had come in it."""
+    """By way of bfloat16, as if every scale had come in it."""
 
     def restore(self, weight: PreparedWeight) -> QuantizedWeight:
         words, scales, *rest = weight.tensors
-        return super().restore(replace(weight, tensors=(words, scales.bfloat16().to(scales.dtype), *rest)))
+        rounded = scales.bfloat16().to(scales.dtype)
+        rounded = rounded.where(rounded.isfinite(), scales)
+        return super().restore(replace(weight, tensors=(words, rounded, *rest)))
 
 
 class TakesAnyLayout(SoundLinear):
