@@ -469,6 +469,9 @@ class EmbeddingTakesIndicesFromTheEnd(SoundLinear):
 
     capabilities = replace(SoundLinear.capabilities, checks_arguments=True)
 
+    def embedding(self, indices: Tensor, weight: PreparedWeight, dtype: torch.dtype) -> Tensor:
+        return super().embedding(indices.where(indices >= 0, indices + weight.form.shape[0]), weight, dtype)
+
 
 # Memory and the protocol
 

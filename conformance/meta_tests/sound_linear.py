@@ -19,6 +19,11 @@ class SoundLinear(Sound):
 
     name = "sound-linear"
 
+    def embedding(self, indices: torch.Tensor, weight: PreparedWeight, dtype: torch.dtype) -> torch.Tensor:
+        if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < weight.form.shape[0]:
+            raise ValueError(f"indices: expected rows of the table, got {indices.tolist()}")
+        return super().embedding(indices, weight, dtype)
+
     def prepare(self, weight: QuantizedWeight) -> PreparedWeight:
         canonical = weight.canonical()
         words, *rest = canonical.tensors

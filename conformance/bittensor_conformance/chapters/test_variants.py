@@ -99,7 +99,8 @@ def test_every_kernel_ran(target: Target) -> None:
     owed = [each for each in cases if operations[type(each)] in declared.operations]
     owed = [each for each in owed if not isinstance(each, LinearCase) or each.mode in modes]
     models = [each for each in owed if isinstance(each, LinearCase) and each.weight.scale_dtype == "float32"][:2]
-    holds(target, _EVERY_KERNEL, cases=owed, models=models, suffix=f"_{target.variant}")
+    tables = [each for each in owed if isinstance(each, WeightCase)] if "embedding" in declared.operations else []
+    holds(target, _EVERY_KERNEL, cases=owed, models=models, tables=tables, suffix=f"_{target.variant}")
 
 
 def _check_cases(target: Target, cases: Sequence[Any]) -> None:
@@ -133,6 +134,8 @@ for case in models:
     fused.linear(torch.ones(3, 2 * width), weight, case.mode, gated=True)
     rotation = torch.ones(3, 16), torch.zeros(3, 16)
     fused.attend(torch.ones(3, 48), rotation, torch.zeros(1, 1, 16, 64), torch.zeros(1, 8, 16), 0, heads=1)
+for case in tables:
+    backend.embedding(torch.tensor([0]), backend.prepare(case.quantized()), torch.float32)
 after = backend.kernel_calls()
 idle = sorted(name for name, count in after.items() if name.endswith(suffix) and count == before.get(name, 0))
 assert not idle, f"kernels that no operation reached: {idle}"
