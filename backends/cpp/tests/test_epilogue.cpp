@@ -84,7 +84,8 @@ TEST(gelu_and_silu_are_near_and_have_the_same_bits_everywhere) {
     std::vector<float> first;
     for (const bittensor::KernelSet* kernels : kernels_under_test()) {
       Guarded<float> out(count, Side::back);
-      kernels->linear.store_outputs(values.data(), count, nullptr, activation, nullptr, bittensor::FloatType::f32, out.data());
+      kernels->linear.store_outputs(
+          values.data(), count, nullptr, activation, nullptr, bittensor::FloatType::f32, out.data());
       CHECK(out.intact());
       const std::vector<float> results = out.values();
       for (std::size_t i = 0; i < values.size(); ++i) {
@@ -111,7 +112,8 @@ TEST(gelu_and_silu_of_zeros_nan_and_large_values) {
   for (const bittensor::Activation activation : {bittensor::Activation::gelu, bittensor::Activation::silu}) {
     for (const bittensor::KernelSet* kernels : kernels_under_test()) {
       std::vector<float> out(values.size());
-      kernels->linear.store_outputs(values.data(), count, nullptr, activation, nullptr, bittensor::FloatType::f32, out.data());
+      kernels->linear.store_outputs(
+          values.data(), count, nullptr, activation, nullptr, bittensor::FloatType::f32, out.data());
       for (std::size_t i = 0; i < values.size(); ++i) {
         CONTEXT(
             "%s of %g is %g, %s", activation == bittensor::Activation::gelu ? "gelu" : "silu",
