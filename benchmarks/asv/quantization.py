@@ -39,4 +39,4 @@ class QuantizedSize:
 
     def track_prepared_bytes(self, bits: int, group_size: int) -> int:
         prepared = bittensor.get_backend("cpp").prepare(self.weight)
-        return sum(tensor.nbytes for tensor in prepared.tensors.values())
+        return sum(tensor.nbytes for tensor in prepared.tensors)

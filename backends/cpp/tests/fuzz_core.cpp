@@ -46,7 +46,7 @@ class Choices {
   std::vector<T> values(std::int64_t count) {
     std::vector<T> result(static_cast<std::size_t>(count));
     Random random(byte());
-    std::uint8_t* memory = reinterpret_cast<std::uint8_t*>(result.data());
+    auto* memory = reinterpret_cast<std::uint8_t*>(result.data());
     for (std::size_t i = 0; i < result.size() * sizeof(T); ++i) {
       memory[i] = position_ < bytes_.size() ? byte() : static_cast<std::uint8_t>(random());
     }
@@ -245,7 +245,7 @@ void read_layout(Choices& choices) {
   try {
     bittensor::check_layout(layout);
     if (layout.bytes() < 1 << 20) bytes = layout.bytes() - (choices.below(8) == 1 ? choices.below(64) : 0);
-  } catch (const std::invalid_argument&) {
+  } catch (const std::invalid_argument&) {  // NOLINT(bugprone-empty-catch)
     // `bytes` bytes of it then
   }
   std::vector<std::uint8_t> prepared = choices.values<std::uint8_t>(bytes);
@@ -258,7 +258,7 @@ void run(std::span<const std::uint8_t> bytes) {
   Choices choices(bytes);
   try {
     calls[static_cast<std::size_t>(choices.below(std::ssize(calls)))](choices);
-  } catch (const std::invalid_argument&) {
+  } catch (const std::invalid_argument&) {  // NOLINT(bugprone-empty-catch)
     // refused, with a message
   }
 }
