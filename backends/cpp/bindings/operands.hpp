@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "bittensor/isa.hpp"
+#include "bittensor/linear.hpp"
 #include "bittensor/prepare.hpp"
 #include "tensors.hpp"
 
@@ -54,6 +55,44 @@ struct Activations : Matrix {
       next = strides[i] * sizes[i];
     }
     return true;
+  }
+};
+
+/// x, a prepared weight and the result of a linear: what every operator that computes one has in common.
+struct LinearOperands {
+  Matrix weight;
+  FloatType type;
+  Activations x;
+  Linear product;
+
+  /// Each row of x has `x_parts` times the columns of the weight.
+  LinearOperands(const Tensor& given, const Tensor& prepared, std::int64_t out_features, std::int64_t x_parts = 1)
+      : weight("prepared", prepared), type(checked_type(given)), x("x", given) {
+    product.layout = layout_of(weight);
+    if (product.layout.out_features != out_features) refuse("out_features: the prepared weight has another number");
+    const std::int64_t columns = product.layout.in_features * x_parts;
+    if (x.columns != columns) {
+      refuse("x: expected " + std::to_string(columns) + " columns, got " + std::to_string(x.columns));
+    }
+    product.x = x.data<void>();
+    product.float_type = type;
+    product.x_row_bytes = x.row_stride * bytes_of(type);
+    product.rows = x.rows;
+    product.prepared = weight.data<std::uint8_t>();
+  }
+
+  Tensor multiply(bool float_mode, std::int64_t isa) {
+    const Tensor out = new_matrix(x, product.layout.out_features, torch_dtype_of(type));
+    product.out = out.data_ptr();
+    (float_mode ? linear_float : linear_int8)(product, kernels(isa), torch_threads());
+    return out;
+  }
+
+ private:
+  static FloatType checked_type(const Tensor& given) {
+    const std::optional<FloatType> type = float_type_of(given);
+    if (!type) refuse("x: expected float32, float16 or bfloat16");
+    return *type;
   }
 };
 

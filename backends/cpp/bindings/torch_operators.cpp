@@ -20,7 +20,6 @@
 
 #include "bittensor/codes.hpp"
 #include "bittensor/embedding.hpp"
-#include "bittensor/linear.hpp"
 #include "bittensor/linear_gradient.hpp"
 #include "bittensor/pack.hpp"
 #include "bittensor/packed_matmul.hpp"
@@ -335,34 +334,12 @@ class FloatBias {
 Tensor linear(
     const Tensor& x, const Tensor& prepared, std::int64_t out_features, const std::optional<Tensor>& bias,
     bool float_mode, std::int64_t activation, std::int64_t isa) {
-  const Matrix weight("prepared", prepared);
-  const std::optional<bittensor::FloatType> type = float_type_of(x);
-  if (!type) refuse("x: expected float32, float16 or bfloat16");
-  const Activations input("x", x);
-  bittensor::Linear product;
-  product.layout = layout_of(weight);
-  if (product.layout.out_features != out_features) refuse("out_features: the prepared weight has another number");
-  if (input.columns != product.layout.in_features) {
-    refuse(
-        "x: expected " + std::to_string(product.layout.in_features) + " columns, got " + std::to_string(input.columns));
-  }
+  LinearOperands operands(x, prepared, out_features);
   if (activation < 0 || activation > 3) refuse("activation: unknown");
-  product.activation = static_cast<bittensor::Activation>(activation);
+  operands.product.activation = static_cast<bittensor::Activation>(activation);
   const FloatBias bias_values(bias, out_features);
-  product.bias = bias_values.values();
-  product.x = input.data<void>();
-  product.float_type = *type;
-  product.x_row_bytes = input.row_stride * bittensor::bytes_of(*type);
-  product.rows = input.rows;
-  product.prepared = weight.data<std::uint8_t>();
-  const Tensor out = new_matrix(input, out_features, torch_dtype_of(*type));
-  product.out = out.data_ptr();
-  if (float_mode) {
-    bittensor::linear_float(product, kernels(isa), torch_threads());
-  } else {
-    bittensor::linear_int8(product, kernels(isa), torch_threads());
-  }
-  return out;
+  operands.product.bias = bias_values.values();
+  return operands.multiply(float_mode, isa);
 }
 
 Tensor linear_input_grad(const Tensor& dy, const Tensor& prepared, std::int64_t in_features, std::int64_t isa) {

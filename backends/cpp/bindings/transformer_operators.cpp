@@ -5,7 +5,6 @@
 #include <string>
 
 #include "bittensor/attention.hpp"
-#include "bittensor/linear.hpp"
 #include "operands.hpp"
 
 namespace bittensor::binding {
@@ -14,23 +13,14 @@ namespace {
 Tensor fused_linear(
     const Tensor& x, const Tensor& prepared, std::int64_t out_features, const std::optional<Tensor>& norm_weight,
     double norm_epsilon, bool gated, const std::optional<Tensor>& residual, bool float_mode, std::int64_t isa) {
-  const Matrix weight("prepared", prepared);
-  const std::optional<bittensor::FloatType> type = float_type_of(x);
-  if (!type) refuse("x: expected float32, float16 or bfloat16");
-  const Activations input("x", x);
-  bittensor::Linear product;
-  product.layout = layout_of(weight);
-  if (product.layout.out_features != out_features) refuse("out_features: the prepared weight has another number");
-  const std::int64_t columns = product.layout.in_features * (gated ? 2 : 1);
-  if (input.columns != columns) {
-    refuse("x: expected " + std::to_string(columns) + " columns, got " + std::to_string(input.columns));
-  }
+  LinearOperands operands(x, prepared, out_features, gated ? 2 : 1);
+  bittensor::Linear& product = operands.product;
   std::optional<Matrix> norm;  // keeps a contiguous copy alive
   if (norm_weight) {
     if (gated) refuse("norm_weight, gated: expected at most one of them");
     norm.emplace("norm_weight", *norm_weight);
-    if (norm->dtype != Dtype::f32 || norm->dimensions != 1 || norm->columns != columns) {
-      refuse("norm_weight: expected float32 [" + std::to_string(columns) + "]");
+    if (norm->dtype != Dtype::f32 || norm->dimensions != 1 || norm->columns != operands.x.columns) {
+      refuse("norm_weight: expected float32 [" + std::to_string(operands.x.columns) + "]");
     }
     product.prologue = bittensor::Prologue::rms_norm;
     product.norm_weight = norm->data<float>();
@@ -41,26 +31,14 @@ Tensor fused_linear(
   std::optional<Matrix> added;
   if (residual) {
     added.emplace("residual", *residual);
-    if (float_type_of(*residual) != type || added->rows != input.rows || added->columns != out_features) {
+    if (float_type_of(*residual) != operands.type || added->rows != product.rows || added->columns != out_features) {
       refuse(
-          "residual: expected " + std::to_string(input.rows) + " rows of " + std::to_string(out_features) +
+          "residual: expected " + std::to_string(product.rows) + " rows of " + std::to_string(out_features) +
           " values of the dtype of x");
     }
     product.residual = added->data<void>();
   }
-  product.x = input.data<void>();
-  product.float_type = *type;
-  product.x_row_bytes = input.row_stride * bittensor::bytes_of(*type);
-  product.rows = input.rows;
-  product.prepared = weight.data<std::uint8_t>();
-  const Tensor out = new_matrix(input, out_features, torch_dtype_of(*type));
-  product.out = out.data_ptr();
-  if (float_mode) {
-    bittensor::linear_float(product, kernels(isa), torch_threads());
-  } else {
-    bittensor::linear_int8(product, kernels(isa), torch_threads());
-  }
-  return out;
+  return operands.multiply(float_mode, isa);
 }
 
 /// A part of the cache, which is written where it lies.

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "bittensor/kernel_table.hpp"
+#include "rounding.hpp"
 #include "scratch.hpp"
 
 namespace bittensor {
@@ -16,10 +17,6 @@ namespace {
 /// future.
 constexpr std::int64_t query_block = 16;
 
-std::int64_t round_up(std::int64_t value, std::int64_t unit) {
-  return (value + unit - 1) / unit * unit;
-}
-
 class Attend {
  public:
   Attend(const Attention& attention, const KernelSet& kernels)
@@ -27,7 +24,7 @@ class Attend {
         kernels_(kernels),
         shared_(a_.heads / a_.key_value_heads),
         value_stride_(round_up(a_.head_size, value_unit)),
-        panels_((a_.capacity + key_panel - 1) / key_panel) {}
+        panels_(ceil_divide(a_.capacity, key_panel)) {}
 
   void run(const ParallelFor& parallel) {
     queries_ = reinterpret_cast<float*>(
@@ -37,7 +34,7 @@ class Attend {
     (a_.tokens < serial_tokens ? alone : parallel)(a_.key_value_heads, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t head = begin; head < end; ++head) take_in(head);
     });
-    const std::int64_t blocks = (a_.tokens + query_block - 1) / query_block;
+    const std::int64_t blocks = ceil_divide(a_.tokens, query_block);
     constexpr std::int64_t serial_products = std::int64_t{1} << 15;
     const bool serial = a_.tokens * a_.heads * a_.head_size * (a_.position + a_.tokens) < serial_products;
     // Blocks from the last to the first, and heads inside: neighbours take about as long, long ones first.

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "bittensor/kernel_table.hpp"
+#include "rounding.hpp"
 #include "scratch.hpp"
 
 namespace bittensor {
@@ -22,14 +23,6 @@ constexpr std::int64_t task_tiles = 24;
 
 /// Tiles that a thread should have at least, so that sharing them out leaves no thread idle for long.
 constexpr std::int64_t thread_tiles = 6;
-
-std::int64_t ceil_divide(std::int64_t a, std::int64_t b) {
-  return (a + b - 1) / b;
-}
-
-std::int64_t round_up(std::int64_t value, std::int64_t unit) {
-  return ceil_divide(value, unit) * unit;
-}
 
 /// What the two modes do differently: the form of the activations, and the kernels.
 struct Int8Mode {

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "bittensor/kernel_table.hpp"
+#include "rounding.hpp"
 #include "scratch.hpp"
 
 namespace bittensor {
@@ -25,14 +26,6 @@ constexpr std::int64_t largest_span = 256;
 constexpr std::int64_t tall_panel = 96;
 constexpr std::int64_t low_panel = 16;
 constexpr std::int64_t few_rows = 8;
-
-std::int64_t ceil_divide(std::int64_t a, std::int64_t b) {
-  return (a + b - 1) / b;
-}
-
-std::int64_t round_up(std::int64_t value, std::int64_t unit) {
-  return ceil_divide(value, unit) * unit;
-}
 
 /// How the columns of the weight are shared out: runs of whole groups, or parts of one group.
 class Spans {

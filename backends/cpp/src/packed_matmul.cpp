@@ -8,6 +8,7 @@
 #include "bittensor/codes.hpp"
 #include "bittensor/kernel_table.hpp"
 #include "out_of_range.hpp"
+#include "rounding.hpp"
 #include "scratch.hpp"
 
 namespace bittensor {
@@ -21,10 +22,6 @@ constexpr std::int64_t panel_bytes = std::int64_t{1} << 20;
 
 /// Rows of sums that are computed before their epilogue runs; the buffer lies on the stack.
 constexpr std::int64_t sum_rows = 32;
-
-std::int64_t ceil_divide(std::int64_t a, std::int64_t b) {
-  return (a + b - 1) / b;
-}
 
 /// The product rewritten for the kernels. With values s = x - shift that fit a signed byte,
 ///   sum (x - x_zero)(w - weight_zero) = sum s w + (shift - x_zero) sum w - weight_zero (sum s + K (shift - x_zero)).
