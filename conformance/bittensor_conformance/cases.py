@@ -31,17 +31,27 @@ ScaleForm = Literal["float", "scalar", "one", "per_output", "lazily_negated"]
 _RANDOM, _OTHER_RANDOM = Fill(), Fill(seed=1)
 
 
-def snippet(case: object, target: str, before: str = "") -> str:
-    """Lines that show what `target` and the reference return, and fail as long as the target is wrong."""
-    return (
-        f"{before}import bittensor\n"
-        f"from {type(case).__module__} import *\n\n"
-        f"case = {source(case)}\n"
-        f"for backend in ('reference', {target!r}):\n"
-        "    with bittensor.use_backend(backend):\n"
-        "        print(backend, case.call())\n"
-        f"case.run({target!r})"
-    )
+@dataclass(frozen=True)
+class Snippet:
+    """Lines that show what `target` and the reference return, and fail as long as the target is wrong.
+
+    They are written when something has failed: to spell out every case that holds would cost more than to run it.
+    """
+
+    case: object
+    target: str
+    before: str = ""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.before}import bittensor\n"
+            f"from {type(self.case).__module__} import *\n\n"
+            f"case = {source(self.case)}\n"
+            f"for backend in ('reference', {self.target!r}):\n"
+            "    with bittensor.use_backend(backend):\n"
+            "        print(backend, case.call())\n"
+            f"case.run({self.target!r})"
+        )
 
 
 @dataclass(frozen=True)
@@ -67,7 +77,7 @@ class PackCase:
 
     def run(self, target: str, before: str = "") -> None:
         """Pack on `target`, compare with the oracle, and see that the input is as it was."""
-        text = snippet(self, target, before)
+        text = Snippet(self, target, before)
         result = call_on(target, self, text)
         check_result(result, self.expected, what="pack", snippet=text, inputs=[self.placed.tensor])
         check_unmodified({"codes": self.placed}, text)
@@ -98,7 +108,7 @@ class UnpackCase:
 
     def run(self, target: str, before: str = "") -> None:
         """Unpack on `target`, compare with the oracle, and see that the input is as it was."""
-        text = snippet(self, target, before)
+        text = Snippet(self, target, before)
         result = call_on(target, self, text)
         check_result(result, self.expected, what="unpack", snippet=text, inputs=[self.placed.tensor])
         check_unmodified({"words": self.placed}, text)
@@ -248,7 +258,7 @@ class MatmulCase:
 
     def run(self, target: str, before: str = "") -> None:
         """Multiply on `target`, compare with the oracle, and see that the inputs are as they were."""
-        text = snippet(self, target, before)
+        text = Snippet(self, target, before)
         result = call_on(target, self, text)
         tensors = [each.tensor for each in self.placed.values()]
         check_result(result, self.expected, what="packed_matmul", snippet=text, inputs=tensors)
@@ -267,7 +277,7 @@ class Callable(Protocol):
     def call(self) -> torch.Tensor: ...
 
 
-def call_on(target: str, case: Callable, text: str) -> torch.Tensor:
+def call_on(target: str, case: Callable, text: object) -> torch.Tensor:
     """The case's call on `target`; an exception is a failure with the lines that reproduce it."""
     assert case.expected is not None  # worked out first: what goes wrong there is not the target's fault
     try:
@@ -282,7 +292,7 @@ def poisoned(words: oracle.Words, columns: int, bits: int, seed: int | None) -> 
     return words if seed is None else oracle.poison(words, columns, bits, seed)
 
 
-def check_unmodified(placed: Mapping[str, Placed], text: str) -> None:
+def check_unmodified(placed: Mapping[str, Placed], text: object) -> None:
     """Fail if a byte of an input has changed, or of the memory around it."""
     for name, each in placed.items():
         if not each.is_unmodified():

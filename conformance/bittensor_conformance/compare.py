@@ -15,11 +15,15 @@ from .oracle_linear import Floats, Interval
 _DTYPES: dict[str, torch.dtype] = {"uint8": torch.uint8, "int32": torch.int32, "int64": torch.int64}
 
 
-def fail(reason: str, snippet: str) -> NoReturn:
-    """Fail a check with what went wrong and lines of Python that show it again, unless the caller adds those."""
-    if not snippet:
+def fail(reason: str, snippet: object) -> NoReturn:
+    """Fail a check with what went wrong and lines of Python that show it again, unless the caller adds those.
+
+    `snippet` is these lines, or what `str` makes them of: here as in all of this file.
+    """
+    lines = str(snippet).strip().splitlines()
+    if not lines:
         raise AssertionError(reason)
-    indented = "\n".join(f"    {line}" for line in snippet.strip().splitlines())
+    indented = "\n".join(f"    {line}" for line in lines)
     raise AssertionError(f"{reason}\nTo reproduce:\n{indented}")
 
 
@@ -28,7 +32,7 @@ def check_result(
     expected: npt.NDArray[Any],
     *,
     what: str,
-    snippet: str,
+    snippet: object,
     inputs: Sequence[torch.Tensor] = (),
 ) -> None:
     """Compare bit for bit: type, dtype, shape, contiguity, values; and that the result is new memory."""
@@ -43,7 +47,7 @@ def check_floats(
     dtype: torch.dtype,
     *,
     what: str,
-    snippet: str,
+    snippet: object,
     inputs: Sequence[torch.Tensor] = (),
 ) -> None:
     """Compare floats bit for bit, with the sign of zero. Every NaN is the same NaN; `expected` has two dimensions."""
@@ -61,7 +65,7 @@ def check_within(
     dtype: torch.dtype,
     *,
     what: str,
-    snippet: str,
+    snippet: object,
     inputs: Sequence[torch.Tensor] = (),
 ) -> None:
     """Compare floats with the interval in which they must lie."""
@@ -117,7 +121,7 @@ def _check_form(
     shape: tuple[int, ...],
     dtype: torch.dtype,
     what: str,
-    snippet: str,
+    snippet: object,
     inputs: Sequence[torch.Tensor],
 ) -> torch.Tensor:
     """Type, dtype, shape, contiguity; and that the result is new memory that carries no gradient."""
@@ -137,7 +141,7 @@ def _check_form(
     return result
 
 
-def check_equal(actual: npt.NDArray[Any], expected: npt.NDArray[Any], *, what: str, snippet: str) -> None:
+def check_equal(actual: npt.NDArray[Any], expected: npt.NDArray[Any], *, what: str, snippet: object) -> None:
     """Compare the values of two arrays of one shape; the message names the first difference and counts the rest."""
     different = actual != expected
     if not different.any():
@@ -151,7 +155,7 @@ def check_equal(actual: npt.NDArray[Any], expected: npt.NDArray[Any], *, what: s
 
 
 def _fail_at(
-    wrong: npt.NDArray[np.bool_], actual: Floats, expected: Callable[[tuple[int, ...]], str], what: str, snippet: str
+    wrong: npt.NDArray[np.bool_], actual: Floats, expected: Callable[[tuple[int, ...]], str], what: str, snippet: object
 ) -> NoReturn:
     """Fail with the first wrong value, in row and column, and the count of the rest."""
     at = tuple(int(i) for i in np.argwhere(wrong)[0])

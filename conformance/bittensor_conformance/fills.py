@@ -6,6 +6,7 @@ A fill is a few small fields, so that a counterexample prints as one line and re
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, get_args
 
 import numpy as np
@@ -42,17 +43,23 @@ class Fill:
         """Codes of this fill as uint8 of `shape`."""
         if self.values is not None:
             return np.array(self.values, dtype=np.uint8).reshape(shape)
-        rng, top = np.random.default_rng(self.seed), oracle.largest_code(bits)
-        if self.style == "max":
-            return np.full(shape, top, dtype=np.uint8)
-        if self.style == "zero":
-            return np.zeros(shape, dtype=np.uint8)
-        if self.style == "ends":
-            return (rng.integers(0, 2, shape) * top).astype(np.uint8)
-        drawn = rng.integers(0, top + 1, shape, dtype=np.uint8)
-        if self.style == "sparse":
-            return np.where(rng.random(shape) < _OCCUPANCY, drawn, np.uint8(self.base)).astype(np.uint8)
-        return drawn
+        return _codes(self, shape, bits).copy()
+
+
+@lru_cache(maxsize=256)  # sweeps ask for the same ones again and again
+def _codes(fill: Fill, shape: tuple[int, ...], bits: int) -> oracle.Codes:
+    top = oracle.largest_code(bits)
+    if fill.style == "max":
+        return np.full(shape, top, dtype=np.uint8)
+    if fill.style == "zero":
+        return np.zeros(shape, dtype=np.uint8)
+    rng = np.random.default_rng(fill.seed)
+    if fill.style == "ends":
+        return (rng.integers(0, 2, shape) * top).astype(np.uint8)
+    drawn: oracle.Codes = np.asarray(rng.integers(0, top + 1, shape, dtype=np.uint8))
+    if fill.style == "sparse":
+        drawn = np.where(rng.random(shape) < _OCCUPANCY, drawn, np.uint8(fill.base)).astype(np.uint8)
+    return drawn
 
 
 @dataclass(frozen=True)

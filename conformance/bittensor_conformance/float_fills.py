@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -113,8 +114,13 @@ class FloatFill:
         """Finite values of `dtype`, as float32 of `shape`."""
         if self.values is not None:
             return np.array(self.values, dtype=np.float32).reshape(shape)
-        unit = SMALLEST[dtype] if self.style == "subnormal" else 1.0
-        drawn = _DRAWS[self.style](np.random.default_rng(self.seed), shape) * (self.factor * unit)
-        largest = LARGEST[dtype]
-        values: Floats = np.clip(drawn, -largest, largest).astype(np.float32)
-        return rounded(values, dtype)
+        return _floats(self, shape, dtype).copy()
+
+
+@lru_cache(maxsize=256)  # sweeps ask for the same ones again and again
+def _floats(fill: FloatFill, shape: tuple[int, ...], dtype: FloatDtype) -> Floats:
+    unit = SMALLEST[dtype] if fill.style == "subnormal" else 1.0
+    drawn = _DRAWS[fill.style](np.random.default_rng(fill.seed), shape) * (fill.factor * unit)
+    largest = LARGEST[dtype]
+    values: Floats = np.clip(drawn, -largest, largest).astype(np.float32)
+    return rounded(values, dtype)

@@ -12,7 +12,7 @@ import torch
 from bittensor import current_backend
 
 from . import oracle_linear
-from .cases import call_on, check_unmodified, snippet
+from .cases import Snippet, call_on, check_unmodified
 from .compare import check_within
 from .fills import Fill
 from .float_fills import FloatFill
@@ -64,11 +64,11 @@ class GradientCase:
 
     def run(self, target: str, before: str = "") -> None:
         """Compute on `target`, compare with the oracle, and see that dy is as it was."""
-        text = snippet(self, target, before)
+        text = Snippet(self, target, before)
         self.check(call_on(target, self, text), text)
         check_unmodified({"dy": self.placed}, text)
 
-    def check(self, result: torch.Tensor, text: str) -> None:
+    def check(self, result: torch.Tensor, text: object) -> None:
         """Compare a result with what section 6 allows."""
         check_within(
             result,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 
@@ -13,7 +13,7 @@ import bittensor
 from .cases import Case, MatmulCase, PackCase, ScaleFill, UnpackCase
 from .fills import BiasFill
 from .guard import SIDES, Side, guarded
-from .scripts import run_body, script
+from .scripts import Script
 
 _BODY = "same(guarded_call(case, layout, side), case.expected)"
 _COLUMNS = (1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 130, 255, 257, 513)
@@ -25,15 +25,10 @@ _SIZES = (
 )
 
 
-def run(operation: str, bits: int, target: str, announce: Callable[[str], None]) -> int:
-    """Make every guarded call of an operation, announcing each before it is made. Returns how many there were."""
-    count = 0
+def calls(operation: str, bits: int, target: str) -> Iterator[Script]:
+    """Every guarded call of an operation, on any target."""
     for case, layout, side in _calls(operation, bits):
-        names = {"case": case, "layout": layout, "side": side}
-        announce(script(target, _BODY, names))
-        run_body(target, _BODY, names)
-        count += 1
-    return count
+        yield _BODY, {"case": case, "layout": layout, "side": side}
 
 
 def _calls(operation: str, bits: int) -> Iterator[tuple[Case, str, Side]]:

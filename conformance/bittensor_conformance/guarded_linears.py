@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from itertools import cycle, product
+from itertools import cycle, islice, product
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from .gradient_cases import GradientCase
 from .guard import SIDES, Side, guarded
 from .linear_cases import LinearCase, Mode
 from .linear_strategies import FLOAT_DTYPES, scope
-from .scripts import run_body, script
+from .scripts import Script
 
 _BODIES = {
     operation: f"guarded_linear({operation!r}, case, layout, side)"
@@ -33,17 +33,12 @@ _SHAPES = (
 _ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 17)
 
 
-def run(operation: str, bits: int, target: str, announce: Callable[[str], None]) -> int:
-    """Make every guarded call of an operation on weights, announcing each before it is made. Returns their number."""
-    backend, count = bittensor.get_backend(target), 0
+def calls(operation: str, bits: int, target: str) -> Iterator[Script]:
+    """Every guarded call of an operation on weights that the target declares."""
     # Only the linear knows modes: of the others every second case.
-    for case, layout, side in list(_calls(backend, bits))[:: 1 if operation == "linear" else 2]:
-        names = {"case": case, "layout": layout, "side": side}
-        body = _BODIES[operation]
-        announce(script(target, body, names))
-        run_body(target, body, names)
-        count += 1
-    return count
+    step = 1 if operation == "linear" else 2
+    for case, layout, side in islice(_calls(bittensor.get_backend(target), bits), None, None, step):
+        yield _BODIES[operation], {"case": case, "layout": layout, "side": side}
 
 
 def _calls(backend: Backend, bits: int) -> Iterator[tuple[LinearCase, str, Side]]:

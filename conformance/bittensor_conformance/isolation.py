@@ -1,12 +1,13 @@
 """Calls that may end the process, made in a process of their own.
 
-One child serves the jobs of a target, one after the other. It says what it is about to do before it does it, so that
-after a crash the parent knows which call it was; the next job gets a new child.
+One child serves the jobs of a target, one after the other. Before each call it writes the call's number into memory
+that the parent shares, so that after a crash the parent knows which call it was; the next job gets a new child.
 """
 
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import select
 import signal
@@ -14,15 +15,26 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from itertools import islice
 from time import monotonic
 from typing import IO, Any
 
 from bittensor.backend import GRADIENT_OPERATIONS, WEIGHT_OPERATIONS
 
+from . import guarded_calls, guarded_linears, undeclared_calls, undeclared_linears
+from .scripts import Script, run_body, script
+
 _START = "from bittensor_conformance.isolation import serve; serve()"
 _SECONDS = 300
+_NUMBER_BYTES = 8
+_CALLS = {
+    "guarded": (guarded_calls.calls, guarded_linears.calls),
+    "undeclared": (undeclared_calls.calls, undeclared_linears.calls),
+}
+"""The calls of each kind of job: on codes, and on weights."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +44,12 @@ class Job:
     kind: str
     operation: str
     bits: int
+
+    def calls(self, target: str) -> Iterator[Script]:
+        """The calls, in the same order in every process."""
+        on_codes, on_weights = _CALLS[self.kind]
+        calls = on_weights if self.operation in (*WEIGHT_OPERATIONS, *GRADIENT_OPERATIONS) else on_codes
+        return calls(self.operation, self.bits, target)
 
 
 @dataclass(frozen=True)
@@ -50,7 +68,8 @@ def run_job(target: str, job: Job) -> Outcome:
     outcome = child.run(job)
     if outcome is None:
         del _children[target]
-        return Outcome(child.bury(), 0)
+        ending = child.bury()
+        return Outcome(f"{ending[0]}\nTo reproduce:\n{_shown(child.at(job))}\n{ending[1]}".rstrip(), 0)
     return outcome
 
 
@@ -60,41 +79,52 @@ def close_children() -> None:
         _children.popitem()[1].bury()
 
 
+def _shown(text: str) -> str:
+    return textwrap.indent(text, "    ")
+
+
 class _Child:
-    """A process that serves jobs of a target. Its events come through a pipe of their own: stdout is the backend's."""
+    """A process that serves jobs of a target. Outcomes come through a pipe of their own: stdout is the backend's."""
 
     def __init__(self, target: str) -> None:
-        self._events, events_end = os.pipe()
+        self._target = target
+        self._outcomes, outcomes_end = os.pipe()
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the child)
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _START, str(events_end), target],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=self._errors,
-            pass_fds=(events_end,),
-        )
-        os.close(events_end)
+        with tempfile.TemporaryFile() as file:
+            file.truncate(_NUMBER_BYTES)
+            self._number = mmap.mmap(file.fileno(), _NUMBER_BYTES)
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _START, str(outcomes_end), str(file.fileno()), target],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=self._errors,
+                pass_fds=(outcomes_end, file.fileno()),
+            )
+        os.close(outcomes_end)
         self._unread = b""
-        self._at = "(before the first call)"
 
     def run(self, job: Job) -> Outcome | None:
         """What became of the job; None if the child died or came to no end."""
         assert self._process.stdin is not None
+        self._number[:] = bytes(_NUMBER_BYTES)
         try:
             self._process.stdin.write(json.dumps(asdict(job)).encode() + b"\n")
             self._process.stdin.flush()
         except OSError:  # it died between two jobs
             return None
-        deadline = monotonic() + _SECONDS
-        while (event := self._next_event(deadline)) is not None:
-            if "at" in event:
-                self._at = event["at"]
-            else:
-                return Outcome(event["failure"], event["calls"])
-        return None
+        outcome = self._next_outcome(monotonic() + _SECONDS)
+        return None if outcome is None else Outcome(**outcome)
 
-    def bury(self) -> str:
-        """Reap the child, and say how it ended and in which call."""
+    def at(self, job: Job) -> str:
+        """The call of `job` at which the child is, or was."""
+        number = int.from_bytes(self._number[:], sys.byteorder)
+        if number == 0:
+            return "(before the first call)"
+        body, names = next(islice(job.calls(self._target), number - 1, None))
+        return script(self._target, body, names)
+
+    def bury(self) -> tuple[str, str]:
+        """Reap the child, and say how it ended and what it printed last."""
         assert self._process.stdin is not None
         with suppress(OSError):  # it may have died before it read everything
             self._process.stdin.close()
@@ -105,52 +135,49 @@ class _Child:
             self._process.kill()
             self._process.wait()
             ending = f"no end after {_SECONDS} s"
-        os.close(self._events)
+        os.close(self._outcomes)
         self._errors.seek(0)
         errors = self._errors.read()[-2000:].decode(errors="replace")
         self._errors.close()
-        call = textwrap.indent(self._at, "    ")
-        return f"the process ended with {ending}\nTo reproduce:\n{call}\n{errors}".rstrip()
+        return f"the process ended with {ending}", errors
 
-    def _next_event(self, deadline: float) -> dict[str, Any] | None:
+    def _next_outcome(self, deadline: float) -> dict[str, Any] | None:
         while b"\n" not in self._unread:
-            ready, _, _ = select.select([self._events], [], [], max(0.0, deadline - monotonic()))
-            read = os.read(self._events, 1 << 16) if ready else b""
+            ready, _, _ = select.select([self._outcomes], [], [], max(0.0, deadline - monotonic()))
+            read = os.read(self._outcomes, 1 << 16) if ready else b""
             if not read:
                 return None
             self._unread += read
         line, _, self._unread = self._unread.partition(b"\n")
-        event: dict[str, Any] = json.loads(line)
-        return event
+        outcome: dict[str, Any] = json.loads(line)
+        return outcome
 
 
 _children: dict[str, _Child] = {}
 
 
 def serve() -> None:
-    """The child: run jobs from stdin, and tell of each step."""
+    """The child: run jobs from stdin, and tell what became of each."""
     import torch
 
-    from . import guarded_calls, guarded_linears, undeclared_calls, undeclared_linears
-
     torch.set_num_threads(1)  # the calls are small
-    events, target = int(sys.argv[1]), sys.argv[2]
-    on_codes = {"guarded": guarded_calls.run, "undeclared": undeclared_calls.run}
-    on_weights = {"guarded": guarded_linears.run, "undeclared": undeclared_linears.run}
-
-    def tell(**event: Any) -> None:
-        unsent = json.dumps(event).encode() + b"\n"
-        while unsent:
-            unsent = unsent[os.write(events, unsent) :]
-
+    outcomes, number_file, target = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+    number = mmap.mmap(number_file, _NUMBER_BYTES)
     for line in sys.stdin:
-        job = Job(**json.loads(line))
-        try:
-            kinds = on_weights if job.operation in (*WEIGHT_OPERATIONS, *GRADIENT_OPERATIONS) else on_codes
-            calls = kinds[job.kind](job.operation, job.bits, target, lambda text: tell(at=text))
-        except AssertionError as error:
-            tell(failure=str(error), calls=0)
-        except Exception as error:
-            tell(failure=f"{type(error).__name__}: {error}", calls=0)
-        else:
-            tell(failure=None, calls=calls)
+        unsent = json.dumps(asdict(_outcome(Job(**json.loads(line)), target, number))).encode() + b"\n"
+        while unsent:
+            unsent = unsent[os.write(outcomes, unsent) :]
+
+
+def _outcome(job: Job, target: str, number: mmap.mmap) -> Outcome:
+    calls = 0
+    try:
+        for body, names in job.calls(target):
+            calls += 1
+            number[:] = calls.to_bytes(_NUMBER_BYTES, sys.byteorder)
+            run_body(target, body, names)
+    except AssertionError as error:
+        return Outcome(str(error), 0)
+    except Exception as error:
+        return Outcome(f"{type(error).__name__}: {error}", 0)
+    return Outcome(None, calls)

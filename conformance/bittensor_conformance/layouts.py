@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from math import prod
 from typing import Any, TypeAlias
 
@@ -103,10 +104,17 @@ def place(values: Array, layout: str = "contiguous") -> Placed:
 
 def _poison(count: int, dtype: np.dtype[Any]) -> Array:
     """Garbage that is out of range as a code below 8 bits, NaN as a float, and large as an int32."""
-    rng = np.random.default_rng(count)
     if dtype.kind == "f":
         return np.full(count, np.nan, dtype=dtype)
+    garbage = _garbage(dtype)
+    return garbage[:count].copy() if count <= garbage.size else np.resize(garbage, count)
+
+
+@cache
+def _garbage(dtype: np.dtype[Any]) -> Array:
+    """Enough for most tensors; larger ones repeat it, at a period that is no stride of theirs."""
+    rng, period = np.random.default_rng(0), 4099
     if dtype == np.uint8:
-        return rng.integers(251, 256, count, dtype=np.uint8)
+        return rng.integers(251, 256, period, dtype=np.uint8)
     information = np.iinfo(dtype)
-    return rng.integers(information.min, information.max, count, dtype=dtype)
+    return rng.integers(information.min, information.max, period, dtype=dtype)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from math import prod
 from typing import Any, Literal, get_args
 
@@ -14,7 +14,7 @@ import bittensor
 from bittensor.prepared_weight import CANONICAL_LAYOUT
 
 from . import oracle, oracle_linear
-from .cases import call_on, check_unmodified, poisoned, snippet
+from .cases import Snippet, call_on, check_unmodified, poisoned
 from .compare import check_equal, check_floats, check_within, fail
 from .fills import Fill
 from .float_fills import FloatFill
@@ -77,27 +77,18 @@ class WeightCase:
 
     @cached_property
     def placed(self) -> dict[str, Placed]:
-        """The tensors of the weight by name."""
-        grouped = (self.n, self.groups)
-        words = oracle.pack(self.codes.codes((self.n, self.k), self.bits), self.bits)
-        placed = {"words": place(poisoned(words, self.k, self.bits, self.poison), self.layout)}
-        placed["scales"] = place_floats(self.scales.floats(grouped, self.scale_dtype), self.scale_dtype, self.layout)
-        if self.zero == "integer":
-            placed["zeros"] = place(self.zeros.codes(grouped, self.bits), self.layout)
-        if self.zero == "float":
-            offsets = self.offsets.floats(grouped, self.scale_dtype)
-            placed["offsets"] = place_floats(offsets, self.scale_dtype, self.layout)
-        return placed
+        """The tensors of the weight by name; equal cases share them."""
+        return _placed(self) if self._spells_floats else _shared_placed(self)
 
     @cached_property
     def weight(self) -> oracle_linear.Weight:
         """The oracle's view of it: what lies in memory."""
-        values = {name: each.values for name, each in self.placed.items()}
-        codes = oracle.unpack(values["words"], self.k, self.bits)
-        size = self.group_size or self.k
-        return oracle_linear.Weight(
-            codes, values["scales"], values.get("zeros"), values.get("offsets"), self.bits, size
-        )
+        return _weight(self) if self._spells_floats else _shared_weight(self)
+
+    @property
+    def _spells_floats(self) -> bool:
+        """Whether equality says too little: 0.0 == -0.0."""
+        return self.scales.values is not None or self.offsets.values is not None
 
     def quantized(self, **changes: torch.Tensor) -> bittensor.QuantizedWeight:
         """The weight as it is handed to BitTensor, with `changes` of its tensors."""
@@ -113,7 +104,7 @@ class WeightCase:
 
     def run(self, target: str, before: str = "") -> None:
         """Prepare and restore on `target`: the same weight, to the bit, and no byte of what was given has changed."""
-        text = snippet(self, target, before)
+        text = Snippet(self, target, before)
         try:
             with bittensor.use_backend(target) as backend:
                 restored = self.call()
@@ -137,6 +128,28 @@ class WeightCase:
                 values, dtype = self.placed[name].values, TORCH_DTYPES[self.scale_dtype]
                 tensor = getattr(restored, name).contiguous()
                 check_floats(tensor, values, values.shape, dtype, what=f"restored {name}", snippet=text)
+
+
+def _placed(case: WeightCase) -> dict[str, Placed]:
+    grouped, dtype, layout = (case.n, case.groups), case.scale_dtype, case.layout
+    words = oracle.pack(case.codes.codes((case.n, case.k), case.bits), case.bits)
+    placed = {"words": place(poisoned(words, case.k, case.bits, case.poison), layout)}
+    placed["scales"] = place_floats(case.scales.floats(grouped, dtype), dtype, layout)
+    if case.zero == "integer":
+        placed["zeros"] = place(case.zeros.codes(grouped, case.bits), layout)
+    if case.zero == "float":
+        placed["offsets"] = place_floats(case.offsets.floats(grouped, dtype), dtype, layout)
+    return placed
+
+
+def _weight(case: WeightCase) -> oracle_linear.Weight:
+    values = {name: each.values for name, each in case.placed.items()}
+    codes, size = oracle.unpack(values["words"], case.k, case.bits), case.group_size or case.k
+    return oracle_linear.Weight(codes, values["scales"], values.get("zeros"), values.get("offsets"), case.bits, size)
+
+
+# A sweep takes one weight with many rows, dtypes and modes.
+_shared_placed, _shared_weight = lru_cache(maxsize=32)(_placed), lru_cache(maxsize=32)(_weight)
 
 
 @dataclass(frozen=True)
@@ -208,12 +221,12 @@ class LinearCase:
 
     def run(self, target: str, before: str = "") -> None:
         """Compute on `target`, compare with the oracle, and see that the inputs are as they were."""
-        text = snippet(self, target, before)
+        text = Snippet(self, target, before)
         result = call_on(target, self, text)
         self.check(result, text, exact=is_exact(target))
         check_unmodified(self.inputs | self.weight.placed, text)
 
-    def check(self, result: torch.Tensor, text: str, *, exact: bool) -> None:
+    def check(self, result: torch.Tensor, text: object, *, exact: bool) -> None:
         """Compare a result with what exact or bounded numerics owe."""
         expected, shape = self.expected if exact else self.allowed, (*self.leading, self.weight.n)
         tensors = [each.tensor for each in (self.inputs | self.weight.placed).values()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -27,6 +28,7 @@ class ConformancePlugin:
         expected_failures: reasons by check id (expectations.py).
         done: ids of checks that are not to be run again.
         tell: is given each event as it happens, as data: "selected", "at", "record" or "error".
+        drawn: a folder in which sessions of the same run keep drawn cases (drawn_cases.py).
     """
 
     def __init__(
@@ -36,9 +38,10 @@ class ConformancePlugin:
         expected_failures: Mapping[str, str],
         done: frozenset[str] = frozenset(),
         tell: Callable[[dict[str, Any]], None] | None = None,
+        drawn: Path | None = None,
     ) -> None:
         self.effort = effort
-        self.targets = {name: Target(name, effort.applied()) for name in targets}
+        self.targets = {name: Target(name, effort.applied(), drawn=drawn) for name in targets}
         self.expected_failures = expected_failures
         self.done = done
         self.tell = tell or (lambda event: None)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
 from types import CodeType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
@@ -23,6 +23,9 @@ from .compare import fail
 
 if TYPE_CHECKING:
     from .targets import Target
+
+Script: TypeAlias = tuple[str, Mapping[str, Any]]
+"""The body of a script, and the names that it is given."""
 
 _SUITE = __package__
 _IMPORTS: Mapping[str, str] = {

@@ -45,13 +45,17 @@ class Request:
     search_seconds: float | None = None
 
 
-def run_session(request: Request, tell: Callable[[dict[str, Any]], None] | None = None) -> report.Report:
+def run_session(
+    request: Request, tell: Callable[[dict[str, Any]], None] | None = None, drawn: Path | None = None
+) -> report.Report:
     """Run the chapters on one target in this process. pytest's own output is dots.
 
-    `tell` gets each event: the ids that are to be run, the id that is being run, the record of one that was.
+    `tell` gets each event: the ids that are to be run, the id that is being run, the record of one that was. `drawn` is
+    a folder that the sessions of a run share (drawn_cases.py).
     """
     effort = Effort(request.profile, request.examples, request.search_seconds)
-    plugin = ConformancePlugin([request.target], effort, request.expected_failures, frozenset(request.done), tell)
+    done = frozenset(request.done)
+    plugin = ConformancePlugin([request.target], effort, request.expected_failures, done, tell, drawn)
     selection = ["-k", request.keyword] if request.keyword else []
     code = pytest.main(
         [
@@ -76,5 +80,5 @@ def main() -> None:
     # Hypothesis would leave a folder behind in the caller's directory.
     set_hypothesis_home_dir(path.parent)
     with path.open("a", encoding="utf-8", buffering=1) as events:
-        done = run_session(Request(**request), lambda event: print(json.dumps(event), file=events))
+        done = run_session(Request(**request), lambda event: print(json.dumps(event), file=events), path.parents[1])
         print(json.dumps({"end": {"capabilities": done["capabilities"]}}), file=events)

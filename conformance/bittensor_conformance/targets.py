@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from time import monotonic
 from typing import Protocol, TypeVar
 from zlib import crc32
@@ -14,6 +16,7 @@ from hypothesis.strategies import SearchStrategy
 from bittensor import get_backend
 from bittensor.backend import Backend, Capabilities
 
+from .drawn_cases import DrawnCases
 from .profiles import Profile, SearchTime
 
 T = TypeVar("T")
@@ -27,13 +30,19 @@ class Runnable(Protocol):
 
 @dataclass
 class Target:
-    """A backend or variant under test, and the count of examples that the current check has run on it."""
+    """A backend or variant under test, and the count of examples that the current check has run on it.
+
+    Attributes:
+        search_time: shared by the searches, where they end by time.
+        drawn: where the sessions of a run keep the cases that they have drawn, if there are others.
+    """
 
     name: str
     profile: Profile
     check_id: str = ""
     examples: int = field(default=0)
     search_time: SearchTime | None = None
+    drawn: Path | None = None
 
     @property
     def backend(self) -> Backend:
@@ -54,10 +63,36 @@ class Target:
         The seed is the check's name, so that a deterministic run draws other cases for other checks. Shrinking ends
         after the profile's budget: from then on only cases that are known to fail are run again.
         """
+        if self.drawn is not None and self.profile.deterministic:
+            kept = DrawnCases(self.drawn, f"{self.check_id} {self.profile} {cases}")
+            self._search_once(cases, check, kept)
+            return
         deadline = self.search_time.next_deadline() if self.search_time else 0.0
         self._search(cases, check)
         while monotonic() < deadline:
             self._search(cases, check)
+
+    def _search_once(self, cases: SearchStrategy[T], check: Callable[[T], None], kept: DrawnCases) -> None:
+        """As `_search`, but without drawing anew what another session has drawn, unless it fails here."""
+        known = kept.read()
+        if known is None:
+            drawn: list[bytes] = []
+
+            def keep_and_check(case: T) -> None:
+                drawn.append(pickle.dumps(case))  # before a run adds what it has worked out
+                check(case)
+
+            self._search(cases, keep_and_check)
+            kept.write(drawn)
+            return
+        try:
+            for case in known:
+                check(case)
+                self.examples += 1
+        except Exception:
+            self.examples = 0
+            self._search(cases, check)  # fails on the same case, and shrinks it
+            raise
 
     def _search(self, cases: SearchStrategy[T], check: Callable[[T], None]) -> None:
         failures: set[str] = set()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import bittensor
 
 from .cases import MatmulCase, PackCase, UnpackCase
-from .scripts import run_body, script
+from .scripts import Script
 
-_PUBLIC = """
+PUBLIC = """
 with refused(bittensor.UnsupportedOperationError):
     case.call()
 """
@@ -25,15 +25,13 @@ _DIRECT = {
 }
 
 
-def run(operation: str, bits: int, target: str, announce: Callable[[str], None]) -> int:
-    """Make an undeclared call through the public function, and on a backend that checks its own arguments."""
+def calls(operation: str, bits: int, target: str) -> Iterator[Script]:
+    """An undeclared call through the public function, and on a backend that checks its own arguments."""
     cases = {"pack": PackCase(bits, 5, (2,)), "unpack": UnpackCase(bits, 5, (2,))}
     case = cases.get(operation, MatmulCase(bits, 5, 3, (2,)))
-    refuse(target, _PUBLIC, case, announce)
+    yield PUBLIC, {"case": case}
     if bittensor.get_backend(target).capabilities.checks_arguments:
-        refuse(target, direct(operation), case, announce)
-        return 2
-    return 1
+        yield direct(operation), {"case": case}
 
 
 def direct(operation: str) -> str:
@@ -42,9 +40,3 @@ def direct(operation: str) -> str:
     if operation.startswith("linear"):
         lines.append("weight = replace(case.weight.quantized().canonical(), layout=backend.capabilities.layout)")
     return "\n".join([*lines, f"with refused(TypeError, ValueError, RuntimeError):\n    {_DIRECT[operation]}"])
-
-
-def refuse(target: str, body: str, case: object, announce: Callable[[str], None]) -> None:
-    """Run a script that holds if the call is refused, and announce it before: it may end the process."""
-    announce(script(target, body, {"case": case}))
-    run_body(target, body, {"case": case})

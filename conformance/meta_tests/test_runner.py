@@ -18,7 +18,7 @@ from bittensor_conformance.profiles import PROFILES, Effort
 from bittensor_conformance.report import Record, exit_code_of, of_run, of_target
 from bittensor_conformance.runner import run
 from bittensor_conformance.session import Request, run_session
-from bittensor_conformance.targets import expand
+from bittensor_conformance.targets import Target, expand
 
 from bittensor import get_backend
 from bittensor.backend import Capabilities
@@ -122,6 +122,24 @@ def test_the_number_of_examples_can_be_chosen(tmp_path: Path) -> None:
     assert run(["Sound"], keyword="test_pack_matches_the_oracle and 4-bit", max_examples=7, report=file) == 0
     report = json.loads(file.read_text())
     assert (report["totals"]["examples"], report["examples"]) == (7, 7)
+
+
+def test_what_one_session_has_drawn_the_others_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def session(target: str) -> dict[str, Any]:
+        request = Request(target, "ci", "test_pack_matches_the_oracle and 4-bit", {})
+        (check,) = run_session(request, drawn=tmp_path)["checks"]
+        return dict(check)
+
+    first = session("Sound")
+    assert (first["outcome"], first["examples"]) == ("passed", PROFILES["ci"].examples)
+    (path,) = tmp_path.glob("*.cases")
+    alone = run_session(Request("HighNibbleFirst", "ci", "test_pack_matches_the_oracle and 4-bit", {}))["checks"][0]
+    assert session("HighNibbleFirst")["message"] == alone["message"], "a failure is shrunk as ever"
+    monkeypatch.setattr(Target, "_search", lambda *_: pytest.fail("it was drawn again"))
+    second = session("Sound")
+    assert (second["outcome"], second["examples"]) == ("passed", first["examples"])
+    path.unlink()
+    assert session("Sound")["outcome"] == "failed", "what no session has drawn is drawn"
 
 
 def test_nightly_searches_as_long_as_it_is_told(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from bittensor.backend import Capabilities
 from bittensor.prepared_weight import EPILOGUES
 
-from ..cases import snippet
+from ..cases import Snippet
 from ..catalogue import check
 from ..compare import fail
 from ..fills import Fill
@@ -124,9 +124,9 @@ def test_float_bound_is_below_the_signal(target: Target, bits: int) -> None:
         interval = case.allowed
         signal = float(np.median(np.abs(interval.center)))
         if not float(np.median(interval.bound)) < signal / 50:
-            fail(f"the bound is {np.median(interval.bound):.3g}, the result {signal:.3g}", snippet(case, target.name))
+            fail(f"the bound is {np.median(interval.bound):.3g}, the result {signal:.3g}", Snippet(case, target.name))
         if not interval.comparable.all():
-            fail("a typical result is out of range", snippet(case, target.name))
+            fail("a typical result is out of range", Snippet(case, target.name))
         case.run(target.name)
         target.examples += 1
 

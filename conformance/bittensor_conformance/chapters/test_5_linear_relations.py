@@ -17,7 +17,7 @@ import torch
 
 from bittensor.backend import Capabilities
 
-from ..cases import check_unmodified, snippet
+from ..cases import Snippet, check_unmodified
 from ..catalogue import check
 from ..float_fills import FloatFill
 from ..layouts import LAYOUTS, OVERLAPPING
@@ -123,7 +123,7 @@ def test_linear_of_strided_inputs(target: Target, bits: int, case: Mode) -> None
             weight = replace(each.weight, layout=layout, poison=1)
             moved = replace(each, weight=weight, x_layout=layout, bias_layout=layout)
             _compare(target, "actual, expected = moved.call(), case.call()", each, moved=moved)
-            check_unmodified(moved.inputs | moved.weight.placed, snippet(moved, target.name))
+            check_unmodified(moved.inputs | moved.weight.placed, Snippet(moved, target.name))
 
 
 @check("linear", cases=_MODES, applies=_declared)

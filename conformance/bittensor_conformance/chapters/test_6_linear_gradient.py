@@ -12,7 +12,7 @@ import torch
 from bittensor.backend import Capabilities
 from bittensor.prepared_weight import EPILOGUES
 
-from ..cases import snippet
+from ..cases import Snippet
 from ..catalogue import check
 from ..compare import fail
 from ..fills import Fill
@@ -89,7 +89,7 @@ def test_gradient_bound_is_below_the_signal(target: Target, bits: int) -> None:
         if not float(np.median(case.expected.bound)) < signal / 50 or not case.expected.comparable.all():
             fail(
                 f"the bound is {np.median(case.expected.bound):.3g}, the result {signal:.3g}",
-                snippet(case, target.name),
+                Snippet(case, target.name),
             )
         case.run(target.name)
         target.examples += 1
