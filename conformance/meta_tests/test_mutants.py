@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import queue
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from rich.console import Console
 
 from conformance.mutants import record
+from conformance.mutants.build import Build
+from conformance.mutants.campaign import Campaign
 from conformance.mutants.fault import KERNELS, ROOT, CatalogueError, Fault, read_catalogue
-from conformance.mutants.judge import judge
+from conformance.mutants.judge import Machine, judge
+from conformance.mutants.process import Deadline, OutOfTimeError
 from conformance.mutants.record import Outcome, Proof
 from conformance.mutants.workspace import Workspace
 
@@ -68,11 +73,10 @@ def test_a_malformed_catalogue_is_refused(change: dict[str, Any], message: str, 
 
 
 def test_a_fault_comes_and_goes(tmp_path: Path) -> None:
-    workspace = Workspace(tmp_path, jobs=1)
+    workspace = Workspace(tmp_path, Build(tmp_path / "sound", Deadline()))
     path = workspace.sources / FAULT.file
     path.parent.mkdir(parents=True)
     path.write_text("some old text")
-    before = path.stat().st_mtime_ns
 
     def interrupted() -> None:
         with workspace.with_fault(FAULT):
@@ -82,7 +86,42 @@ def test_a_fault_comes_and_goes(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert path.read_text() == "some old text"
-    assert path.stat().st_mtime_ns == before, "or everything would be compiled again"
+
+
+def test_only_what_a_fault_changes_is_compiled_again(tmp_path: Path) -> None:
+    sound = Toolchain(tmp_path / "sound")
+    workspace = Workspace(tmp_path / "0", sound)
+    workspace.set_up()
+    file, old = "backends/cpp/src/pack.cpp", "// Packing and unpacking of matrices"
+    source, fault = workspace.sources / file, replace(FAULT, file=file, old=old, new="// faulty", targets=("cpp",))
+    library = workspace.sources / "backends/cpp/bittensor_cpp/libbittensor.so"
+    assert library.read_text() == "pack other"
+    with workspace.with_fault(fault):
+        assert "// faulty" in source.read_text()
+        assert library.read_text() == "faulty other"
+        assert (sound.outcome / "libbittensor.so").read_text() == "pack other", "no workspace but its own has the fault"
+    assert library.read_text() == "pack other"
+
+
+class Toolchain(Build):
+    """A build without a compiler: two objects, of which one is of pack.cpp, and a library of both."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, Deadline())
+        self.outcome = folder / "build"
+        self.outcome.mkdir(parents=True)
+        for name, text in (("pack.o", "pack"), ("other.o", "other"), ("libbittensor.so", "pack other")):
+            (self.outcome / name).write_text(text)
+
+    def objects_of(self, fault: Fault) -> list[str]:
+        return ["pack.o"]
+
+    def command(self, output: str) -> str:
+        source = f"{self.folder}/sources/backends/cpp/src/pack.cpp"
+        return {
+            "pack.o": f"grep -o faulty {source} > pack.o",
+            "libbittensor.so": "echo $(cat pack.o other.o) | tr -d '\\n' > libbittensor.so",
+        }[output]
 
 
 @pytest.mark.parametrize(
@@ -103,12 +142,12 @@ def test_whatever_ends_the_suite_is_a_verdict(
     script: str, finding: str | None, check: str | None, tmp_path: Path
 ) -> None:
     python = tmp_path / "python"
-    head = f"#!{sys.executable}\nimport json, os, pathlib, sys, time\npath = pathlib.Path(sys.argv[-1])\n"
+    head = f"#!{sys.executable}\nimport json, os, pathlib, sys, time\npath = pathlib.Path(sys.argv[-2])\n"
     steps = "write = lambda result: path.write_text(json.dumps(result))\nat = path.with_suffix('.check').write_text\n"
     python.write_text(head + steps + script)
     python.chmod(0o755)
     workspace: Any = SimpleNamespace(python=python)
-    verdict = judge(workspace, "cpp", "test_arguments", limit=60)
+    verdict = judge(workspace, "cpp", "test_arguments", 60, Deadline(), tmp_path)
     assert (verdict.finding, verdict.check) == (finding, check)
 
 
@@ -117,7 +156,52 @@ def test_a_suite_without_an_end_is_ended(tmp_path: Path) -> None:
     python.write_text("#!/bin/sh\nsleep 600\n")
     python.chmod(0o755)
     workspace: Any = SimpleNamespace(python=python)
-    assert judge(workspace, "cpp", "test_arguments", limit=0.2).finding == "the process ended with no end after 0 s."
+    verdict = judge(workspace, "cpp", "test_arguments", 0.2, Deadline(), tmp_path)
+    assert verdict.finding == "the process ended with no end after 0 s."
+    with pytest.raises(OutOfTimeError):
+        judge(workspace, "cpp", "test_arguments", 60, Deadline(0.2), tmp_path)
+
+
+class Trials(Campaign):
+    """A campaign whose faults and targets come to what `ends` says, without a workspace."""
+
+    ends: ClassVar[dict[str, Exception | record.State]] = {}
+
+    def run(self, faults: list[Fault]) -> None:
+        self._free = queue.SimpleQueue()
+        self._free.put(Workspace(self.folder, Build(self.folder, self.deadline)))
+        self._machine = Machine("a processor", [])
+        self._lock = threading.Lock()
+        for fault in faults:
+            self._try(fault, {})
+
+    def _outcome_of(self, fault: Fault, workspace: Workspace, limit: float) -> Outcome:
+        end = self.ends[fault.id]
+        if isinstance(end, Exception):
+            raise end
+        return outcome(end, fault.id)
+
+
+def campaign(folder: Path, deadline: Deadline) -> Trials:
+    return Trials(folder, 1, folder / "record.json", {}, Proof("digest", {}), deadline, Console(quiet=True))
+
+
+def test_a_trial_that_goes_wrong_ends_no_other(tmp_path: Path) -> None:
+    trials = campaign(tmp_path, Deadline())
+    trials.ends = {"a": "killed", "b": OSError("disk full"), "c": OutOfTimeError(), "d": "survived"}  # type: ignore[misc]
+    trials.unsound.add("cpp")
+    trials.run([*(replace(FAULT, id=name) for name in "abcd"), replace(FAULT, id="a", targets=("cpp",))])
+    assert trials.untried == {"a": "cpp may fail without it", "b": "OSError: disk full", "c": "the time was over"}
+    assert {name: each.state for name, each in record.read(trials.path).items()} == {"a": "killed", "d": "survived"}
+    assert trials._free.qsize() == 1, "the workspace is free again"
+    assert not record.show([replace(FAULT, id="a")], trials.outcomes, trials.untried, Console(quiet=True))
+
+
+def test_nothing_begins_after_the_end(tmp_path: Path) -> None:
+    trials = campaign(tmp_path, Deadline(0.0))
+    trials.ends = {"a": "killed"}  # type: ignore[misc]
+    trials.run([replace(FAULT, id="a")])
+    assert (trials.untried, trials.outcomes) == ({"a": "the time was over"}, {})
 
 
 def outcome(state: record.State, id_: str = "id") -> Outcome:
@@ -150,4 +234,4 @@ def test_the_goal(states: list[record.State], survives: str | None, good: bool) 
     faults = [replace(FAULT, id=str(i), survives=survives if state == "survived" else None)
               for i, state in enumerate(states)]  # fmt: skip
     outcomes = {fault.id: outcome(state, fault.id) for fault, state in zip(faults, states, strict=True)}
-    assert record.show(faults, outcomes, Console(quiet=True)) is good
+    assert record.show(faults, outcomes, {}, Console(quiet=True)) is good

@@ -19,6 +19,11 @@ CHAPTERS = ROOT / "conformance" / "bittensor_conformance" / "chapters"
 KERNELS = "backends/cpp/src/kernels/"
 
 
+def read_toml(path: Path) -> dict[str, Any]:
+    """The contents of a TOML file."""
+    return tomllib.loads(path.read_text(encoding="utf-8"))
+
+
 class CatalogueError(ValueError):
     """A fault that does not fit the sources, or is not well formed."""
 
@@ -83,7 +88,7 @@ def read_catalogue(folder: Path = FAULTS) -> list[Fault]:
     """
     faults: list[Fault] = []
     for path in sorted(folder.glob("*.toml")):
-        for entry in tomllib.loads(path.read_text(encoding="utf-8"))["fault"]:
+        for entry in read_toml(path)["fault"]:
             faults.append(_fault(entry, path.name))
     seen: set[str] = set()
     for fault in faults:

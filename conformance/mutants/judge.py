@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import signal
-import subprocess
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 
-from .workspace import BuildError, Workspace, child_environment
+from .build import BuildError
+from .process import Deadline, OutOfTimeError, run_group
+from .workspace import Workspace, child_environment
 
 _SESSION = Path(__file__).with_name("session.py")
 
@@ -34,29 +33,32 @@ class Verdict:
     seconds: float
 
 
-def judge(workspace: Workspace, target: str, first_chapter: str, limit: float) -> Verdict:
-    """Run the suite on `target` for at most `limit` seconds. A process that dies or comes to no end has failed."""
+def judge(
+    workspace: Workspace, target: str, first_chapter: str, limit: float, deadline: Deadline, drawn: Path
+) -> Verdict:
+    """Run the suite on `target` for at most `limit` seconds. A process that dies or comes to no end has failed.
+
+    `drawn` is a folder in which runs of the suite on the same sources share what they have drawn.
+
+    Raises:
+        OutOfTimeError: the run's time is over before anything is certain.
+    """
     started = monotonic()
+    left = deadline.left()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "verdict.json"
-        command = [str(workspace.python), str(_SESSION), target, first_chapter, str(path)]
-        # A session of its own, so that what it starts ends with it.
-        process = subprocess.Popen(
-            command, env=child_environment(), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, start_new_session=True,
-        )  # fmt: skip
-        try:
-            output, _ = process.communicate(timeout=limit)
-            ending = _ending(process.returncode)
-        except subprocess.TimeoutExpired:
-            ending = f"no end after {limit:.0f} s"
-            os.killpg(process.pid, signal.SIGKILL)
-            output, _ = process.communicate()
-        finally:
-            with contextlib.suppress(ProcessLookupError):  # what the suite started and left
-                os.killpg(process.pid, signal.SIGKILL)
+        command = [str(workspace.python), str(_SESSION), target, first_chapter, str(path), str(drawn)]
+        code, output = run_group(
+            command,
+            folder=Path(folder),
+            environment=child_environment(),
+            seconds=limit if left is None else min(limit, left),
+        )
+        if code is None and deadline.is_over:
+            raise OutOfTimeError
         seconds = round(monotonic() - started, 1)
         if not path.exists():
+            ending = f"no end after {limit:.0f} s" if code is None else _ending(code)
             running = path.with_suffix(".check")
             check = running.read_text(encoding="utf-8") if running.exists() else None
             last = output.strip().splitlines()[-1:] or [""]
@@ -70,16 +72,30 @@ def judge(workspace: Workspace, target: str, first_chapter: str, limit: float) -
     return Verdict(target, failed["message"].strip().partition("\n")[0][:300], failed["check"], seconds)
 
 
-def supported_targets(workspace: Workspace, backends: Iterable[str]) -> list[str]:
-    """What can be judged on this machine: each of the backends, and the variants that the machine supports."""
-    code = "import json, sys, bittensor_conformance.targets as t; print(json.dumps(t.expand(sys.argv[1:])))"
-    done = subprocess.run(
-        [str(workspace.python), "-c", code, *sorted(backends)],
-        env=child_environment(), capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if done.returncode != 0:
-        raise BuildError(f"the suite finds no targets: {done.stderr[-2000:]}")
-    return list(json.loads(done.stdout))
+@dataclass(frozen=True)
+class Machine:
+    """Its processor, and what can be judged on it."""
+
+    cpu: str
+    targets: list[str]
+
+
+def describe_machine(workspace: Workspace, backends: Iterable[str]) -> Machine:
+    """The machine as the suite sees it: each of the backends, and the variants that are supported here.
+
+    Raises:
+        BuildError: the suite cannot be imported, or a backend cannot.
+    """
+    code = (
+        "import json, sys\n"
+        "from bittensor_conformance import report, targets\n"
+        "print('\\n' + json.dumps([report.machine()['cpu'], targets.expand(sys.argv[1:])]))"
+    )
+    command = [str(workspace.python), "-c", code, *sorted(backends)]
+    status, output = run_group(command, environment=child_environment())
+    if status != 0:
+        raise BuildError(f"the suite finds no targets: {output[-2000:]}")
+    return Machine(*json.loads(output.strip().splitlines()[-1]))
 
 
 def _ending(code: int) -> str:

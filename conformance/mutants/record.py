@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import date
 from importlib.metadata import version
@@ -70,7 +71,10 @@ def write(path: Path, outcomes: dict[str, Outcome], proof: Proof, machine: str) 
     lines = ",\n  ".join(json.dumps(asdict(outcomes[name])) for name in sorted(outcomes))
     text = json.dumps(head, indent=1)[:-2] + f',\n "faults": [\n  {lines}\n ]\n}}\n'
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    # Whole at any moment: a run may be ended while it writes.
+    unfinished = path.with_name(f"{path.name}.part")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)
 
 
 def read(path: Path) -> dict[str, Outcome]:
@@ -95,10 +99,11 @@ def score(outcomes: list[Outcome]) -> float | None:
     return round(sum(each.state == "killed" for each in run) / len(run), 4) if run else None
 
 
-def show(faults: list[Fault], outcomes: dict[str, Outcome], console: Console) -> bool:
+def show(faults: list[Fault], outcomes: dict[str, Outcome], untried: Mapping[str, str], console: Console) -> bool:
     """Print who found how much, and the survivors; returns whether the suite has the teeth that it should have.
 
-    It has if no fault is invalid, at least `GOAL` of them are killed, and the catalogue explains every survivor.
+    It has if every fault was tried and none is invalid, at least `GOAL` of them are killed, and the catalogue explains
+    every survivor. `untried` says why the run has nothing to say of a fault.
     """
     mine = [outcomes[fault.id] for fault in faults if fault.id in outcomes]
     table = Table(title="faults by chapter that found them")
@@ -124,9 +129,11 @@ def show(faults: list[Fault], outcomes: dict[str, Outcome], console: Console) ->
             console.print(f"{outcome.state.upper()} {fault.id}: {outcome.finding}", markup=False, highlight=False)
         elif fault.survives is not None:
             console.print(f"KILLED {fault.id}, which should survive: {fault.survives}", markup=False, highlight=False)
+    for name, reason in sorted(untried.items()):
+        console.print(f"UNTRIED {name}: {reason}", markup=False, highlight=False)
     reached = score(mine)
     killed = sum(each.state == "killed" for each in mine)
     run = sum(each.state in ("killed", "survived") for each in mine)
     invalid = sum(each.state == "invalid" for each in mine)
     console.print(f"{killed} of {run} faults killed, {invalid} invalid, of {len(faults)} selected", highlight=False)
-    return reached is not None and reached >= GOAL and not invalid and not unexplained
+    return reached is not None and reached >= GOAL and not (invalid or unexplained or untried)

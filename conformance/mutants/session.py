@@ -16,10 +16,11 @@ from bittensor_conformance.plugin import ConformancePlugin
 from bittensor_conformance.profiles import Effort
 
 
-def main(target: str, first_chapter: str, verdict: Path) -> None:
+def main(target: str, first_chapter: str, verdict: Path, drawn: Path) -> None:
     """Write the status of `target` to `verdict`, with the check that failed.
 
-    While the suite runs, the file beside it that ends in ``.check`` names the check that it is at.
+    While the suite runs, the file beside it that ends in ``.check`` names the check that it is at. `drawn` is a folder
+    that all runs on the same sources share.
     """
     suite = Path(bittensor_conformance.__file__).parent
 
@@ -28,7 +29,7 @@ def main(target: str, first_chapter: str, verdict: Path) -> None:
             verdict.with_suffix(".check").write_text(event["at"], encoding="utf-8")
 
     effort = Effort("ci", shrink_seconds=0)  # a verdict needs no small counterexample
-    plugin = ConformancePlugin([target], effort, {}, frozenset(), tell)
+    plugin = ConformancePlugin([target], effort, {}, frozenset(), tell, drawn)
     chapters = sorted((suite / "chapters").glob("test_*.py"), key=lambda path: (path.stem != first_chapter, path))
     pytest.main(
         [
@@ -45,4 +46,4 @@ def main(target: str, first_chapter: str, verdict: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]))
+    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4]))

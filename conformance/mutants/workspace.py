@@ -2,52 +2,46 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
 import os
 import shutil
-import subprocess
 import sys
-import sysconfig
 import venv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .fault import ROOT, Fault
+from .build import Build, copy_sources
+from .fault import ROOT, Fault, read_toml
 
-_SOURCES = ("CMakeLists.txt", "backends", "bittensor", "conformance/bittensor_conformance")
 _PACKAGES = (
     "bittensor",
     "backends/reference/bittensor_reference",
     "backends/cpp/bittensor_cpp",
     "conformance/bittensor_conformance",
 )
-_DISTRIBUTION = "packed-bittensor"
-_LIBRARY = "backends/cpp/libbittensor.so"
-
-
-class BuildError(Exception):
-    """The sources do not compile; the message is the compiler's."""
+_BACKENDS = ("cpp", "reference")
 
 
 class Workspace:
-    """The sources in a folder, built there and importable by a Python of its own.
+    """The sources in a folder, importable by a Python of its own.
 
-    That Python sees the packages of the one that runs this, but the copy in place of the installed project: the
-    environment has the project's packages and its entry points, and takes all else from the other as a plain folder,
-    whose ``.pth`` files, such as those of an editable installation, are not read.
+    That Python sees the packages of the one that runs this, but the copy in place of the project, whether it is
+    installed there or not: the environment has the project's packages and its entry points, and takes all else from
+    the other as plain folders, whose ``.pth`` files, such as those of an editable installation, are not read.
+
+    Of what is compiled it has links to the sound build. Only what a fault changes is compiled again, by the commands of
+    that build with this folder in the place of its own, and is a link again when the fault goes.
 
     Args:
-        folder: where; what another run built there is used again.
-        jobs: compilers at a time.
+        folder: where; what another run left there is used again.
+        build: the sound build.
     """
 
-    def __init__(self, folder: Path, jobs: int) -> None:
+    def __init__(self, folder: Path, build: Build) -> None:
+        self.folder = folder
         self.sources = folder / "sources"
-        self.jobs = jobs
+        self._sound = build
         self._build = folder / "build"
-        self._sound = folder / "sound"
         self._environment = folder / "environment"
 
     @property
@@ -56,18 +50,11 @@ class Workspace:
         return self._environment / "bin" / "python"
 
     def set_up(self) -> None:
-        """Copy the sources and build them.
-
-        Raises:
-            BuildError: they do not compile.
-        """
-        for name in _SOURCES:
-            _copy_changed(ROOT / name, self.sources / name)
+        """Copy the sources, link what is compiled, and make the environment."""
+        copy_sources(self.sources)
+        shutil.rmtree(self._build, ignore_errors=True)
+        self._link()
         self._make_environment()
-        self._configure()
-        self._run([*_cmake(), "--build", str(self._build), "--parallel", str(self.jobs)])
-        self._install()
-        self._keep_outputs()
 
     @contextmanager
     def with_fault(self, fault: Fault) -> Iterator[None]:
@@ -75,133 +62,79 @@ class Workspace:
 
         Raises:
             BuildError: they do not compile.
+            OutOfTimeError: the run's time is over.
         """
         path = self.sources / fault.file
-        sound, status = path.read_text(encoding="utf-8"), path.stat()
+        sound = path.read_text(encoding="utf-8")
         path.write_text(fault.applied(sound), encoding="utf-8")
         try:
             if fault.is_compiled:
-                self._rebuild(fault)
+                self._compile(fault)
             yield
         finally:
-            # What was compiled first: if this is interrupted, the next run builds what the file belongs to.
-            if fault.is_compiled:
-                self._restore_outputs()
-                self._install()
             path.write_text(sound, encoding="utf-8")
-            os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+            if fault.is_compiled:
+                self._link()
 
-    def _keep_outputs(self) -> None:
-        shutil.rmtree(self._sound, ignore_errors=True)
-        for path in self._outputs():
-            kept = self._sound / path.relative_to(self._build)
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(path, kept)
+    def _compile(self, fault: Fault) -> None:
+        changed = self._sound.objects_of(fault)
+        libraries = [str(path) for path in self._sound.outputs() if path.suffix == ".so"]
+        commands = {library: self._sound.command(library) for library in libraries}
+        for name in changed:
+            self._run(name, self._sound.command(name))
+        for library, command in commands.items():
+            if any(name in command.split() for name in changed):
+                self._run(library, command)
 
-    def _restore_outputs(self) -> None:
-        """Put back what was compiled from the sound sources, instead of compiling it again."""
-        for path in self._outputs():
-            kept = self._sound / path.relative_to(self._build)
-            if kept.exists() and kept.stat().st_mtime_ns != path.stat().st_mtime_ns:
-                shutil.copy2(kept, path)
+    def _run(self, output: str, command: str) -> None:
+        path = self._build / output
+        path.unlink()  # a link: what it points to is everybody's
+        self._sound.run(["sh", "-c", command.replace(str(self._sound.folder), str(self.folder))], self._build)
 
-    def _outputs(self) -> list[Path]:
-        return [path for pattern in ("*.o", "*.so") for path in self._build.rglob(pattern)]
-
-    def _rebuild(self, fault: Fault) -> None:
-        if not fault.kernels:
-            self._run([*_cmake(), "--build", str(self._build), "--parallel", str(self.jobs)])
-        else:
-            # Only the kernels of the fault's targets, and the library from them and the objects of the others.
-            folder = "backends/cpp/CMakeFiles/bittensor.dir/src/kernels"
-            objects = [f"{folder}/{isa}.cpp.o" for isa in fault.kernels]
-            self._run([_tool("ninja"), "-C", str(self._build), "-j", str(self.jobs), *objects])
-            commands = self._run([_tool("ninja"), "-C", str(self._build), "-t", "commands", _LIBRARY])
-            self._run(["sh", "-c", commands.strip().splitlines()[-1]], self._build)
-        self._install()
-
-    def _configure(self) -> None:
-        if (self._build / "build.ninja").exists():
-            return
-        pybind11 = Path(sysconfig.get_path("purelib")) / "pybind11" / "share" / "cmake" / "pybind11"
-        options = {
-            "CMAKE_BUILD_TYPE": "Release",
-            "CMAKE_MAKE_PROGRAM": _tool("ninja"),
-            "BITTENSOR_PYTHON": "ON",
-            "Python_EXECUTABLE": sys.executable,
-            "pybind11_DIR": str(pybind11),
-        }
-        definitions = [f"-D{name}={value}" for name, value in options.items()]
-        self._run([*_cmake(), "-S", str(self.sources), "-B", str(self._build), "-G", "Ninja", *definitions])
-
-    def _install(self) -> None:
-        self._run([*_cmake(), "--install", str(self._build), "--prefix", str(self._packages())])
+    def _link(self) -> None:
+        """Have the build's outputs, and its libraries where Python finds them."""
+        for name in self._sound.outputs():
+            output = self._sound.folder / "build" / name
+            _link(self._build / name, output)
+            if name.suffix == ".so":
+                _link(self.sources / "backends" / "cpp" / "bittensor_cpp" / name.name, self._build / name)
 
     def _make_environment(self) -> None:
         if not self.python.exists():
             venv.create(self._environment, symlinks=True)
         packages = self._packages()
-        (packages / "environment.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
+        installed = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
+        (packages / "environment.pth").write_text("".join(f"{path}\n" for path in installed))
         for name in _PACKAGES:
-            link = packages / Path(name).name
-            link.unlink(missing_ok=True)
-            link.symlink_to(self.sources / name)
-        installed = importlib.metadata.distribution(_DISTRIBUTION)
-        metadata = packages / f"packed_bittensor-{installed.version}.dist-info"
+            _link(packages / Path(name).name, self.sources / name)
+        project = read_toml(ROOT / "pyproject.toml")["project"]
+        metadata = packages / f"packed_bittensor-{project['version']}.dist-info"
         metadata.mkdir(exist_ok=True)
-        for name in ("METADATA", "entry_points.txt"):
-            (metadata / name).write_text(installed.read_text(name) or "")
+        head = f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
+        (metadata / "METADATA").write_text(head)
+        points = project["entry-points"]["bittensor.backends"]
+        lines = "".join(f"{name} = {points[name]}\n" for name in _BACKENDS)
+        (metadata / "entry_points.txt").write_text(f"[bittensor.backends]\n{lines}")
 
     def _packages(self) -> Path:
         version = f"python{sys.version_info.major}.{sys.version_info.minor}"
         return self._environment / "lib" / version / "site-packages"
 
-    def _run(self, command: Sequence[str], folder: Path | None = None) -> str:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise BuildError(f"{' '.join(command)}\n{(done.stdout + done.stderr)[-4000:]}")
-        return done.stdout
-
-
-def sources_digest() -> str:
-    """Changes with the sources that a workspace copies."""
-    digest = hashlib.sha256()
-    for name in _SOURCES:
-        for path in sorted(path for path in (ROOT / name, *(ROOT / name).rglob("*")) if path.is_file()):
-            if path.suffix != ".pyc":
-                digest.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()[:16]
-
 
 def child_environment() -> dict[str, str]:
-    """Variables for a process of the workspace. Compiled Python is not kept: a fault may be as long as what was."""
+    """Variables for a process of a workspace.
+
+    Compiled Python is not kept: a fault may be as long as what was. Threads that wait do so asleep: other workspaces
+    need the processors.
+    """
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("BITTENSOR_", "PYTHON"))}
-    return {**kept, "PYTHONDONTWRITEBYTECODE": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}
+    own = {"PYTHONDONTWRITEBYTECODE": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}
+    return {**kept, **own, "OMP_WAIT_POLICY": "PASSIVE"}
 
 
-def _copy_changed(source: Path, target: Path) -> None:
-    """Make `target` the same as `source`; files that are the same keep their time, so that they are not built again."""
-    if source.is_file():
-        if not target.exists() or target.read_bytes() != source.read_bytes():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(source.read_bytes())
+def _link(path: Path, target: Path) -> None:
+    if path.is_symlink() and path.readlink() == target:
         return
-    names = {path.name for path in source.iterdir() if path.name != "__pycache__"}
-    target.mkdir(parents=True, exist_ok=True)
-    for path in target.iterdir():
-        if path.name not in names and path.suffix != ".so" and path.name != "include":  # what the build installed
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    for name in names:
-        _copy_changed(source / name, target / name)
-
-
-def _tool(name: str) -> str:
-    beside = Path(sys.executable).with_name(name)
-    found = str(beside) if beside.exists() else shutil.which(name)
-    if found is None:
-        raise BuildError(f"{name}: not found; requirements/dev.txt has it")
-    return found
-
-
-def _cmake() -> list[str]:
-    return [_tool("cmake")]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    path.symlink_to(target)
