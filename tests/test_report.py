@@ -57,7 +57,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write(folder, name, limits, [limit_row("int8 M=8", ratio=0.6 * factor)], cpu=name)
     counts = (1, 2, 4)
     threads = [limit_row(f"M={m}, {n} threads", n, n * 0.9, f"M={m}") for m in (1, 8) for n in counts]
-    write(folder, "threads", limits, threads)
+    write(folder, "threads-one", limits, threads, cpu="one")
+    write(folder, "threads-two", limits, [row | {"ratio": row["ratio"] * 0.7} for row in threads], cpu="two", cpus=8)
     timings = []
     for m in (1, 8, 128):
         for name, speed in (("bittensor int8", 40.0), ("bittensor float", 20.0), ("rival", 10.0), ("limit", 90.0)):
@@ -100,7 +101,10 @@ def test_page_stands_alone(built: Path) -> None:
     assert 'href="http' not in text
     assert "Some CPU &lt;9000&gt;" in text
     assert "9 of 9" in text
-    assert "linear, beside each other" in text
+    for program in ("linear", "threads"):
+        assert f"{program}, beside each other" in text
+    table = text[text.index("linear, beside each other") :]
+    assert '<td class="text">int8 M=8 (GOP/s)</td><td class="number">60</td><td class="number">66</td>' in table
     assert "asv has stored results of fewer than two commits" in text
 
 

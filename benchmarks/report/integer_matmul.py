@@ -1,6 +1,6 @@
 """Packing and the integer product against the limits of the machine and against torch, in one run.
 
-    python -m benchmarks.report.integer_matmul [--name NAME] [--rounds N] [--threads N]
+    python -m benchmarks.report.integer_matmul [--name NAME] [--rounds N] [--seconds S] [--threads N]
 
 Measures operations and limits in turn, writes benchmarks/results/NAME.json, and prints the table. The claims:
 
@@ -24,7 +24,7 @@ from torch.nn.functional import linear
 import bittensor
 
 from . import program
-from .measure import Sample, interleaved, rate, seconds_per_call, with_threads
+from .measure import Rounds, Sample, interleaved, rate, seconds_per_call, with_threads
 from .record import Row, Target
 
 BITS = 4
@@ -39,7 +39,7 @@ PEAK = Target("at least", 0.6)
 SMALL = Target("at most", 1.5)
 
 
-def packing(threads: int, rounds: int, isa: str) -> list[Row]:
+def packing(threads: int, rounds: Rounds, isa: str) -> list[Row]:
     codes = torch.randint(0, 2**BITS, (CODE_BYTES // FEATURES, FEATURES), dtype=torch.uint8)
     words = bittensor.pack_weights(codes, BITS)
     codes_again = torch.zeros_like(codes)
@@ -77,7 +77,7 @@ def packing(threads: int, rounds: int, isa: str) -> list[Row]:
     return [*public, *against_used, *in_use, row(used_copy, memcpy)]
 
 
-def one_row(threads: int, rounds: int) -> list[Row]:
+def one_row(threads: int, rounds: Rounds) -> list[Row]:
     x = torch.randint(0, 2**BITS, (1, FEATURES), dtype=torch.uint8)
     copies = itertools.cycle([new_weight() for _ in range(ROTATED_WEIGHTS)])
     total = ROTATED_WEIGHTS * WEIGHT_BYTES
@@ -94,7 +94,7 @@ def one_row(threads: int, rounds: int) -> list[Row]:
     return [Row.of(taken, figure, limit, claim="b", threads=threads, unit="GB/s", target=MEMORY)]
 
 
-def more_rows(threads: int, rounds: int, isa: str) -> list[Row]:
+def more_rows(threads: int, rounds: Rounds, isa: str) -> list[Row]:
     weight = new_weight()
     limit = f"int8 peak, {isa}"
     samples: dict[str, Sample] = {limit: lambda: _native.int8_peak(isa, threads, 0.02, 3) / 1e9}
@@ -113,7 +113,7 @@ def more_rows(threads: int, rounds: int, isa: str) -> list[Row]:
     ]
 
 
-def smallest(threads: int, rounds: int) -> list[Row]:
+def smallest(threads: int, rounds: Rounds) -> list[Row]:
     x = torch.randint(0, 2**BITS, (1, 16), dtype=torch.uint8)
     codes = torch.randint(0, 2**BITS, (8, 16), dtype=torch.uint8)
     bias = torch.randint(0, 2**BITS, (8,), dtype=torch.uint8)
@@ -139,12 +139,12 @@ def new_weight() -> torch.Tensor:
     return bittensor.pack_weights(torch.randint(0, 2**BITS, (FEATURES, FEATURES), dtype=torch.uint8), BITS)
 
 
-def measure(threads: int, rounds: int, isa: str) -> list[Row]:
+def measure(threads: int, rounds: Rounds, isa: str) -> list[Row]:
     return [
         *packing(threads, rounds, isa),
         *one_row(threads, rounds),
         *more_rows(threads, rounds, isa),
-        *smallest(threads, 5 * rounds),
+        *smallest(threads, rounds.times(5)),
     ]
 
 

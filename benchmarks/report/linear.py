@@ -1,6 +1,6 @@
 """The group-quantized linear against the limits of the machine, in one run.
 
-    python -m benchmarks.report.linear [--name NAME] [--rounds N] [--threads N]
+    python -m benchmarks.report.linear [--name NAME] [--rounds N] [--seconds S] [--threads N]
 
 Measures operations and limits in turn, writes benchmarks/results/NAME.json, and prints the table. All calls go through
 `bittensor.linear`, 4 bits, symmetric, float16 scales. The claims:
@@ -24,7 +24,7 @@ from bittensor_cpp import _native
 import bittensor
 
 from . import program
-from .measure import Sample, interleaved, rate, with_threads
+from .measure import Rounds, Sample, interleaved, rate, with_threads
 from .record import Row, Target
 
 FEATURES = 4096  # N and K
@@ -61,7 +61,7 @@ def multiply(rows: int, weight: bittensor.QuantizedWeight, mode: str, threads: i
 
 
 def many_rows(
-    mode: str, targets: dict[tuple[int, int], float | None], threads: int, rounds: int, isa: str
+    mode: str, targets: dict[tuple[int, int], float | None], threads: int, rounds: Rounds, isa: str
 ) -> list[Row]:
     limit = f"int8 peak, {isa}" if mode == "int8" else f"float32 peak, {isa}"
     peak = _native.int8_peak if mode == "int8" else _native.fma_peak
@@ -85,7 +85,7 @@ def many_rows(
     ]
 
 
-def one_row(mode: str, group_size: int, threads: int, rounds: int) -> list[Row]:
+def one_row(mode: str, group_size: int, threads: int, rounds: Rounds) -> list[Row]:
     x = torch.randn(1, FEATURES)
     weights = [new_weight(group_size) for _ in range(ROTATED_WEIGHTS)]
     for weight in weights:
@@ -104,7 +104,7 @@ def one_row(mode: str, group_size: int, threads: int, rounds: int) -> list[Row]:
     return [Row.of(taken, figure, limit, claim=claim, threads=threads, unit="GB/s", target=at_least(MEMORY_TARGET))]
 
 
-def instruction_sets(threads: int, rounds: int) -> list[Row]:
+def instruction_sets(threads: int, rounds: Rounds) -> list[Row]:
     weight = new_weight(128)
     rows = []
     for isa, target in ISA_TARGETS.items():
@@ -116,13 +116,13 @@ def instruction_sets(threads: int, rounds: int) -> list[Row]:
             return _native.int8_peak(isa, threads, 0.02, 3) / 1e9
 
         taken = interleaved(
-            {figure: multiply(128, weight, "int8", threads, f"cpp:{isa}"), limit: peak}, max(rounds // 2, 3)
+            {figure: multiply(128, weight, "int8", threads, f"cpp:{isa}"), limit: peak}, rounds.times(0.5)
         )
         rows.append(Row.of(taken, figure, limit, claim="c", threads=threads, unit="GOP/s", target=at_least(target)))
     return rows
 
 
-def two_threads(rounds: int) -> list[Row]:
+def two_threads(rounds: Rounds) -> list[Row]:
     weight = new_weight(128)
     rows = []
     for count in (8, 128):
@@ -136,7 +136,7 @@ def two_threads(rounds: int) -> list[Row]:
     return rows
 
 
-def gradients(threads: int, rounds: int, isa: str) -> list[Row]:
+def gradients(threads: int, rounds: Rounds, isa: str) -> list[Row]:
     backend = bittensor.get_backend("cpp")
     prepared = backend.prepare(new_weight(128))
     limit = f"float32 peak, {isa}"
@@ -152,7 +152,7 @@ def gradients(threads: int, rounds: int, isa: str) -> list[Row]:
     ]
 
 
-def measure(threads: int, rounds: int, isa: str) -> list[Row]:
+def measure(threads: int, rounds: Rounds, isa: str) -> list[Row]:
     return [
         *many_rows("int8", INT8_TARGETS, threads, rounds, isa),
         *one_row("int8", 128, threads, rounds),
