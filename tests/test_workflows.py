@@ -72,7 +72,7 @@ def test_what_a_target_needs_is_installed_before() -> None:
             run = [step["run"].removeprefix("make ") for step in job["steps"] if "run" in step]
             for target in {"gate", "bench-continuous"}.intersection(run):
                 before = run[: run.index(target)]
-                assert "system-packages" in before, f"{workflow.name}, job {name}: make {target} has no ccache, valgrind"
+                assert "system-packages" in before, f"{workflow.name}, job {name}: {target} lacks ccache or valgrind"
 
 
 def test_nightly_runs_what_takes_hours() -> None:
