@@ -17,8 +17,7 @@ class PackedMatmul(Timing):
         use(backend, "packed_matmul", bits, steps=m * n_and_k**2)
         torch.manual_seed(0)
         self.x = torch.randint(0, 2**bits, (m, n_and_k), dtype=torch.uint8)
-        codes = torch.randint(0, 2**bits, (n_and_k, n_and_k), dtype=torch.uint8)
-        self.weight = bittensor.pack_weights(codes, bits)
+        self.weight = torch.randint(-(2**63), 2**63 - 1, (n_and_k, n_and_k * bits // 64))  # codes, 64 bits at a time
 
     def time_packed_matmul(self, backend: str, m: int, n_and_k: int, bits: int) -> None:
         bittensor.packed_matmul(self.x, self.weight, bits=bits)
