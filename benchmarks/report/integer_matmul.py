@@ -23,7 +23,7 @@ from torch.nn.functional import linear
 
 import bittensor
 
-from . import program
+from . import machine, program
 from .measure import Rounds, Sample, interleaved, rate, seconds_per_call, with_threads
 from .record import Row, Target
 
@@ -31,7 +31,7 @@ BITS = 4
 FEATURES = 4096  # N and K
 CODE_BYTES = 64 * 2**20
 WEIGHT_BYTES = FEATURES * FEATURES * BITS // 8
-ROTATED_WEIGHTS = 16  # 128 MiB: beyond the caches
+LEAST_ROTATED = 16  # weights, 128 MiB
 
 COPY = Target("at least", 0.5)
 MEMORY = Target("at least", 0.8)
@@ -79,8 +79,9 @@ def packing(threads: int, rounds: Rounds, isa: str) -> list[Row]:
 
 def one_row(threads: int, rounds: Rounds) -> list[Row]:
     x = torch.randint(0, 2**BITS, (1, FEATURES), dtype=torch.uint8)
-    copies = itertools.cycle([new_weight() for _ in range(ROTATED_WEIGHTS)])
-    total = ROTATED_WEIGHTS * WEIGHT_BYTES
+    count = max(LEAST_ROTATED, 2 * machine.last_level_cache() // WEIGHT_BYTES)  # twice what the caches hold
+    copies = itertools.cycle([new_weight() for _ in range(count)])
+    total = count * WEIGHT_BYTES
     figure, limit = "packed_matmul M=1, weights from memory", f"read {total >> 20} MiB"
     taken = interleaved(
         {
@@ -136,7 +137,7 @@ def smallest(threads: int, rounds: Rounds) -> list[Row]:
 
 
 def new_weight() -> torch.Tensor:
-    return bittensor.pack_weights(torch.randint(0, 2**BITS, (FEATURES, FEATURES), dtype=torch.uint8), BITS)
+    return torch.randint(-(2**63), 2**63 - 1, (FEATURES, FEATURES * BITS // 64))  # codes, 64 bits at a time
 
 
 def measure(threads: int, rounds: Rounds, isa: str) -> list[Row]:

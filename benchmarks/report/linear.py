@@ -23,12 +23,12 @@ from bittensor_cpp import _native
 
 import bittensor
 
-from . import program
+from . import machine, program
 from .measure import Rounds, Sample, interleaved, rate, with_threads
 from .record import Row, Target
 
 FEATURES = 4096  # N and K
-ROTATED_WEIGHTS = 16  # more than 128 MiB: beyond the caches
+LEAST_ROTATED = 16  # weights, more than 128 MiB
 
 INT8_TARGETS = {(128, 8): 0.70, (128, 128): 0.80, (128, 512): 0.80, (32, 8): None, (32, 128): 0.66}
 FLOAT_TARGETS = {(128, 8): None, (128, 128): 0.70}
@@ -44,9 +44,9 @@ def at_least(ratio: float | None) -> Target | None:
 
 def new_weight(group_size: int) -> bittensor.QuantizedWeight:
     """Random codes and scales: the time does not depend on them."""
-    codes = torch.randint(0, 16, (FEATURES, FEATURES), dtype=torch.uint8)
+    words = torch.randint(-(2**63), 2**63 - 1, (FEATURES, FEATURES // 16))
     scales = torch.rand(FEATURES, FEATURES // group_size).to(torch.float16) / 100
-    return bittensor.QuantizedWeight.from_codes(codes, scales, group_size=group_size, bits=4)
+    return bittensor.QuantizedWeight(words, scales, shape=(FEATURES, FEATURES), group_size=group_size, bits=4)
 
 
 def multiply(rows: int, weight: bittensor.QuantizedWeight, mode: str, threads: int, backend: str = "cpp") -> Sample:
@@ -87,16 +87,17 @@ def many_rows(
 
 def one_row(mode: str, group_size: int, threads: int, rounds: Rounds) -> list[Row]:
     x = torch.randn(1, FEATURES)
-    weights = [new_weight(group_size) for _ in range(ROTATED_WEIGHTS)]
+    size = FEATURES * FEATURES // 2 + 2 * FEATURES * FEATURES // group_size
+    count = max(LEAST_ROTATED, 2 * machine.last_level_cache() // size)  # twice what the caches hold
+    weights = [new_weight(group_size) for _ in range(count)]
     for weight in weights:
         bittensor.linear(x, weight)  # brings it into the layout of the backend
     copies = itertools.cycle(weights)
-    size = FEATURES * FEATURES // 2 + 2 * FEATURES * FEATURES // group_size
-    figure, limit = f"{mode} g{group_size} M=1, weights from memory", f"read {ROTATED_WEIGHTS * size >> 20} MiB"
+    figure, limit = f"{mode} g{group_size} M=1, weights from memory", f"read {count * size >> 20} MiB"
     taken = interleaved(
         {
             figure: with_threads(threads, rate(size, lambda: bittensor.linear(x, next(copies), activation_mode=mode))),
-            limit: lambda: _native.read_bandwidth(ROTATED_WEIGHTS * size, threads, 0.02, 2) / 1e9,
+            limit: lambda: _native.read_bandwidth(count * size, threads, 0.02, 2) / 1e9,
         },
         rounds,
     )
