@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -191,3 +192,14 @@ def test_an_earlier_tree_is_extracted(tmp_path: Path) -> None:
     tree = builds.extract("HEAD", tmp_path / "tree")
     assert (tree / "backends/cpp/src/dispatch.cpp").is_file()
     assert not (tree / ".git").exists()
+
+
+def test_every_kind_of_kernel_has_cases() -> None:
+    """What the gate says when it runs, before it runs: it takes minutes, and nobody runs it for each change."""
+    table = (builds.ROOT / "backends/cpp/include/bittensor/kernel_table.hpp").read_text(encoding="utf-8")
+    found = re.search(r"enum class KernelKind[^{]*\{(.*?)\}", table, re.DOTALL)
+    assert found is not None
+    kinds = re.findall(r"^\s*(\w+),", re.sub(r"//.*", "", found[1]), re.MULTILINE)
+    assert "pack_row" in kinds
+    cases = (builds.ROOT / builds.CASES / "cases.cpp").read_text(encoding="utf-8")
+    assert [kind for kind in kinds if f"KernelKind::{kind}," not in cases] == []
