@@ -10,6 +10,7 @@ from asv_runner.benchmarks.mark import SkipNotImplemented
 import bittensor
 
 from .backends import FAST_BACKENDS, Timing, use
+from .weights import random_weight
 
 FEATURES = 1024
 HEADS, SHARED_HEADS, HEAD_SIZE = 9, 3, 64
@@ -31,8 +32,7 @@ class FusedLinear(Timing):
 
     def setup(self, backend: str, beside: str, rows: int) -> None:
         self.fused = fused_operations(backend)
-        weight = bittensor.quantize(torch.randn(FEATURES, FEATURES), 4, 32)
-        self.weight = bittensor.current_backend().prepare(weight)
+        self.weight = bittensor.current_backend().prepare(random_weight(FEATURES, FEATURES, 32))
         self.x = torch.randn(rows, FEATURES * (2 if beside == "gated" else 1))
         self.beside = {
             "norm": {"norm": (torch.ones(FEATURES), 1e-5)},

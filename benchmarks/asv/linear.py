@@ -7,6 +7,7 @@ import torch
 import bittensor
 
 from .backends import BACKENDS, FAST_BACKENDS, Timing, use
+from .weights import random_weight
 
 
 class Linear(Timing):
@@ -20,9 +21,7 @@ class Linear(Timing):
         n, k = map(int, n_x_k.split("x"))
         use(backend, "linear", self.bits, steps=m * n * k)
         torch.manual_seed(0)
-        words = torch.randint(-(2**63), 2**63 - 1, (n, k * self.bits // 64))  # codes, 64 bits at a time
-        scales = torch.rand(n, k // group_size).to(torch.float16) / 100
-        self.weight = bittensor.QuantizedWeight(words, scales, shape=(n, k), group_size=group_size, bits=self.bits)
+        self.weight = random_weight(n, k, group_size, self.bits)
         self.x = torch.randn(m, k)
         bittensor.linear(self.x, self.weight, activation_mode=mode)  # brings the weight into the backend's layout
 
@@ -68,8 +67,7 @@ class PeakMemory:
 
     def setup(self, backend: str, mode: str) -> None:
         use(backend, "linear", 4)
-        words, scales = torch.zeros(4096, 256, dtype=torch.int64), torch.ones(4096, 32, dtype=torch.float16)
-        self.weight = bittensor.QuantizedWeight(words, scales, shape=(4096, 4096), group_size=128, bits=4)
+        self.weight = random_weight(4096, 4096, 128)
         self.x = torch.zeros(2, 4096)
 
     def peakmem_linear(self, backend: str, mode: str) -> None:

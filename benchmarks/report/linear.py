@@ -22,6 +22,7 @@ import torch
 from bittensor_cpp import _native
 
 import bittensor
+from benchmarks.asv.weights import random_weight
 
 from . import machine, program
 from .measure import Rounds, Sample, interleaved, rate, with_threads
@@ -43,10 +44,7 @@ def at_least(ratio: float | None) -> Target | None:
 
 
 def new_weight(group_size: int) -> bittensor.QuantizedWeight:
-    """Random codes and scales: the time does not depend on them."""
-    words = torch.randint(-(2**63), 2**63 - 1, (FEATURES, FEATURES // 16))
-    scales = torch.rand(FEATURES, FEATURES // group_size).to(torch.float16) / 100
-    return bittensor.QuantizedWeight(words, scales, shape=(FEATURES, FEATURES), group_size=group_size, bits=4)
+    return random_weight(FEATURES, FEATURES, group_size)
 
 
 def multiply(rows: int, weight: bittensor.QuantizedWeight, mode: str, threads: int, backend: str = "cpp") -> Sample:
