@@ -9,7 +9,7 @@ import bittensor
 from .backends import BACKENDS, Timing, use
 from .weights import random_weight
 
-TABLE, COLUMNS = 4096, 1024
+TABLE, COLUMNS = 1024, 1024
 
 
 class Embedding(Timing):

@@ -6,11 +6,11 @@ import torch
 
 import bittensor
 
-from .backends import BACKENDS, Timing, use
+from .backends import BACKENDS, FAST_BACKENDS, Timing, use
 
 
 class PackedMatmul(Timing):
-    params = (BACKENDS, [1, 8, 128], [384, 4096], [4])
+    params = (FAST_BACKENDS, [1, 8, 128], [384, 4096], [4])
     param_names = ("backend", "m", "n_and_k", "bits")
 
     def setup(self, backend: str, m: int, n_and_k: int, bits: int) -> None:
@@ -24,7 +24,7 @@ class PackedMatmul(Timing):
 
 
 class PackedMatmulWidths(PackedMatmul):
-    params = (BACKENDS, [8], [1024], [1, 2, 8])
+    params = (BACKENDS, [8], [512], [1, 2, 4, 8])
 
 
 class PeakMemory:

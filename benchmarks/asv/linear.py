@@ -13,7 +13,7 @@ from .weights import random_weight
 class Linear(Timing):
     """One layer; parameters of what a call computes."""
 
-    params = (FAST_BACKENDS, ["int8", "float"], ["384x384", "4096x4096", "11008x4096"], [32, 128], [1, 8, 128])
+    params = (FAST_BACKENDS, ["int8", "float"], ["384x384", "4096x4096"], [32, 128], [1, 8, 128])
     param_names = ("backend", "mode", "n_x_k", "group_size", "m")
     bits = 4
 
@@ -29,8 +29,16 @@ class Linear(Timing):
         bittensor.linear(self.x, self.weight, activation_mode=mode)
 
 
+class LinearLarge(Linear):
+    params = (["cpp"], ["int8", "float"], ["11008x4096"], [128], [1, 128])
+
+
 class LinearRows(Linear):
-    params = (BACKENDS, ["int8", "float"], ["1536x384"], [128], [1, 4, 16, 32, 512])
+    params = (FAST_BACKENDS, ["int8", "float"], ["1536x384"], [128], [1, 4, 16, 32, 512])
+
+
+class LinearBackends(Linear):
+    params = (BACKENDS, ["int8", "float"], ["384x384"], [128], [8])
 
 
 class LinearWidths(Linear):
@@ -48,7 +56,7 @@ class LinearWidths(Linear):
 class ActivationQuantization(Linear):
     """Rows so long beside the outputs that turning activations into codes is most of a call."""
 
-    params = (BACKENDS, ["float32", "float16", "bfloat16"], [32, 128])
+    params = (BACKENDS, ["float32", "float16", "bfloat16"], [128])
     param_names = ("backend", "dtype", "group_size")
 
     def setup(self, backend: str, dtype: str, group_size: int) -> None:

@@ -25,9 +25,6 @@ class Import:
     def timeraw_torch(self) -> str:
         return "import torch"
 
-    def timeraw_bittensor(self) -> str:
-        return "import bittensor"
-
     def timeraw_backend(self) -> str:
         return "import bittensor; bittensor.get_backend('cpp')"
 

@@ -33,11 +33,8 @@ class PackedSize:
     """Bytes of a packed weight whose rows take a whole number of words and one code more."""
 
     unit = "bytes"
-    params = (BACKENDS, [1, 2, 4, 8])
-    param_names = ("backend", "bits")
+    params = ([1, 2, 4, 8],)
+    param_names = ("bits",)
 
-    def setup(self, backend: str, bits: int) -> None:
-        use(backend, "pack", bits)
-
-    def track_packed_bytes(self, backend: str, bits: int) -> int:
+    def track_packed_bytes(self, bits: int) -> int:
         return bittensor.pack_weights(torch.zeros(16, 4097, dtype=torch.uint8), bits).nbytes

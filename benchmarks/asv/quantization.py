@@ -9,7 +9,7 @@ import bittensor
 from .backends import Timing
 from .weights import random_weight
 
-FEATURES = 1024
+FEATURES = 512
 
 
 class Quantize(Timing):
