@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -206,3 +208,11 @@ def test_other_programs_have_a_table(results: Path, tmp_path: Path) -> None:
     write(tmp_path / "results", "new-program", {}, [{"what": "something new", "figure": 1.5}])
     built = page.build(records.load(tmp_path / "results"), tmp_path / "out", [], tmp_path / "no-asv")
     assert "something new" in built.read_text(encoding="utf-8")
+
+
+def test_programs_that_measure_need_no_tools_of_the_page() -> None:
+    """They run on lent machines, where little is installed."""
+    blocked = "import sys; sys.modules |= dict.fromkeys(['pandas', 'matplotlib', 'asv', 'asv_runner', 'typer'])"
+    modules = ("threads", "linear", "integer_matmul", "kernels")
+    imports = "; ".join(f"import benchmarks.report.{name}" for name in modules)
+    subprocess.run([sys.executable, "-c", f"{blocked}; {imports}"], check=True, cwd=Path(__file__).parent.parent)

@@ -24,13 +24,17 @@ class PackedMatmul(Timing):
 
 
 class PackedMatmulWidths(PackedMatmul):
-    params = (BACKENDS, [8], [512], [1, 2, 4, 8])
+    params = (FAST_BACKENDS, [8], [1024], [1, 2, 8])
+
+
+class PackedMatmulBackends(PackedMatmul):
+    params = (BACKENDS, [8], [512], [4])
 
 
 class PeakMemory:
     """Memory of a process that multiplies: a product that unpacks its weight, or keeps large buffers, shows here."""
 
-    params = (BACKENDS,)
+    params = (["cpp", "reference"],)
     param_names = ("backend",)
 
     def setup(self, backend: str) -> None:

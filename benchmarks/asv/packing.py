@@ -6,13 +6,13 @@ import torch
 
 import bittensor
 
-from .backends import BACKENDS, Timing, use
+from .backends import BACKENDS, FAST_BACKENDS, Timing, use
 
 ROWS, COLUMNS = 1024, 4096
 
 
 class Packing(Timing):
-    params = (BACKENDS, [1, 2, 4, 8])
+    params = (BACKENDS, [4])
     param_names = ("backend", "bits")
 
     def setup(self, backend: str, bits: int) -> None:
@@ -27,6 +27,10 @@ class Packing(Timing):
 
     def time_unpack(self, backend: str, bits: int) -> None:
         bittensor.unpack_weights(self.words, COLUMNS, bits)
+
+
+class PackingWidths(Packing):
+    params = (FAST_BACKENDS, [1, 2, 8])
 
 
 class PackedSize:
