@@ -120,6 +120,7 @@ def test_pictures_are_kept_beside_the_page(built: Path) -> None:
         "limits-linear-one",
         "limits-linear-two",
         "limits-integer-matmul",
+        "machines-linear",
     }
 
 
@@ -156,7 +157,7 @@ def test_page_in_a_browser(built: Path, browser: Any, scheme: str, width: int) -
     opened.on("request", lambda request: requests.append(request.url))
     opened.goto(built.as_uri())
     drawings = opened.locator("figure svg").all()
-    assert len(drawings) == 7
+    assert len(drawings) == 8
     for drawing in drawings:
         box = drawing.bounding_box()
         assert box["width"] > 0.8 * min(width, 960) - 40
