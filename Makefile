@@ -7,7 +7,8 @@ REQUIREMENTS := $(VENV)/.requirements-installed
 PACKAGE := $(VENV)/.package-installed
 PEERS := $(VENV)/.peers-installed
 FUZZER := $(VENV)/.fuzzer-installed
-CPP_SOURCES := $(shell find backends/cpp -name '*.?pp' -o -name CMakeLists.txt) CMakeLists.txt CMakePresets.json
+CPP_SOURCES := $(shell find backends/cpp -name gate -prune -o -name tests -prune -o \( -name '*.?pp' -o -name CMakeLists.txt \) -print) \
+	CMakeLists.txt CMakePresets.json
 PYTHON_SOURCES := $(shell find bittensor backends conformance/bittensor_conformance -name '*.py')
 CMAKE = $(BIN)/cmake
 CTEST = $(BIN)/ctest
