@@ -6,7 +6,7 @@ from asv_runner.benchmarks.mark import SkipNotImplemented
 
 import bittensor
 
-BACKENDS = ["cpp", "cpp:scalar", "cpp:avx2", "cpp:avxvnni", "cpp:avx512", "cpp:avx512vnni", "reference"]
+BACKENDS = ["cpp", "cpp:scalar", "cpp:avx2", "cpp:avxvnni", "cpp:avx512", "cpp:avx512vnni", "cpp:amx", "reference"]
 """Fixed, so that results of different machines and commits stand side by side; what is absent is skipped."""
 
 FAST_BACKENDS = ["cpp", "cpp:avx2"]

@@ -38,7 +38,7 @@ STYLE = {
     "axes.facecolor": "none",
     "axes.prop_cycle": mpl.cycler(color=COLOURS),
 }
-ISA_COLOURS = dict(zip(("scalar", "avx2", "avxvnni", "avx512", "avx512vnni"), COLOURS, strict=False))
+ISA_COLOURS = dict(zip(("scalar", "avx2", "avxvnni", "avx512", "avx512vnni", "amx"), COLOURS, strict=False))
 FILLED, THIN = "osD^v<>pP*XhHd8", "1234+x"
 MARKERS = FILLED + THIN
 """One for each kind of kernel; thin ones are drawn by lines."""
