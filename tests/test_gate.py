@@ -61,7 +61,9 @@ def test_interruptions_and_addresses_cancel_out() -> None:
     placements = [(quick + interrupted, slow), (slow, quick + interrupted)]
     assert times.read_samples(sample_lines("case", placements)) == {"case": [pytest.approx(1.0)]}
     slower = [([100.0] * 8, [110.0] * 8 + [900.0] * 4)] * 4
-    assert times.read_samples(sample_lines("case", slower)) == {"case": [pytest.approx(1.1)] * 2}
+    assert times.read_samples(sample_lines("case", slower)) == {"case": [pytest.approx(1.1)]}
+    two_speeds = [(quick, quick), (quick, slow), (slow, slow), (slow, quick)] * 2
+    assert times.read_samples(sample_lines("case", two_speeds)) == {"case": [pytest.approx(1.0)]}
 
 
 def test_what_deviates_is_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,13 +3,12 @@
 Both are loaded into one process and run in turn, in samples of 50 microseconds. A sample that another process
 interrupts is longer, never shorter; the ratio is therefore that of the first deciles of the samples. What remains are
 effects of addresses, of a fifth at most: operands are made anew several times, with the places of both swapped, and
-processes are started anew, with the order of loading swapped. The median over all of that is the ratio of a case. One
-that deviates is measured again, by more and more processes, before it is believed.
+processes are started anew, with the order of loading swapped. The ratio of a case is the mean over the former, the
+median over the latter. One that deviates is measured again, by more and more processes, before it is believed.
 """
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
@@ -24,7 +23,7 @@ SUSPICIOUS = 0.025
 """A deviation from 1 that is measured again."""
 
 Ratios = dict[str, list[float]]
-"""Ratios of head to base for each case; one for each pair of swapped placements."""
+"""Ratios of head to base for each case; one for each process."""
 
 
 def compare(base: Build, head: Build, names: Collection[str], *, planted: int = 0) -> dict[str, float]:
@@ -60,7 +59,11 @@ def one_process(base: Build, head: Build, names: Sequence[str], planted: int, *,
 
 
 def read_samples(lines: Iterable[str]) -> Ratios:
-    """Ratios of second to first: the geometric mean over each two placements that follow each other."""
+    """Ratios of second to first: the geometric mean over all placements of a process.
+
+    Not their median: where addresses decide between two speeds, half of the ratios are high and half low, and the
+    median of all is one of the two.
+    """
     deciles: dict[tuple[str, str], list[float]] = defaultdict(list)
     for line in lines:
         name, which, *samples = line.split("\t")
@@ -68,7 +71,7 @@ def read_samples(lines: Iterable[str]) -> Ratios:
     ratios: Ratios = {}
     for name in dict.fromkeys(name for name, _ in deciles):
         each = [b / a for a, b in zip(deciles[name, "first"], deciles[name, "second"], strict=True)]
-        ratios[name] = [math.sqrt(one * other) for one, other in zip(each[::2], each[1::2], strict=True)]
+        ratios[name] = [statistics.geometric_mean(each)]
     return ratios
 
 
