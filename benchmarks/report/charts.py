@@ -40,7 +40,7 @@ STYLE = {
 }
 ISA_COLOURS = dict(zip(("scalar", "avx2", "avxvnni", "avx512", "avx512vnni", "amx"), COLOURS, strict=False))
 FILLED, THIN = "osD^v<>pP*XhHd8", "1234+x"
-MARKERS = FILLED + THIN
+MARKERS = [*FILLED, *THIN, "$u$", "$w$", "$z$"]
 """One for each kind of kernel; thin ones are drawn by lines."""
 OURS = "bittensor"
 
@@ -110,7 +110,8 @@ def roofline(record: Record) -> Figure:
             xlabel="operations per byte of operands and results",
             ylabel="10⁹ operations per second",
         )
-        axes.set_ylim(bottom=rows["figure"].min() / 2)
+        peaks = [figure for name, figure in record.limits.items() if not name.startswith("read")]
+        axes.set_ylim(rows["figure"].min() / 2, 4 * max(peaks))
         for isa in [each for each in ISA_COLOURS if each in set(rows["isa"])]:
             axes.plot([], [], color=ISA_COLOURS[isa], lw=3, label=isa)
         for kind, marker in markers.items():
