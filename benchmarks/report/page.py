@@ -37,9 +37,10 @@ nav { display: flex; flex-wrap: wrap; gap: .25rem 1rem; } a { color: inherit; }
 p.origin { color: var(--faint); font-size: .85rem; overflow-wrap: anywhere; }
 figure { margin: 1rem 0; overflow-x: auto; } figure svg { display: block; width: 100%; min-width: 30rem; height: auto; }
 figcaption { color: var(--faint); font-size: .9rem; position: sticky; left: 0; }
-.table { overflow-x: auto; } table { border-collapse: collapse; font-size: .85rem; width: 100%; }
+.table { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .85rem; min-width: 100%; width: max-content; }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: left; }
-td:first-child { white-space: nowrap; }
+td { max-width: 18rem; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 code { overflow-wrap: anywhere; }
 """
