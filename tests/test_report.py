@@ -60,7 +60,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     counts = (1, 2, 4)
     threads = [limit_row(f"M={m}, {n} threads", n, n * 0.9, f"M={m}") for m in (1, 8) for n in counts]
     write(folder, "threads-one", limits, threads, cpu="one")
-    write(folder, "threads-two", limits, [row | {"ratio": row["ratio"] * 0.7} for row in threads], cpu="two", cpus=8)
+    write(folder, "threads-two", limits, [row | {"ratio": row["ratio"] * 0.7} for row in threads], cpu="one", cpus=8)
     timings = []
     for m in (1, 8, 128):
         for name, speed in (("bittensor int8", 40.0), ("bittensor float", 20.0), ("rival", 10.0), ("limit", 90.0)):
@@ -103,6 +103,8 @@ def test_page_stands_alone(built: Path) -> None:
     assert 'href="http' not in text
     assert "Some CPU &lt;9000&gt;" in text
     assert "9 of 9" in text
+    for line in ("M=8, one, 4 CPUs", "M=8, one, 8 CPUs"):
+        assert f">{line}<" in text
     for program in ("linear", "threads"):
         assert f"{program}, beside each other" in text
     table = text[text.index("linear, beside each other") :]

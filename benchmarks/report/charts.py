@@ -211,9 +211,8 @@ def scaling_with_threads(records: Iterable[Record]) -> Figure:
         most = 1
         for record, style in zip(records, ("o-", "s--", "D:", "^-."), strict=False):
             for (claim, line), colour in zip(record.rows.groupby("claim", sort=False), COLOURS, strict=False):
-                axes.plot(
-                    line["threads"], line["ratio"], style, color=colour, ms=5, label=f"{claim}, {record.machine['cpu']}"
-                )
+                place = f"{record.machine['cpu']}, {record.machine['cpus']} CPUs"
+                axes.plot(line["threads"], line["ratio"], style, color=colour, ms=5, label=f"{claim}, {place}")
                 most = max(most, int(line["threads"].max()))
         axes.plot([1, most], [1, most], color=INK, lw=0.9, alpha=0.6, label="as many times as threads")
         axes.set(xlabel="threads", ylabel="times as fast as one thread")
