@@ -104,7 +104,10 @@ class Cases {
       linear(bits, 16, 32, ZeroKind::symmetric);
       linear(bits, 16, 128, ZeroKind::integer);
       linear(bits, 16, 128, ZeroKind::offset);
-      for (const ZeroKind kind : {ZeroKind::symmetric, ZeroKind::offset}) dequantize_panel(bits, kind);
+      for (const ZeroKind kind : {ZeroKind::symmetric, ZeroKind::offset}) {
+        dequantize_panel(bits, kind);
+        dequantize_row(bits, kind);
+      }
     }
     for (const std::int64_t rows : {1, 16}) panel_product(rows);
     for (const FloatType type : float_types) transformer(type);
@@ -344,6 +347,23 @@ class Cases {
       return [=, kernel = set.gradient.dequantize_panel_for(bits)]() mutable {
         panel.layout = &layout;
         kernel(panel);
+      };
+    });
+  }
+
+  /// As an embedding takes rows: here every third.
+  void dequantize_row(int bits, ZeroKind kind) {
+    constexpr std::int64_t columns = 1024;
+    constexpr std::int64_t rows = 32;
+    constexpr std::int64_t step = 3;
+    const PreparedLayout layout = layout_of(step * rows, columns, 64, bits, kind);
+    const KernelSet& set = kernels_;
+    const double bytes = real((layout.bytes() - layout.codes_begin()) / step + rows * columns * 4);
+    add(KernelKind::dequantize_row, bits, name_of(kind), real(rows * columns), bytes, [=, &set](Operands& o) -> Run {
+      const std::uint8_t* prepared = weight_of(o, layout, set);
+      auto* values = o.array<float>(rows * columns);
+      return [=, kernel = set.embedding.dequantize_row_for(bits)] {
+        for (std::int64_t r = 0; r < rows; ++r) kernel(layout, prepared, step * r, values + r * columns);
       };
     });
   }
