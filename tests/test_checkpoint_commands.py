@@ -195,6 +195,7 @@ def test_generate_interrupted(packed: Path, monkeypatch: pytest.MonkeyPatch) -> 
         (["--max-new-tokens", "500"], "more than the 128"),
         (["--top-p", "0"], "top_p: expected above 0"),
         (["--temperature", "-1"], "temperature"),
+        (["--stop", ""], "stop: expected texts of at least one character"),
     ],
 )
 def test_generate_refuses(options: list[str], reason: str, packed: Path) -> None:
@@ -233,6 +234,22 @@ def test_generate_several(packed: Path) -> None:
     assert [len(tokens) for tokens in facts["tokens"]] == [6, 6, 6]
     assert (facts["new_tokens"], facts["interrupted"]) == (18, False)
     assert facts["new_tokens_per_second"] > 0
+
+
+def test_generate_up_to_a_text(packed: Path) -> None:
+    prompts = ["Hello", "A longer question?"]
+    options = ["--model", str(packed), "--max-new-tokens", "12", "--temperature", "2", "--seed", "5", "--json"]
+    given = [each for prompt in prompts for each in ("--prompt", prompt)]
+    whole = json.loads(runner.invoke(app, ["generate", *options, *given]).stdout)
+    stop = next(each for each in whole["answers"][0][1:] if each.isprintable() and each not in whole["answers"][1])
+    facts = json.loads(runner.invoke(app, ["generate", *options, *given, "--stop", stop, "--stop", "never"]).stdout)
+    assert facts["answers"] == [whole["answers"][0].partition(stop)[0], whole["answers"][1]]
+    assert len(facts["tokens"][0]) < 12
+    assert facts["tokens"][0] == whole["tokens"][0][: len(facts["tokens"][0])]
+    assert facts["tokens"][1] == whole["tokens"][1]
+    alone = runner.invoke(app, ["generate", *options[:-1], "--prompt", prompts[0], "--stop", stop])
+    assert alone.stdout == facts["answers"][0] + "\n"
+    assert f"generation: {len(facts['tokens'][0])} tokens" in alone.stderr
 
 
 SLOWLY = """

@@ -78,11 +78,13 @@ def generate_together(
     max_new_tokens: int,
     sampling: Sampling | None = None,
     stop: Collection[int] = (),
+    ended: Collection[int] = (),
 ) -> Iterator[tuple[int, int]]:
     """Yield the tokens that follow several prompts: ``(number of the prompt, token)``, a round of tokens at a time.
 
-    Prompts may differ in length. Each has a cache and a generator of its own, and leaves when it is done. On packed
-    weights, the tokens of a prompt are those that `generate` yields for it alone.
+    Prompts may differ in length. Each has a cache and a generator of its own, and leaves when it is done. A prompt also
+    leaves whose number is in `ended`, which the caller may add to between tokens. On packed weights, the tokens of a
+    prompt are those that `generate` yields for it alone.
 
     Raises:
         ValueError: as `generate`; no prompts.
@@ -105,7 +107,7 @@ def generate_together(
         chosen = [sampling.choose(row, generators[number]) for row, number in zip(logits, running, strict=True)]
         going_on = [(number, token) for number, token in zip(running, chosen, strict=True) if token not in stop]
         yield from going_on
-        running = [number for number, _ in going_on]
+        running = [number for number, _ in going_on if number not in ended]
         if not running:
             return
         for number, token in going_on:
