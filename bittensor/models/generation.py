@@ -44,7 +44,7 @@ class Sampling:
     def choose(self, logits: torch.Tensor, generator: torch.Generator) -> int:
         """A token for logits float32 ``[vocabulary]``."""
         if self.temperature == 0:
-            return int(logits.argmax())
+            return int(logits.max(dim=-1).indices)  # the first of several, as argmax, which is slower
         values, tokens = (logits / self.temperature).sort(descending=True, stable=True)
         if self.top_k:
             values, tokens = values[: self.top_k], tokens[: self.top_k]
@@ -100,10 +100,9 @@ def generate_together(
     caches = [KeyValueCache(model.config, len(prompt) + max_new_tokens) for prompt in prompts]
     tokens = [torch.tensor(prompt) for prompt in prompts]
     running = list(range(len(prompts)))
+    forward = model.bound()
     for _ in range(max_new_tokens):
-        logits = model.forward_together(
-            [tokens[number] for number in running], [caches[number] for number in running], last=True
-        )
+        logits = forward([tokens[number] for number in running], [caches[number] for number in running], True)
         chosen = [sampling.choose(row, generators[number]) for row, number in zip(logits, running, strict=True)]
         going_on = [(number, token) for number, token in zip(running, chosen, strict=True) if token not in stop]
         yield from going_on

@@ -21,6 +21,9 @@ from .stored_layers import embedding_layer, fused_layer, linear_layer
 
 ARCHITECTURE = "llama"
 
+Forward = Callable[[Sequence[torch.Tensor], Sequence[KeyValueCache], bool], torch.Tensor]
+"""Tokens and cache of each sequence, and whether the last rows suffice, to logits: `Llama.forward_together`."""
+
 
 @dataclass(frozen=True)
 class LlamaConfig:
@@ -91,7 +94,6 @@ class Llama(torch.nn.Module):
         """
         return self.forward_together([tokens], [cache], last=last)
 
-    @torch.inference_mode()
     def forward_together(
         self, tokens: Sequence[torch.Tensor], caches: Sequence[KeyValueCache], *, last: bool = False
     ) -> torch.Tensor:
@@ -99,20 +101,41 @@ class Llama(torch.nn.Module):
 
         On packed weights the rows of a sequence have the same bits as alone.
         """
-        counts = [len(each) for each in tokens]
-        for count, cache in zip(counts, caches, strict=True):
-            if not 0 < count <= cache.capacity - cache.length:
-                raise ValueError(f"tokens: expected 1 to {cache.capacity - cache.length} for the cache, got {count}")
+        return self.bound()(tokens, caches, last)
+
+    def bound(self) -> Forward:
+        """`forward_together` on the current backend and the weights as they are now, for many calls in a row.
+
+        What a call would look up in modules, is looked up once: for one token that takes as long as a tenth of the
+        kernels.
+        """
         fused = current_backend().fused()
-        attention = CachedAttention(fused, caches, counts)
-        x = self.embedding(tokens[0] if len(counts) == 1 else torch.cat(list(tokens)))
-        for index, block in enumerate(self.layers):
-            x = block(x, fused, attention, index)
-        for count, cache in zip(counts, caches, strict=True):
-            cache.length += count
-        if last:
-            x = x[-1:] if len(counts) == 1 else x[torch.tensor(counts).cumsum(0) - 1]
-        return apply(fused, self.head, x, norm=self.norm)
+        embedding, blocks = self.embedding, [block.bound(fused) for block in self.blocks()]
+        head = bound_linear(fused, self.head, norm=self.norm)
+
+        @torch.inference_mode()
+        def forward(tokens: Sequence[torch.Tensor], caches: Sequence[KeyValueCache], last: bool) -> torch.Tensor:
+            counts = [len(each) for each in tokens]
+            for count, cache in zip(counts, caches, strict=True):
+                if not 0 < count <= cache.capacity - cache.length:
+                    raise ValueError(
+                        f"tokens: expected 1 to {cache.capacity - cache.length} for the cache, got {count}"
+                    )
+            attention = CachedAttention(fused, caches, counts)
+            x = embedding(tokens[0] if len(counts) == 1 else torch.cat(list(tokens)))
+            for index, block in enumerate(blocks):
+                x = block(x, attention, index)
+            for count, cache in zip(counts, caches, strict=True):
+                cache.length += count
+            if last:
+                x = x[-1:] if len(counts) == 1 else x[torch.tensor(counts).cumsum(0) - 1]
+            return head(x, None)
+
+        return forward
+
+    def blocks(self) -> list[Block]:
+        """The layers."""
+        return [layer for layer in self.layers if isinstance(layer, Block)]
 
 
 class Block(torch.nn.Module):
@@ -129,12 +152,19 @@ class Block(torch.nn.Module):
         self.gate_up = fused_layer([read(f"mlp.{name}_proj.weight") for name in ("gate", "up")], activation_mode)
         self.down = linear_layer(read("mlp.down_proj.weight"), activation_mode)
 
-    def forward(self, x: torch.Tensor, fused: FusedOperations, attention: CachedAttention, index: int) -> torch.Tensor:
-        projections = apply(fused, self.query_key_value, x, norm=self.attention_norm)
-        mixed = attention.attend(projections, index, self.heads)
-        x = apply(fused, self.output, mixed, residual=x)
-        hidden = apply(fused, self.gate_up, x, norm=self.mlp_norm)
-        return apply(fused, self.down, hidden, gated=True, residual=x)
+    def bound(self, fused: FusedOperations) -> Callable[[torch.Tensor, CachedAttention, int], torch.Tensor]:
+        """The layer as a function of its input, the attention, and the number of the layer."""
+        heads = self.heads
+        query_key_value = bound_linear(fused, self.query_key_value, norm=self.attention_norm)
+        output = bound_linear(fused, self.output)
+        gate_up = bound_linear(fused, self.gate_up, norm=self.mlp_norm)
+        down = bound_linear(fused, self.down, gated=True)
+
+        def block(x: torch.Tensor, attention: CachedAttention, index: int) -> torch.Tensor:
+            x = output(attention.attend(query_key_value(x, None), index, heads), x)
+            return down(gate_up(x, None), x)
+
+        return block
 
 
 class RMSNorm(torch.nn.Module):
@@ -148,21 +178,16 @@ class RMSNorm(torch.nn.Module):
         self.epsilon = epsilon
 
 
-def apply(
-    fused: FusedOperations,
-    layer: torch.nn.Module,
-    x: torch.Tensor,
-    *,
-    norm: RMSNorm | None = None,
-    gated: bool = False,
-    residual: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """`FusedOperations.linear` for any layer; one step where its weight is packed."""
+def bound_linear(
+    fused: FusedOperations, layer: torch.nn.Module, *, norm: RMSNorm | None = None, gated: bool = False
+) -> Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]:
+    """`FusedOperations.linear` for any layer, as a function of x and residual; one step where its weight is packed."""
     normalization = None if norm is None else (norm.weight, norm.epsilon)
     if isinstance(layer, QuantizedLinear):
+        linear, mode = fused.linear, layer.activation_mode
         weight = layer.weight.prepared_for(current_backend())
-        return fused.linear(x, weight, layer.activation_mode, normalization, gated, residual)
-    return composed_linear(layer, x, normalization, gated, residual)
+        return lambda x, residual: linear(x, weight, mode, normalization, gated, residual)
+    return lambda x, residual: composed_linear(layer, x, normalization, gated, residual)
 
 
 def _below(read: Callable[[str], Stored], prefix: str) -> Callable[[str], Stored]:
