@@ -48,7 +48,13 @@ class Profile(str, Enum):
 
 def main() -> None:
     """Entry point of the script ``bittensor`` and of ``python -m bittensor``."""
-    app(prog_name="bittensor")
+    try:
+        app(prog_name="bittensor")
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        typer.echo(f"bittensor: the output cannot be written: {error.strerror}", err=True)
+        sys.exit(2)
 
 
 def _show_version(wanted: bool) -> None:
@@ -424,7 +430,7 @@ def generate(
 
             sampling = Sampling(temperature, top_k, top_p, seed)
             texts = [sys.stdin.read() if each == "-" else each for each in prompt]
-            language_model = load_language_model(model, activation_mode=activation_mode.value)
+            language_model = load_language_model(model, activation_mode=activation_mode.value, progress=True)
             tokenization = language_model.tokenization
             tokens = [tokenization.encode(text, chat=chat) for text in texts]
             clock = GenerationClock(sum(map(len, tokens)))

@@ -204,6 +204,17 @@ def test_generate_refuses(options: list[str], reason: str, packed: Path) -> None
     assert reason in result.output
 
 
+def test_generate_shows_what_is_read(packed: Path) -> None:
+    """On a terminal, and the line is erased when the model is there."""
+    command = ["generate", "--model", str(packed), "--prompt", "x", "--max-new-tokens", "1"]
+    result = runner.invoke(app, command, env={"FORCE_COLOR": "1", "TERM": "xterm"})
+    assert result.exit_code == 0
+    shown, _, _ = result.stderr.rpartition("prompt: ")
+    assert "reading model.norm.weight" in shown, "the last one"
+    assert shown.rstrip().endswith("\x1b[2K")
+    assert "reading" not in runner.invoke(app, command).stderr
+
+
 def test_generate_without_the_extra(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "tokenizers", None)
     result = runner.invoke(app, ["generate", "--model", str(packed), "--prompt", "x"])
@@ -293,6 +304,8 @@ def test_an_interrupt_leaves_the_terminal_as_it_was(packed: Path) -> None:
     assert termios.tcgetattr(slave) == before
     os.close(master)
     os.close(slave)
+    bar, _, shown = shown.rpartition(b"\x1b[2K")  # erases the line
+    assert bar.count(b"\x1b[?25l") == bar.count(b"\x1b[?25h") == 1, "the cursor is hidden, and shown again"
     answer, _, summary = shown.partition(b"\r\n")
     assert set(answer) == {ord("A")}
     assert summary.startswith(b"prompt: ")

@@ -67,12 +67,13 @@ class LanguageModel:
         return [answer.text for answer in answers]
 
 
-def load_language_model(path: str | Path, *, activation_mode: str = "int8") -> LanguageModel:
+def load_language_model(path: str | Path, *, activation_mode: str = "int8", progress: bool = False) -> LanguageModel:
     """Load a Llama from a GGUF file, or a directory with ``config.json``, ``tokenizer.json`` and safetensors.
 
     Args:
         path: as in `bittensor.checkpoints.open_checkpoint`.
         activation_mode: of the linear layers, as in `bittensor.linear`.
+        progress: show a progress bar on stderr if that is a terminal.
 
     Raises:
         CheckpointError: a file that cannot be read, or a model or tokenizer that is not supported.
@@ -84,5 +85,5 @@ def load_language_model(path: str | Path, *, activation_mode: str = "int8") -> L
     else:
         folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
         tokenization = from_directory(folder, checkpoint.config)
-    model = load_llama(checkpoint, activation_mode=activation_mode)
+    model = load_llama(checkpoint, activation_mode=activation_mode, progress=progress)
     return LanguageModel(model, tokenization)

@@ -15,6 +15,7 @@ from ..checkpoints import Checkpoint, ReorderedWeight, Stored
 from ..errors import CheckpointError
 from ..fused import FusedOperations, composed_linear
 from ..nn import QuantizedLinear
+from ..progress import progress_bar
 from ..registry import current_backend
 from .caching import CachedAttention, KeyValueCache
 from .stored_layers import embedding_layer, fused_layer, linear_layer
@@ -194,8 +195,8 @@ def _below(read: Callable[[str], Stored], prefix: str) -> Callable[[str], Stored
     return lambda name: read(prefix + name)
 
 
-def load_llama(checkpoint: Checkpoint, *, activation_mode: str = "int8") -> Llama:
-    """The model of a checkpoint, read one tensor at a time.
+def load_llama(checkpoint: Checkpoint, *, activation_mode: str = "int8", progress: bool = False) -> Llama:
+    """The model of a checkpoint, read one tensor at a time; `progress` shows a bar on stderr if that is a terminal.
 
     Raises:
         CheckpointError: not a Llama, or a tensor is missing, has another shape, or cannot be read.
@@ -210,6 +211,7 @@ def load_llama(checkpoint: Checkpoint, *, activation_mode: str = "int8") -> Llam
         stored = stored_name(name)
         if stored not in checkpoint:
             raise checkpoint.refuse("missing", stored)
+        begin(stored)
         tensor = checkpoint.read(stored)
         if gguf and name.endswith(("q_proj.weight", "k_proj.weight")):
             heads = config.heads if name.endswith("q_proj.weight") else config.key_value_heads
@@ -219,10 +221,10 @@ def load_llama(checkpoint: Checkpoint, *, activation_mode: str = "int8") -> Llam
             raise checkpoint.refuse(f"expected shape {list(expected)}, got {list(tensor.shape)}", stored)
         return tensor
 
+    tied = stored_name("lm_head.weight") not in checkpoint
     try:
-        return Llama(
-            config, read, tied=stored_name("lm_head.weight") not in checkpoint, activation_mode=activation_mode
-        )
+        with progress_bar("reading", len(checkpoint.entries), progress) as begin:
+            return Llama(config, read, tied=tied, activation_mode=activation_mode)
     except (TypeError, ValueError) as error:
         raise checkpoint.refuse(str(error)) from None
 
