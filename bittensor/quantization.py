@@ -18,7 +18,7 @@ _BLOCK_ELEMENTS = 1 << 18
 """Weights fitted at once: a few arrays of float32 of this length stay in the caches."""
 
 _FRACTIONS = 16
-"""Fractions of a group's range that the searches try, from the whole down to `_SMALLEST_FRACTION`."""
+"""Fractions of a group's range that "mse" tries, from the whole down to `_SMALLEST_FRACTION`."""
 
 _SMALLEST_FRACTION = {2: 0.1, 4: 0.3, 8: 0.6}
 """By bits: fewer codes gain more from clipping. Heavy tails over a row of thousands come close to it."""
@@ -28,16 +28,17 @@ _END_FACTORS = (0.8, 0.8, 1.25, 0.9, 1.1)
 
 _REFITS = 3
 
+_SHIFTED_FRACTIONS = 10
 _SHIFTS = (0.0, 1 / 3, -1 / 3)
-"""Steps by which "hqq" shifts each of these ranges: one third reaches every phase of the grid to a sixth of a step."""
+"""Fractions that "hqq" tries, and steps by which it shifts each: every phase of a grid, to a sixth of a step."""
 
-_FINE_FACTORS = (1.03, 0.97, 1.015, 0.985)
+_FINE_FACTORS = (1.04, 0.96, 1.02, 0.98)
 """As `_END_FACTORS`, within the distance of two fractions."""
 
 _POWER = 1.5
 _BETA = 2.0
 _BETA_GROWTH = 1.5
-_TURNS = 5
+_TURNS = 3
 
 Search = Callable[[GroupBlock], Grid]
 """A method: the grid that it lays over each group of a block."""
@@ -229,7 +230,7 @@ def _half_quadratic(block: GroupBlock) -> Grid:
     it clips, and the less of the model is left.
     """
     choice = Choice(block, _power_error)
-    low, high = choice.try_ranges(_FRACTIONS, _SHIFTS if block.ends_are_free else _SHIFTS[:1])
+    low, high = choice.try_ranges(*((_SHIFTED_FRACTIONS, _SHIFTS) if block.ends_are_free else (_FRACTIONS, (0.0,))))
     choice.move_ends(low, high, _FINE_FACTORS)
     grid, beta = choice.grid, _BETA
     for _ in range(_TURNS):
