@@ -6,12 +6,12 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -22,6 +22,9 @@ from ._distribution import __version__
 from .errors import BackendError, CheckpointError
 from .info import Info, InstalledBackend, collect
 from .registry import DEFAULT_BACKEND, ENVIRONMENT_VARIABLE
+
+if TYPE_CHECKING:
+    from .models.answer_text import AnswerText
 
 CONFORMANCE_EXTRA = "packed-bittensor[conformance]"
 CONFORMANCE_REQUIREMENTS = frozenset({"hypothesis", "numpy", "pytest"})
@@ -45,7 +48,13 @@ class Profile(str, Enum):
 
 def main() -> None:
     """Entry point of the script ``bittensor`` and of ``python -m bittensor``."""
-    app(prog_name="bittensor")
+    try:
+        app(prog_name="bittensor")
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        typer.echo(f"bittensor: the output cannot be written: {error.strerror}", err=True)
+        sys.exit(2)
 
 
 def _show_version(wanted: bool) -> None:
@@ -398,6 +407,10 @@ def generate(
     top_k: Annotated[int, typer.Option(min=0, help="Draw from this many likeliest tokens; 0 means all.")] = 0,
     top_p: Annotated[float, typer.Option(help="Draw from the likeliest tokens of this total probability.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEXT", help="End an answer before this text; the model may end it earlier. Repeatable."),
+    ] = None,
     chat: Annotated[
         bool, typer.Option("--chat/--no-chat", help="Put the prompt into the model's chat template.")
     ] = True,
@@ -417,12 +430,14 @@ def generate(
 
             sampling = Sampling(temperature, top_k, top_p, seed)
             texts = [sys.stdin.read() if each == "-" else each for each in prompt]
-            language_model = load_language_model(model, activation_mode=activation_mode.value)
+            language_model = load_language_model(model, activation_mode=activation_mode.value, progress=True)
             tokenization = language_model.tokenization
             tokens = [tokenization.encode(text, chat=chat) for text in texts]
             clock = GenerationClock(sum(map(len, tokens)))
-            new = generate_tokens(language_model.model, tokens, max_new_tokens, sampling, tokenization.stop)
-            answers = Answers(len(texts), tokenization.stream, streaming=not as_json and len(texts) == 1)
+            answers = Answers([tokenization.answer(stop or ()) for _ in texts], not as_json and len(texts) == 1)
+            new = generate_tokens(
+                language_model.model, tokens, max_new_tokens, sampling, tokenization.stop, answers.ended
+            )
             interrupted = False
             try:
                 answers.take(clock.timed(new))
@@ -445,30 +460,38 @@ def generate(
 
 
 class Answers:
-    """Tokens of several answers as they come; a single one is shown at once if `streaming`."""
+    """Several answers as their tokens come; each piece of text is shown at once if `streaming`.
 
-    def __init__(self, count: int, decode: Callable[[Iterable[int]], Iterator[str]], *, streaming: bool) -> None:
-        self.tokens: list[list[int]] = [[] for _ in range(count)]
-        self._decode, self._streaming = decode, streaming
+    Attributes:
+        tokens: of each answer, so far.
+        ended: numbers of the answers that a stop text has ended.
+    """
+
+    def __init__(self, answers: Sequence[AnswerText], streaming: bool) -> None:
+        self.tokens: list[list[int]] = [[] for _ in answers]
+        self.ended: set[int] = set()
+        self._answers, self._streaming = answers, streaming
 
     def take(self, new: Iterator[tuple[int, int]]) -> None:
-        """Go through all of `new`."""
-
-        def kept() -> Iterator[int]:
+        """Go through all of `new`; what an interrupt leaves of an answer is complete up to there."""
+        try:
             for number, token in new:
                 self.tokens[number].append(token)
-                yield token
-
-        if self._streaming:
-            for piece in self._decode(kept()):
-                _show(piece)
-        else:
-            for _ in kept():
-                pass
+                answer = self._answers[number]
+                self._show(answer.add(token))
+                if answer.ended:
+                    self.ended.add(number)
+        finally:
+            for answer in self._answers:
+                self._show(answer.finish())
 
     def texts(self) -> list[str]:
         """What there is of each answer."""
-        return ["".join(self._decode(tokens)) for tokens in self.tokens]
+        return [answer.text for answer in self._answers]
+
+    def _show(self, piece: str) -> None:
+        if self._streaming and piece:
+            _show(piece)
 
 
 class GenerationClock:

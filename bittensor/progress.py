@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 
 def with_progress(names: Sequence[str], title: str, wanted: bool) -> Iterator[str]:
     """Yield `names` and show on stderr which one is worked on; silent unless `wanted`, and stderr is a terminal."""
+    with progress_bar(title, len(names), wanted) as begin:
+        for name in names:
+            begin(name)
+            yield name
+
+
+@contextmanager
+def progress_bar(title: str, total: int, wanted: bool) -> Iterator[Callable[[str], None]]:
+    """The same for work that goes through its names by itself: what is given is called with each name it begins."""
     from rich.console import Console
     from rich.progress import Progress
 
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not (wanted and console.is_terminal)) as progress:
-        task = progress.add_task(title, total=len(names))
-        for name in names:
-            progress.update(task, description=f"{title} {name}")
-            yield name
-            progress.advance(task)
+        task, begun = progress.add_task(title, total=total), 0
+
+        def begin(name: str) -> None:
+            nonlocal begun
+            progress.update(task, description=f"{title} {name}", completed=begun)
+            begun += 1
+
+        yield begin

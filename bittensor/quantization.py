@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -28,12 +28,17 @@ _END_FACTORS = (0.8, 0.8, 1.25, 0.9, 1.1)
 
 _REFITS = 3
 
-_LP = 0.75
-_BETA = 10.0
-_BETA_GROWTH = 1.01
-_TURNS = 20
-_NEGLIGIBLE = 1e-12
-"""Stands for a residual of 0, in steps, where a negative power of it is taken."""
+_SHIFTED_FRACTIONS = 10
+_SHIFTS = (0.0, 1 / 3, -1 / 3)
+"""Fractions that "hqq" tries, and steps by which it shifts each: every phase of a grid, to a sixth of a step."""
+
+_FINE_FACTORS = (1.04, 0.96, 1.02, 0.98)
+"""As `_END_FACTORS`, within the distance of two fractions."""
+
+_POWER = 1.5
+_BETA = 2.0
+_BETA_GROWTH = 1.5
+_TURNS = 3
 
 Search = Callable[[GroupBlock], Grid]
 """A method: the grid that it lays over each group of a block."""
@@ -64,8 +69,8 @@ def quantize(
             negative; a value of the other sign may be clipped by up to one step.
         "mse": the smallest squared error of a search over grids that span a fraction of the group, refined by
             alternating codes and least squares. Its error is never above that of "rtn".
-        "hqq": half-quadratic quantization: minimizes the sum of ``abs(error) ** 0.75``, which forgives outliers.
-            That sum, not the squared error, is never above that of "rtn".
+        "hqq": half-quadratic quantization: minimizes the sum of ``abs(error) ** 1.5``, which forgives outliers more
+            than the square does. That sum, not the squared error, is never above that of "rtn".
 
     Args:
         weight: finite float32, float16 or bfloat16 ``[N, K]`` on the CPU; N, K at least 1, any strides. Detached. Of
@@ -187,12 +192,9 @@ def _round_to_nearest(block: GroupBlock) -> Grid:
 
 def _least_squares(block: GroupBlock) -> Grid:
     choice = Choice(block, _squared_error)
-    fractions = choice.try_fractions(_FRACTIONS)
+    low, high = choice.try_ranges(_FRACTIONS)
     if block.ends_are_free:
-        low = high = fractions
-        for factor in _END_FACTORS:
-            low = torch.where(choice.offer(block.shrunk(low * factor, high)), low * factor, low)
-            high = torch.where(choice.offer(block.shrunk(low, high * factor)), high * factor, high)
+        choice.move_ends(low, high, _END_FACTORS)
     grid = choice.grid
     for _ in range(_REFITS):
         codes, _ = block.residual(grid)
@@ -203,34 +205,38 @@ def _least_squares(block: GroupBlock) -> Grid:
 
 def _half_quadratic(block: GroupBlock) -> Grid:
     """Half-quadratic quantization: Badri and Shaji, "Half-Quadratic Quantization of Large Machine Learning Models",
-    2023 (Mobius Labs), there for the zero point alone of a float kind.
+    2023 (Mobius Labs), there for the zero point alone of a float kind, from the grid of "rtn" on.
 
-    With D the dequantization by the parameters t of the grid, minimize ``sum |w - D_t(q)|**p``, p < 1, by splitting
-    off the error e::
+    With D the dequantization by the parameters t of the grid, minimize ``sum |w - D_t(q)|**p`` by splitting off the
+    error e (half-quadratic splitting: D. Geman and C. Yang, 1995)::
 
         min over e, t of  sum |e|**p + beta/2 * (e - (w - D_t(q)))**2
 
     in turns:
 
     - q: the nearest codes for t;
-    - e = shrink(w - D_t(q)), with ``shrink(x) = sign(x) * max(0, |x| - |x|**(p-1) / beta)``, the generalized soft
-      threshold;
+    - e: the minimum for the residual r = w - D_t(q), which for p = 3/2 is
+      ``sign(r) * ((sqrt(9/4 + 4 * beta**2 * |r|) - 3/2) / (2 * beta))**2``: all of a large residual, little of a small;
     - t: least squares of D_t(q) on w - e. For s = scale, k = q - zero and y = w - e: symmetric
       ``s = <k, y> / <k, k>``; float, the line through (q, y); integer, that line, its zero point rounded to a code,
       and then the scale as for symmetric.
 
-    beta grows by 1 % each turn. Here residuals are measured in steps of the scale, where the authors take those of
-    the weights as they are: so the result does not depend on the unit of the weights, and at beta = 10 an error
-    below about 0.15 of a step counts as none. And p is 3/4 for their 0.7, which makes the power two square roots.
-    The scale moves with the zero point: on Gaussian groups the sum fell two to four times as far as with the zero
-    point alone. The turns start from the grid of "rtn", and the grid with the least sum of all turns is taken.
+    beta grows each turn. Residuals are measured in steps of the scale, where the authors take those of the weights as
+    they are, so that the result does not depend on the unit of the weights.
+
+    Two things differ. The sum has many local minima, since codes change by leaps, and turns from the grid of "rtn" end
+    in a near one: here they start from the best of grids over many ranges, each in three phases. And the authors have
+    p = 0.7. docs/embedding_model.md shows what the power does: the better a sum with p below 1 is minimized, the more
+    it clips, and the less of the model is left.
     """
-    choice = Choice(block, _lp_error)
+    choice = Choice(block, _power_error)
+    low, high = choice.try_ranges(*((_SHIFTED_FRACTIONS, _SHIFTS) if block.ends_are_free else (_FRACTIONS, (0.0,))))
+    choice.move_ends(low, high, _FINE_FACTORS)
     grid, beta = choice.grid, _BETA
     for _ in range(_TURNS):
         codes, residual = block.residual(grid)
-        error = residual.abs().clamp_(min=_NEGLIGIBLE)
-        error.sub_(_root(error).reciprocal_().div_(beta)).clamp_(min=0).copysign_(residual)
+        error = residual.abs().mul_(4 * beta * beta).add_(_POWER * _POWER).sqrt_().sub_(_POWER).div_(2 * beta)
+        error.square_().copysign_(residual)
         grid = block.refit(codes, block.values - error.mul_(grid.scale))
         choice.offer(grid)
         beta *= _BETA_GROWTH
@@ -260,15 +266,30 @@ class Choice:
         self.least = torch.where(better, loss, self.least)
         return better
 
-    def try_fractions(self, count: int) -> torch.Tensor:
-        """Offer grids that span `count` fractions of each group; returns the fraction that was best: ``[R, 1]``."""
-        best = torch.ones_like(self.least)
+    def try_ranges(self, count: int, shifts: Sequence[float] = (0.0,)) -> tuple[torch.Tensor, torch.Tensor]:
+        """Offer grids that span `count` fractions of each group, each of them shifted by some steps.
+
+        Returns the fractions below and above the center that were best: ``[R, 1]`` each.
+        """
+        low = high = torch.ones_like(self.least)
         smallest = _SMALLEST_FRACTION[self.block.bits]
-        for index in range(1, count):
+        for index in range(count):
             fraction = 1 - (1 - smallest) * index / (count - 1)
-            fractions = torch.full_like(best, fraction)
-            best = torch.where(self.offer(self.block.shrunk(fractions, fractions)), fraction, best)
-        return best
+            for shift in shifts:
+                if index == 0 and shift == 0:
+                    continue  # the grid that spans the group
+                tilt = 2 * fraction * shift / max_code(self.block.bits)  # a fraction is of half the range, or about so
+                below, above = torch.full_like(low, fraction + tilt), torch.full_like(low, fraction - tilt)
+                better = self.offer(self.block.shrunk(below, above))
+                low, high = torch.where(better, below, low), torch.where(better, above, high)
+        return low, high
+
+    def move_ends(self, low: torch.Tensor, high: torch.Tensor, factors: Sequence[float]) -> None:
+        """Offer grids whose ends are moved by each factor, first the lower one, then the upper; both, if not free."""
+        for factor in factors:
+            low = torch.where(self.offer(self.block.shrunk(low * factor, high)), low * factor, low)
+            if self.block.ends_are_free:
+                high = torch.where(self.offer(self.block.shrunk(low, high * factor)), high * factor, high)
 
 
 def _squared_error(block: GroupBlock, grid: Grid) -> torch.Tensor:
@@ -277,15 +298,10 @@ def _squared_error(block: GroupBlock, grid: Grid) -> torch.Tensor:
     return residual.square_().sum(dim=1, keepdim=True) * grid.scale * grid.scale
 
 
-def _lp_error(block: GroupBlock, grid: Grid) -> torch.Tensor:
+def _power_error(block: GroupBlock, grid: Grid) -> torch.Tensor:
     _, residual = block.residual(grid)
     residual.abs_()
-    return (residual / _root(residual).clamp_(min=_NEGLIGIBLE)).sum(dim=1, keepdim=True) * grid.scale.abs() ** _LP
-
-
-def _root(values: torch.Tensor) -> torch.Tensor:
-    """``values ** (1 - _LP)``, the fourth root."""
-    return values.sqrt().sqrt_()
+    return (residual.sqrt() * residual).sum(dim=1, keepdim=True) * grid.scale.abs() ** _POWER
 
 
 def _check_weight(weight: object) -> tuple[int, int]:

@@ -195,12 +195,24 @@ def test_generate_interrupted(packed: Path, monkeypatch: pytest.MonkeyPatch) -> 
         (["--max-new-tokens", "500"], "more than the 128"),
         (["--top-p", "0"], "top_p: expected above 0"),
         (["--temperature", "-1"], "temperature"),
+        (["--stop", ""], "stop: expected texts of at least one character"),
     ],
 )
 def test_generate_refuses(options: list[str], reason: str, packed: Path) -> None:
     result = runner.invoke(app, ["generate", "--model", str(packed), "--prompt", "x", *options])
     assert result.exit_code == 2
     assert reason in result.output
+
+
+def test_generate_shows_what_is_read(packed: Path) -> None:
+    """On a terminal, and the line is erased when the model is there."""
+    command = ["generate", "--model", str(packed), "--prompt", "x", "--max-new-tokens", "1"]
+    result = runner.invoke(app, command, env={"FORCE_COLOR": "1", "TERM": "xterm"})
+    assert result.exit_code == 0
+    shown, _, _ = result.stderr.rpartition("prompt: ")
+    assert "reading model.norm.weight" in shown, "the last one"
+    assert shown.rstrip().endswith("\x1b[2K")
+    assert "reading" not in runner.invoke(app, command).stderr
 
 
 def test_generate_without_the_extra(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,6 +245,22 @@ def test_generate_several(packed: Path) -> None:
     assert [len(tokens) for tokens in facts["tokens"]] == [6, 6, 6]
     assert (facts["new_tokens"], facts["interrupted"]) == (18, False)
     assert facts["new_tokens_per_second"] > 0
+
+
+def test_generate_up_to_a_text(packed: Path) -> None:
+    prompts = ["Hello", "A longer question?"]
+    options = ["--model", str(packed), "--max-new-tokens", "12", "--temperature", "2", "--seed", "5", "--json"]
+    given = [each for prompt in prompts for each in ("--prompt", prompt)]
+    whole = json.loads(runner.invoke(app, ["generate", *options, *given]).stdout)
+    stop = next(each for each in whole["answers"][0][1:] if each.isprintable() and each not in whole["answers"][1])
+    facts = json.loads(runner.invoke(app, ["generate", *options, *given, "--stop", stop, "--stop", "never"]).stdout)
+    assert facts["answers"] == [whole["answers"][0].partition(stop)[0], whole["answers"][1]]
+    assert len(facts["tokens"][0]) < 12
+    assert facts["tokens"][0] == whole["tokens"][0][: len(facts["tokens"][0])]
+    assert facts["tokens"][1] == whole["tokens"][1]
+    alone = runner.invoke(app, ["generate", *options[:-1], "--prompt", prompts[0], "--stop", stop])
+    assert alone.stdout == facts["answers"][0] + "\n"
+    assert f"generation: {len(facts['tokens'][0])} tokens" in alone.stderr
 
 
 SLOWLY = """
@@ -276,6 +304,8 @@ def test_an_interrupt_leaves_the_terminal_as_it_was(packed: Path) -> None:
     assert termios.tcgetattr(slave) == before
     os.close(master)
     os.close(slave)
+    bar, _, shown = shown.rpartition(b"\x1b[2K")  # erases the line
+    assert bar.count(b"\x1b[?25l") == bar.count(b"\x1b[?25h") == 1, "the cursor is hidden, and shown again"
     answer, _, summary = shown.partition(b"\r\n")
     assert set(answer) == {ord("A")}
     assert summary.startswith(b"prompt: ")

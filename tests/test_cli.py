@@ -273,6 +273,17 @@ def test_module_in_a_new_process(run_python: RunPython) -> None:
     assert {backend["name"] for backend in facts["installed_backends"]} >= {"cpp", "reference"}
 
 
+@pytest.mark.parametrize("options", [["--help"], ["info", "--json"]])
+def test_an_output_that_cannot_be_written(options: list[str]) -> None:
+    """One line, instead of the traceback of a program that is not at fault."""
+    command = [sys.executable, "-m", "bittensor", *options]
+    with Path("/dev/full").open("w") as full:
+        process = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (process.returncode, process.stderr) == (
+        2, "bittensor: the output cannot be written: No space left on device\n"
+    )  # fmt: skip
+
+
 def test_bench_json() -> None:
     arguments = ["bench", "--shape", "64x96", "--shape", "32x128", "--rows", "1", "--rows", "3", "--group-size", "32"]
     arguments += ["-b", "cpp", "-b", "reference", "--threads", "1", "--seconds", "0.005", "--json"]

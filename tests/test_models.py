@@ -268,6 +268,65 @@ def test_template_and_streaming(tiny: LanguageModel) -> None:
 
 
 @pytest.mark.parametrize(
+    ("stop", "text", "expected"),
+    [
+        ([], "abc", "abc"),
+        (["c"], "abcabc", "ab"),
+        (["bcx"], "abcbcxa", "abc"),
+        (["aab"], "aaaab", "aa"),
+        (["bcd", "c"], "abcd", "ab"),
+        (["c", "bc"], "abcd", "a"),
+        (["€"], "é€é", "é"),
+        (["abc"], "xab", "xab"),
+        (["a"], "aaa", ""),
+    ],
+)
+def test_stop_texts(stop: list[str], text: str, expected: str, tiny: LanguageModel) -> None:
+    tokens = iter(tiny.tokenization.encode(text, chat=False))
+    assert "".join(tiny.tokenization.stream(tokens, stop)) == expected
+    ends = [text.find(each) + len(each) for each in stop if each in text]
+    if ends:
+        assert len(list(tokens)) == len(text[min(ends) :].encode()), "tokens after the stop text are not asked for"
+
+
+def test_what_may_become_a_stop_text_is_held_back(tiny: LanguageModel) -> None:
+    answer = tiny.tokenization.answer(["---", "end"])
+    a, dash, e = tiny.tokenization.encode("a-e", chat=False)
+    assert [answer.add(token) for token in (a, dash, dash, a, dash, e)] == ["a", "", "", "--a", "", "-"]
+    assert (answer.text, answer.ended) == ("a--a-", False)
+    assert (answer.finish(), answer.finish()) == ("e", "")
+    assert answer.text == "a--a-e"
+
+
+@pytest.mark.parametrize("stop", ["text", [""], ["x", ""]])
+def test_stop_texts_that_are_none(stop: Any, tiny: LanguageModel) -> None:
+    with pytest.raises(ValueError, match="stop: expected texts of at least one character"):
+        tiny.tokenization.answer(stop)
+
+
+def test_a_stop_text_ends_its_prompt_only(packed: Llama, tiny: LanguageModel) -> None:
+    model = LanguageModel(packed, tiny.tokenization)
+    prompts, sampling = ["x", "something longer", "hello"], Sampling(temperature=1.5, seed=1)
+    whole = model.generate_together(prompts, 20, sampling)
+    stop = next(each for each in whole[0] if each.isprintable() and sum(each in other for other in whole) < 3)
+    cut = model.generate_together(prompts, 20, sampling, stop=[stop])
+    assert cut == [each.partition(stop)[0] for each in whole]
+    assert cut != whole
+    assert cut == ["".join(model.generate(prompt, 20, sampling, stop=[stop])) for prompt in prompts]
+
+
+def test_prompts_that_the_caller_ends(packed: Llama) -> None:
+    ended: set[int] = set()
+    seen = []
+    for number, _ in generate_together(packed, [[1, 2], [3], [4]], 4, ended=ended):
+        seen.append(number)
+        if len(seen) == 2:
+            ended.add(1)
+    assert seen == [0, 1, 2] + [0, 2] * 3
+    assert list(generate_together(packed, [[1]], 4, ended=[0])) == list(generate_together(packed, [[1]], 1))
+
+
+@pytest.mark.parametrize(
     "template",
     ["{{ raise_exception('no') }}", "{{ ''.__class__.__mro__ }}{{ messages.append(1) }}", "{% for %}", "{{ 1 / 0 }}"],
 )

@@ -134,9 +134,26 @@ def test_search_promises(kind: dict[str, Any], name: str, group_size: int | None
     squared = {method: error(each, weight) for method, each in made.items()}
     assert (squared["mse"] <= squared["rtn"] * (1 + EPSILON)).all()
     assert squared["mse"].sum() < squared["rtn"].sum()
-    forgiving = {method: error(each, weight, power=0.75) for method, each in made.items()}
+    forgiving = {method: error(each, weight, power=1.5) for method, each in made.items()}
     assert (forgiving["hqq"] <= forgiving["rtn"] * (1 + 1e-4)).all()
     assert forgiving["hqq"].sum() < forgiving["rtn"].sum()
+
+
+def test_half_quadratic_comes_near_the_minimum() -> None:
+    """Beside every grid with ends in 60 x 60 places: the sum over groups is at most 3 % above the least there is."""
+    weight = gaussian(24, 32)
+    least = torch.full((24,), torch.inf, dtype=torch.float64)
+    places = torch.linspace(0.5, 1.1, 60, dtype=torch.float64)
+    center, low, high = weight.double().mean(dim=1), weight.amin(dim=1), weight.amax(dim=1)
+    for below, above in product(places, places):
+        start, end = center + below * (low - center), center + above * (high - center)
+        offset, scale = start[:, None], (end - start)[:, None] / 15
+        codes = ((weight - offset) / scale).round().clamp(0, 15)
+        least = torch.minimum(least, (weight - (codes * scale + offset)).abs().pow(1.5).sum(dim=1))
+    found = {method: error(quantize(weight, 4, 32, "float", method), weight, 1.5).sum() for method in METHODS}
+    assert found["hqq"] < 1.03 * least.sum()
+    assert found["mse"] > found["hqq"]
+    assert found["rtn"] > 1.1 * least.sum()
 
 
 def test_searches_gain_on_gaussian_weights() -> None:

@@ -27,13 +27,12 @@ from torch.ao.quantization import quantize_dynamic
 
 import bittensor
 
-from . import machine, program, record
+from . import generated, machine, program, record
 from .measure import Rounds, Sample, interleaved, timed, with_threads
 from .sentence_model import BATCH, Agreement, Embedder, load_float
 from .speeches import sentences
 
 PAGE = machine.ROOT / "docs" / "embedding_model.md"
-START, END = "<!-- table: begin -->\n", "<!-- table: end -->\n"
 SENTENCES = 512
 CALIBRATION = 128  # other sentences, that layers are calibrated with
 BATCHES = 2  # that one sample of the speed embeds
@@ -174,13 +173,6 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def put_into_page(text: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    """The page with the table of these rows between its marks."""
-    before, _, rest = text.partition(START)
-    _, _, after = rest.partition(END)
-    return f"{before}{START}{table(rows)}{END}{after}"
-
-
 def main() -> None:
     parser = program.arguments("An embedding model, quantized.", name="embedding-model", rounds=5)
     parser.add_argument("part", choices=["quality", "speed"])
@@ -191,7 +183,7 @@ def main() -> None:
     rows = {row["setting"]: row for row in old["rows"]}
     with program.set_up(given.threads, given.rounds) as about:
         torch.set_num_threads(given.threads)
-        kept = old["machine"] | {given.part: about}
+        kept = old["machine"] | {f"{given.part} of {given.only}" if given.only else given.part: about}
         if given.part == "quality":
             for row in quality(chosen):
                 rows[row["setting"]] = rows.get(row["setting"], {}) | row
@@ -203,7 +195,7 @@ def main() -> None:
                 rows[setting.name] = rows.get(setting.name, {"setting": setting.name}) | figures_of
             record.write(given.name, kept, {}, in_order(rows))
     complete = [row for row in in_order(rows) if "cosine" in row]
-    PAGE.write_text(put_into_page(PAGE.read_text(encoding="utf-8"), complete), encoding="utf-8")
+    generated.put(PAGE, "table", table(complete))
     print(table(complete))
 
 

@@ -44,7 +44,7 @@ class Sampling:
     def choose(self, logits: torch.Tensor, generator: torch.Generator) -> int:
         """A token for logits float32 ``[vocabulary]``."""
         if self.temperature == 0:
-            return int(logits.argmax())
+            return int(logits.max(dim=-1).indices)  # the first of several, as argmax, which is slower
         values, tokens = (logits / self.temperature).sort(descending=True, stable=True)
         if self.top_k:
             values, tokens = values[: self.top_k], tokens[: self.top_k]
@@ -78,11 +78,13 @@ def generate_together(
     max_new_tokens: int,
     sampling: Sampling | None = None,
     stop: Collection[int] = (),
+    ended: Collection[int] = (),
 ) -> Iterator[tuple[int, int]]:
     """Yield the tokens that follow several prompts: ``(number of the prompt, token)``, a round of tokens at a time.
 
-    Prompts may differ in length. Each has a cache and a generator of its own, and leaves when it is done. On packed
-    weights, the tokens of a prompt are those that `generate` yields for it alone.
+    Prompts may differ in length. Each has a cache and a generator of its own, and leaves when it is done. A prompt also
+    leaves whose number is in `ended`, which the caller may add to between tokens. On packed weights, the tokens of a
+    prompt are those that `generate` yields for it alone.
 
     Raises:
         ValueError: as `generate`; no prompts.
@@ -98,14 +100,13 @@ def generate_together(
     caches = [KeyValueCache(model.config, len(prompt) + max_new_tokens) for prompt in prompts]
     tokens = [torch.tensor(prompt) for prompt in prompts]
     running = list(range(len(prompts)))
+    forward = model.bound()
     for _ in range(max_new_tokens):
-        logits = model.forward_together(
-            [tokens[number] for number in running], [caches[number] for number in running], last=True
-        )
+        logits = forward([tokens[number] for number in running], [caches[number] for number in running], True)
         chosen = [sampling.choose(row, generators[number]) for row, number in zip(logits, running, strict=True)]
         going_on = [(number, token) for number, token in zip(running, chosen, strict=True) if token not in stop]
         yield from going_on
-        running = [number for number, _ in going_on]
+        running = [number for number, _ in going_on if number not in ended]
         if not running:
             return
         for number, token in going_on:

@@ -15,11 +15,15 @@ from ..checkpoints import Checkpoint, ReorderedWeight, Stored
 from ..errors import CheckpointError
 from ..fused import FusedOperations, composed_linear
 from ..nn import QuantizedLinear
+from ..progress import progress_bar
 from ..registry import current_backend
 from .caching import CachedAttention, KeyValueCache
 from .stored_layers import embedding_layer, fused_layer, linear_layer
 
 ARCHITECTURE = "llama"
+
+Forward = Callable[[Sequence[torch.Tensor], Sequence[KeyValueCache], bool], torch.Tensor]
+"""Tokens and cache of each sequence, and whether the last rows suffice, to logits: `Llama.forward_together`."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,6 @@ class Llama(torch.nn.Module):
         """
         return self.forward_together([tokens], [cache], last=last)
 
-    @torch.inference_mode()
     def forward_together(
         self, tokens: Sequence[torch.Tensor], caches: Sequence[KeyValueCache], *, last: bool = False
     ) -> torch.Tensor:
@@ -99,20 +102,41 @@ class Llama(torch.nn.Module):
 
         On packed weights the rows of a sequence have the same bits as alone.
         """
-        counts = [len(each) for each in tokens]
-        for count, cache in zip(counts, caches, strict=True):
-            if not 0 < count <= cache.capacity - cache.length:
-                raise ValueError(f"tokens: expected 1 to {cache.capacity - cache.length} for the cache, got {count}")
+        return self.bound()(tokens, caches, last)
+
+    def bound(self) -> Forward:
+        """`forward_together` on the current backend and the weights as they are now, for many calls in a row.
+
+        What a call would look up in modules, is looked up once: for one token that takes as long as a tenth of the
+        kernels.
+        """
         fused = current_backend().fused()
-        attention = CachedAttention(fused, caches, counts)
-        x = self.embedding(tokens[0] if len(counts) == 1 else torch.cat(list(tokens)))
-        for index, block in enumerate(self.layers):
-            x = block(x, fused, attention, index)
-        for count, cache in zip(counts, caches, strict=True):
-            cache.length += count
-        if last:
-            x = x[-1:] if len(counts) == 1 else x[torch.tensor(counts).cumsum(0) - 1]
-        return apply(fused, self.head, x, norm=self.norm)
+        embedding, blocks = self.embedding, [block.bound(fused) for block in self.blocks()]
+        head = bound_linear(fused, self.head, norm=self.norm)
+
+        @torch.inference_mode()
+        def forward(tokens: Sequence[torch.Tensor], caches: Sequence[KeyValueCache], last: bool) -> torch.Tensor:
+            counts = [len(each) for each in tokens]
+            for count, cache in zip(counts, caches, strict=True):
+                if not 0 < count <= cache.capacity - cache.length:
+                    raise ValueError(
+                        f"tokens: expected 1 to {cache.capacity - cache.length} for the cache, got {count}"
+                    )
+            attention = CachedAttention(fused, caches, counts)
+            x = embedding(tokens[0] if len(counts) == 1 else torch.cat(list(tokens)))
+            for index, block in enumerate(blocks):
+                x = block(x, attention, index)
+            for count, cache in zip(counts, caches, strict=True):
+                cache.length += count
+            if last:
+                x = x[-1:] if len(counts) == 1 else x[torch.tensor(counts).cumsum(0) - 1]
+            return head(x, None)
+
+        return forward
+
+    def blocks(self) -> list[Block]:
+        """The layers."""
+        return [layer for layer in self.layers if isinstance(layer, Block)]
 
 
 class Block(torch.nn.Module):
@@ -129,12 +153,19 @@ class Block(torch.nn.Module):
         self.gate_up = fused_layer([read(f"mlp.{name}_proj.weight") for name in ("gate", "up")], activation_mode)
         self.down = linear_layer(read("mlp.down_proj.weight"), activation_mode)
 
-    def forward(self, x: torch.Tensor, fused: FusedOperations, attention: CachedAttention, index: int) -> torch.Tensor:
-        projections = apply(fused, self.query_key_value, x, norm=self.attention_norm)
-        mixed = attention.attend(projections, index, self.heads)
-        x = apply(fused, self.output, mixed, residual=x)
-        hidden = apply(fused, self.gate_up, x, norm=self.mlp_norm)
-        return apply(fused, self.down, hidden, gated=True, residual=x)
+    def bound(self, fused: FusedOperations) -> Callable[[torch.Tensor, CachedAttention, int], torch.Tensor]:
+        """The layer as a function of its input, the attention, and the number of the layer."""
+        heads = self.heads
+        query_key_value = bound_linear(fused, self.query_key_value, norm=self.attention_norm)
+        output = bound_linear(fused, self.output)
+        gate_up = bound_linear(fused, self.gate_up, norm=self.mlp_norm)
+        down = bound_linear(fused, self.down, gated=True)
+
+        def block(x: torch.Tensor, attention: CachedAttention, index: int) -> torch.Tensor:
+            x = output(attention.attend(query_key_value(x, None), index, heads), x)
+            return down(gate_up(x, None), x)
+
+        return block
 
 
 class RMSNorm(torch.nn.Module):
@@ -148,29 +179,24 @@ class RMSNorm(torch.nn.Module):
         self.epsilon = epsilon
 
 
-def apply(
-    fused: FusedOperations,
-    layer: torch.nn.Module,
-    x: torch.Tensor,
-    *,
-    norm: RMSNorm | None = None,
-    gated: bool = False,
-    residual: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """`FusedOperations.linear` for any layer; one step where its weight is packed."""
+def bound_linear(
+    fused: FusedOperations, layer: torch.nn.Module, *, norm: RMSNorm | None = None, gated: bool = False
+) -> Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]:
+    """`FusedOperations.linear` for any layer, as a function of x and residual; one step where its weight is packed."""
     normalization = None if norm is None else (norm.weight, norm.epsilon)
     if isinstance(layer, QuantizedLinear):
+        linear, mode = fused.linear, layer.activation_mode
         weight = layer.weight.prepared_for(current_backend())
-        return fused.linear(x, weight, layer.activation_mode, normalization, gated, residual)
-    return composed_linear(layer, x, normalization, gated, residual)
+        return lambda x, residual: linear(x, weight, mode, normalization, gated, residual)
+    return lambda x, residual: composed_linear(layer, x, normalization, gated, residual)
 
 
 def _below(read: Callable[[str], Stored], prefix: str) -> Callable[[str], Stored]:
     return lambda name: read(prefix + name)
 
 
-def load_llama(checkpoint: Checkpoint, *, activation_mode: str = "int8") -> Llama:
-    """The model of a checkpoint, read one tensor at a time.
+def load_llama(checkpoint: Checkpoint, *, activation_mode: str = "int8", progress: bool = False) -> Llama:
+    """The model of a checkpoint, read one tensor at a time; `progress` shows a bar on stderr if that is a terminal.
 
     Raises:
         CheckpointError: not a Llama, or a tensor is missing, has another shape, or cannot be read.
@@ -185,6 +211,7 @@ def load_llama(checkpoint: Checkpoint, *, activation_mode: str = "int8") -> Llam
         stored = stored_name(name)
         if stored not in checkpoint:
             raise checkpoint.refuse("missing", stored)
+        begin(stored)
         tensor = checkpoint.read(stored)
         if gguf and name.endswith(("q_proj.weight", "k_proj.weight")):
             heads = config.heads if name.endswith("q_proj.weight") else config.key_value_heads
@@ -194,10 +221,10 @@ def load_llama(checkpoint: Checkpoint, *, activation_mode: str = "int8") -> Llam
             raise checkpoint.refuse(f"expected shape {list(expected)}, got {list(tensor.shape)}", stored)
         return tensor
 
+    tied = stored_name("lm_head.weight") not in checkpoint
     try:
-        return Llama(
-            config, read, tied=stored_name("lm_head.weight") not in checkpoint, activation_mode=activation_mode
-        )
+        with progress_bar("reading", len(checkpoint.entries), progress) as begin:
+            return Llama(config, read, tied=tied, activation_mode=activation_mode)
     except (TypeError, ValueError) as error:
         raise checkpoint.refuse(str(error)) from None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..checkpoints.json_files import read_json
 from ..errors import CheckpointError
 from ..extras import extra
+from .answer_text import AnswerText
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -61,15 +62,20 @@ class Tokenization:
         except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
             raise ValueError(f"chat template: {error}") from None
 
-    def stream(self, tokens: Iterable[int]) -> Iterator[str]:
-        """Text of tokens as they come; a character is yielded when its last byte has come."""
-        from tokenizers.decoders import DecodeStream
+    def answer(self, stop: Collection[str] = ()) -> AnswerText:
+        """An answer that has no tokens yet, and ends at one of the texts `stop`."""
+        return AnswerText(self.tokenizer, stop)
 
-        decoder = DecodeStream(skip_special_tokens=True)
+    def stream(self, tokens: Iterable[int], stop: Collection[str] = ()) -> Iterator[str]:
+        """Pieces of the text of an answer, as `AnswerText` gives them; after a stop text, no token is asked for."""
+        answer = self.answer(stop)
         for token in tokens:
-            piece = decoder.step(self.tokenizer, token)
-            if piece:
+            if piece := answer.add(token):
                 yield piece
+            if answer.ended:
+                return
+        if piece := answer.finish():
+            yield piece
 
 
 def from_gguf(path: Path, metadata: Mapping[str, Any]) -> Tokenization:
