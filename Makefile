@@ -7,7 +7,8 @@ REQUIREMENTS := $(VENV)/.requirements-installed
 PACKAGE := $(VENV)/.package-installed
 PEERS := $(VENV)/.peers-installed
 FUZZER := $(VENV)/.fuzzer-installed
-CPP_SOURCES := $(shell find backends/cpp -name '*.?pp' -o -name CMakeLists.txt) CMakeLists.txt CMakePresets.json
+CPP_SOURCES := $(shell find backends/cpp -name gate -prune -o -name tests -prune -o \( -name '*.?pp' -o -name CMakeLists.txt \) -print) \
+	CMakeLists.txt CMakePresets.json
 PYTHON_SOURCES := $(shell find bittensor backends conformance/bittensor_conformance -name '*.py')
 CMAKE = $(BIN)/cmake
 CTEST = $(BIN)/ctest
@@ -81,7 +82,7 @@ report: $(PACKAGE) ## All records on one page, out/report/index.html, and the re
 gate: $(REQUIREMENTS) ## Every kernel against the merge base with BASE: slower ones fail; ARGS="--check-times 10" checks the check
 	$(BIN)/python -m benchmarks.gate --base $(BASE) $(ARGS)
 
-system-packages: ## What pip cannot install, on Debian and Ubuntu: for the gate, and for opening the report
+system-packages: ## What pip cannot install, on Debian and Ubuntu: ccache, and valgrind for the gate
 	$(if $(filter-out 0,$(shell id -u)),sudo )apt-get update
 	$(if $(filter-out 0,$(shell id -u)),sudo )apt-get install --yes --no-install-recommends ccache valgrind
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -10,16 +11,22 @@ import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def run_now(function: Callable[..., object], *arguments: Any) -> None:
+def run_now(function: Callable[..., object], *arguments: object) -> None:
     """Call `function` while torch.compile traces the caller, then have it trace from the start.
 
     The trace then finds what the function changed, and the compiled program depends on that alone.
     """
+    # Before 2.12, torch passes numbers to such a function, but no objects.
+    _run_now(function, *[id(argument) for argument in arguments])
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _run_now(function: Callable[..., object], *identities: int) -> None:
     from torch._dynamo.exc import RestartAnalysis
     from torch._dynamo.symbolic_convert import InstructionTranslator
 
-    function(*arguments)
+    # The program that is traced holds the objects.
+    function(*[ctypes.cast(identity, ctypes.py_object).value for identity in identities])
     # The log of the decisions so far, by which the next trace would be checked.
     InstructionTranslator.current_tx().speculation_log.clear()
     raise RestartAnalysis(restart_reason=f"{function.__name__} has run")

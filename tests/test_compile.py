@@ -11,7 +11,8 @@ from torch._dynamo.utils import counters
 from torch.nn.functional import scaled_dot_product_attention
 
 import bittensor
-from bittensor import Backend, PackedLinear, QuantizedLinear, quantize, use_backend
+from bittensor import Backend, PackedLinear, QuantizeConfig, QuantizedLinear, quantize, use_backend
+from bittensor.nn import FakeQuantizedLinear, LoRALinear
 
 ZEROS = ("symmetric", "integer", "float")
 
@@ -66,6 +67,18 @@ def test_operators_of_the_cpp_backend(zero: str, grad: bool) -> None:
         check(ops.restore.default, (prepared, 16, 40, 4, 16, ZEROS.index(zero), torch.float32))
 
 
+def test_fused_operators_of_the_cpp_backend() -> None:
+    ops, check = torch.ops.bittensor_cpp, torch.library.opcheck
+    backend = bittensor.get_backend("cpp")
+    (square,) = quantize(normal(16, 16), group_size=16).prepared_for(backend).tensors
+    x, residual = normal(3, 16), normal(3, 16)
+    check(ops.fused_linear.default, (x, square, 16, normal(16), 1e-5, False, residual))
+    check(ops.fused_linear.default, (normal(3, 32), square, 16, None, 0.0, True, None, True))
+    # 2 heads over 1 of the cache, of 16 values; 70 places.
+    keys, values = torch.zeros(1, 2, 16, 64), torch.zeros(1, 70, 16)
+    check(ops.attend.default, (normal(3, 64), normal(3, 16), normal(3, 16), keys, values, 5, 2))
+
+
 def test_operators_on_codes_of_the_cpp_backend() -> None:
     ops, check = torch.ops.bittensor_cpp, torch.library.opcheck
     bittensor.get_backend("cpp")
@@ -86,6 +99,9 @@ def test_operators_on_any_backend(backend: str, grad: bool) -> None:
     check(ops.linear.default, (x, *weight, None, "float", None, backend))
     check(ops.linear_input_grad.default, (normal(2, 3, 16), *weight, backend))
     check(ops.embedding.default, (torch.tensor([[3, 0, 15]]), *weight, torch.float16, backend))
+    scales, shifts = normal(16, 3).abs().requires_grad_(grad), normal(16, 3).requires_grad_(grad)
+    floats = (x, normal(16, 40).requires_grad_(grad), scales, shifts, bias)
+    check(ops.fake_quantized_linear.default, (*floats, 4, 16, "float", torch.float32, "float", backend))
     words = ops.pack.default(codes(3, 20), 4, backend)
     check(ops.pack.default, (codes(2, 3, 20), 4, backend))
     check(ops.unpack.default, (words, 20, 4, backend))
@@ -206,6 +222,67 @@ def test_gradients(backend: Backend) -> None:
             y = wrap(lambda x, b, e=epilogue: bittensor.linear(x, weight, b, "int8", e))(x, bias)
             results.append((y, *torch.autograd.grad(y, (x, bias), normal(2, 3, 16, seed=5))))
         assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("zero", ZEROS)
+def test_quantization_aware_training(backend: Backend, zero: str) -> None:
+    layer = FakeQuantizedLinear(normal(16, 40), normal(16), QuantizeConfig(2, 16, zero))
+    program = compiled(layer)
+    for rows in (3, 4, 5, 6):
+        results = []
+        for function in (layer, program):
+            layer.zero_grad()
+            x = normal(rows, 40, seed=rows).requires_grad_()
+            y = function(x)
+            y.backward(normal(rows, 16, seed=5))
+            results.append((y, x.grad, *(each.grad for each in layer.parameters())))
+        assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
+    assert graphs() == 2
+    layer.weight.data[0, 0] = torch.nan
+    with pytest.raises(ValueError, match="has it diverged"):
+        program(x)
+
+
+def test_switching_the_backend_of_a_layer_in_training() -> None:
+    layer, x = FakeQuantizedLinear(normal(16, 40), None, QuantizeConfig(4, 8)), normal(3, 40)
+    program = compiled(layer)
+    for name, kernel in (("cpp", "int8_linear_b4"), ("reference", None), ("cpp:scalar", "int8_linear_b4_scalar")):
+        with use_backend(name) as backend:
+            before = backend.kernel_calls()
+            assert torch.equal(program(x), layer.to_quantized()(x))
+            ran = {each for each, count in backend.kernel_calls().items() if count != before[each]}
+        assert any(each.startswith(kernel) for each in ran) if kernel else not ran
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch, by torch
+def test_quantization_aware_training_with_inductor() -> None:
+    layer = FakeQuantizedLinear(normal(16, 40), normal(16), QuantizeConfig(4, 16))
+    program, grads = torch.compile(layer, fullgraph=True), []
+    for function in (layer, program):
+        layer.zero_grad()
+        x = normal(3, 40).requires_grad_()
+        y = function(x)
+        y.backward(normal(3, 16, seed=5))
+        grads.append((y, x.grad, *(each.grad for each in layer.parameters())))
+    assert all(torch.equal(eager, fused) for eager, fused in zip(*grads, strict=True))
+
+
+@pytest.mark.parametrize("mode", ["int8", "float"])
+def test_adapters(backend: Backend, mode: str) -> None:
+    base = QuantizedLinear(quantize(normal(16, 40), group_size=8), normal(16), activation_mode=mode, epilogue="relu")
+    layer = LoRALinear(base, rank=4)
+    torch.nn.init.normal_(layer.lora_b, generator=torch.Generator().manual_seed(0))
+    program = compiled(layer)
+    for rows in (3, 4, 5, 6):
+        results = []
+        for function in (layer, program):
+            layer.zero_grad()
+            x = normal(rows, 40, seed=rows).requires_grad_()
+            y = function(x)
+            y.backward(normal(rows, 16, seed=5))
+            results.append((y, x.grad, layer.lora_a.grad, layer.lora_b.grad))
+        assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
+    assert graphs() == 2
 
 
 def test_packed_linear(backend: Backend) -> None:

@@ -74,7 +74,7 @@ def test_autograd_uses_the_kernel(epilogue: str | None) -> None:
         before = backend.kernel_calls()
         linear(x, weight, epilogue=epilogue).sum().backward()
         ran = {name for name, count in backend.kernel_calls().items() if count != before[name]}
-    assert any(name.startswith("panel_product") for name in ran)
+    assert any(name.startswith("codes_product") for name in ran)
 
 
 def test_a_backend_without_the_operation_still_has_gradients(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,7 +76,7 @@ def test_the_gradient_passes_through_the_codes() -> None:
         before = backend.kernel_calls()
         layer(x).sum().backward()
         ran = {name for name, count in backend.kernel_calls().items() if count != before[name]}
-    assert any(name.startswith("panel_product") for name in ran)
+    assert any(name.startswith("codes_product") for name in ran)
 
 
 def test_dropout_is_of_training_alone(backend: Backend) -> None:

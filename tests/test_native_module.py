@@ -255,6 +255,22 @@ def test_panel_product(name: str, bits: int) -> None:
         np.testing.assert_array_equal(sums, (1 + continues) * (dy @ panel))
 
 
+@kernels("codes_product")
+def test_codes_product(name: str, bits: int) -> None:
+    weight, prepared = prepared_weight(bits)
+    values = weight.dequantize().numpy()
+    for rows in range(1, 6):
+        dy = np.random.default_rng(rows).standard_normal((rows, 20)).astype(np.float32)
+        out = np.full((rows, 40), 99, dtype=np.float32)
+        _native.codes_product(name, prepared, rows, dy, out)
+        expected = np.zeros((rows, 40), dtype=np.float32)
+        for n in range(20):  # a multiply-add: the product is exact in float64
+            expected = (dy[:, n : n + 1].astype(np.float64) * values[n] + expected).astype(np.float32)
+        np.testing.assert_array_equal(out, expected)
+    with pytest.raises(ValueError, match="rows: expected at least 1"):
+        _native.codes_product(name, prepared, 0, dy, out)
+
+
 def in_halves(values: torch.Tensor, add: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> torch.Tensor:
     """The sum of a row by docs/numerics.md, section 8: 16 partial sums that `add` extends, then halves."""
     sums = torch.zeros(16)

@@ -22,6 +22,7 @@ from benchmarks.peers.bittensor_linear import PEERS as OURS
 from benchmarks.peers.peer import Cell, Peer, Weight
 from benchmarks.peers.torch_linear import PEERS as TORCH
 from benchmarks.report import machine, measure, peers, peers_table, record
+from benchmarks.report.measure import Rounds
 
 CELL = Cell(32, 64, 32, 3)
 
@@ -61,7 +62,7 @@ def quick_samples(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def measured(*given: Peer, cell: Cell = CELL) -> dict[str, peers.Timing]:
-    return {row.peer: row for row in peers.measure(cell, given, threads=1, rounds=3, isa="scalar")}
+    return {row.peer: row for row in peers.measure(cell, given, threads=1, rounds=Rounds(3), isa="scalar")}
 
 
 def test_weight_means_what_it_says() -> None:
@@ -133,7 +134,7 @@ def test_rotated_weights_are_all_checked_and_used(monkeypatch: pytest.MonkeyPatc
 
 def given(name: str, **changed: Any) -> Namespace:
     settings = {"shapes": [(32, 64)], "rows": [1], "group_sizes": [32], "peers": None, "fresh": False}
-    return Namespace(name=name, rounds=3, threads=1, **settings | changed)
+    return Namespace(name=name, rounds=3, seconds=60, threads=1, **settings | changed)
 
 
 @pytest.fixture
@@ -222,6 +223,17 @@ def test_absent_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [peer.name for peer in found] == [peer.name for peer in (*OURS, *TORCH)]
     assert absent["openvino_linear"] == "openvino is not installed"
     assert set(absent) == {"onnxruntime_linear", "openvino_linear", "torchao_linear"}
+
+
+def test_time_of_a_comparison_is_bounded() -> None:
+    def slow() -> float:
+        time.sleep(0.02)
+        return 1.0
+
+    assert len(measure.interleaved({"slow": slow}, Rounds(5)).figures["slow"]) == 5
+    assert len(measure.interleaved({"slow": slow}, Rounds(1000, seconds=0.2)).figures["slow"]) in range(4, 12)
+    assert len(measure.interleaved({"slow": slow}, Rounds(1000, seconds=0)).figures["slow"]) == Rounds.least
+    assert Rounds(12, seconds=7).times(0.5) == Rounds(6, seconds=7)
 
 
 def test_samples_wait_for_spinning_threads() -> None:

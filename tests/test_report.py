@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -57,7 +59,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write(folder, name, limits, [limit_row("int8 M=8", ratio=0.6 * factor)], cpu=name)
     counts = (1, 2, 4)
     threads = [limit_row(f"M={m}, {n} threads", n, n * 0.9, f"M={m}") for m in (1, 8) for n in counts]
-    write(folder, "threads", limits, threads)
+    write(folder, "threads-one", limits, threads, cpu="one")
+    write(folder, "threads-two", limits, [row | {"ratio": row["ratio"] * 0.7} for row in threads], cpu="one", cpus=8)
     timings = []
     for m in (1, 8, 128):
         for name, speed in (("bittensor int8", 40.0), ("bittensor float", 20.0), ("rival", 10.0), ("limit", 90.0)):
@@ -100,7 +103,12 @@ def test_page_stands_alone(built: Path) -> None:
     assert 'href="http' not in text
     assert "Some CPU &lt;9000&gt;" in text
     assert "9 of 9" in text
-    assert "linear, beside each other" in text
+    for line in ("M=8, one, 4 CPUs", "M=8, one, 8 CPUs"):
+        assert f">{line}<" in text
+    for program in ("linear", "threads"):
+        assert f"{program}, beside each other" in text
+    table = text[text.index("linear, beside each other") :]
+    assert '<td class="text">int8 M=8 (GOP/s)</td><td class="number">60</td><td class="number">66</td>' in table
     assert "asv has stored results of fewer than two commits" in text
 
 
@@ -114,6 +122,7 @@ def test_pictures_are_kept_beside_the_page(built: Path) -> None:
         "limits-linear-one",
         "limits-linear-two",
         "limits-integer-matmul",
+        "machines-linear",
     }
 
 
@@ -150,7 +159,7 @@ def test_page_in_a_browser(built: Path, browser: Any, scheme: str, width: int) -
     opened.on("request", lambda request: requests.append(request.url))
     opened.goto(built.as_uri())
     drawings = opened.locator("figure svg").all()
-    assert len(drawings) == 7
+    assert len(drawings) == 8
     for drawing in drawings:
         box = drawing.bounding_box()
         assert box["width"] > 0.8 * min(width, 960) - 40
@@ -202,3 +211,11 @@ def test_other_programs_have_a_table(results: Path, tmp_path: Path) -> None:
     write(tmp_path / "results", "new-program", {}, [{"what": "something new", "figure": 1.5}])
     built = page.build(records.load(tmp_path / "results"), tmp_path / "out", [], tmp_path / "no-asv")
     assert "something new" in built.read_text(encoding="utf-8")
+
+
+def test_programs_that_measure_need_no_tools_of_the_page() -> None:
+    """They run on lent machines, where little is installed."""
+    blocked = "import sys; sys.modules |= dict.fromkeys(['pandas', 'matplotlib', 'asv', 'asv_runner', 'typer'])"
+    modules = ("threads", "linear", "integer_matmul", "kernels")
+    imports = "; ".join(f"import benchmarks.report.{name}" for name in modules)
+    subprocess.run([sys.executable, "-c", f"{blocked}; {imports}"], check=True, cwd=Path(__file__).parent.parent)

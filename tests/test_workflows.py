@@ -64,6 +64,21 @@ def test_variables_are_read_by_the_makefile() -> None:
                     assert f"$({name})" in makefile, f"{workflow.name} sets {name}, which the Makefile does not read"
 
 
+def test_what_a_target_needs_is_installed_before() -> None:
+    """valgrind counts the gate's instructions; ccache keeps what two builds have in common."""
+    for workflow in WORKFLOWS:
+        content = yaml.safe_load(workflow.read_text(encoding="utf-8"))
+        for name, job in content["jobs"].items():
+            run = [step["run"].removeprefix("make ") for step in job["steps"] if "run" in step]
+            for target in {"gate", "bench-continuous"}.intersection(run):
+                before = run[: run.index(target)]
+                assert "system-packages" in before, f"{workflow.name}, job {name}: {target} lacks ccache or valgrind"
+
+
+def test_nightly_runs_what_takes_hours() -> None:
+    assert {"make conformance", "make mutants", "make fuzz"} <= set(commands(ROOT / ".github/workflows/nightly.yml"))
+
+
 def test_actionlint_has_no_complaints() -> None:
     beside = Path(sys.executable).with_name("actionlint")
     actionlint = str(beside) if beside.exists() else shutil.which("actionlint")

@@ -6,11 +6,11 @@ from asv_runner.benchmarks.mark import SkipNotImplemented
 
 import bittensor
 
-BACKENDS = ["cpp", "cpp:scalar", "cpp:avx2", "cpp:avxvnni", "cpp:avx512", "cpp:avx512vnni", "reference"]
+BACKENDS = ["cpp", "cpp:scalar", "cpp:avx2", "cpp:avxvnni", "cpp:avx512", "cpp:avx512vnni", "cpp:amx", "reference"]
 """Fixed, so that results of different machines and commits stand side by side; what is absent is skipped."""
 
-FAST_BACKENDS = ["cpp", "cpp:avx2", "cpp:avx512vnni"]
-"""For benchmarks with many other parameters."""
+FAST_BACKENDS = ["cpp", "cpp:avx2"]
+"""For benchmarks with many other parameters: what the machine does best, and what most machines can do."""
 
 
 class Timing:

@@ -7,8 +7,9 @@ import torch
 import bittensor
 
 from .backends import BACKENDS, Timing, use
+from .weights import random_weight
 
-TABLE, COLUMNS = 4096, 1024
+TABLE, COLUMNS = 1024, 1024
 
 
 class Embedding(Timing):
@@ -18,7 +19,7 @@ class Embedding(Timing):
     def setup(self, backend: str, rows: int) -> None:
         use(backend, "embedding", 4)
         torch.manual_seed(0)
-        weight = bittensor.quantize(torch.randn(TABLE, COLUMNS), 4, 64)
+        weight = random_weight(TABLE, COLUMNS, 64)
         self.backend = bittensor.current_backend()
         self.prepared = self.backend.prepare(weight)
         self.indices = torch.randint(TABLE, (rows,))

@@ -7,12 +7,13 @@ import torch
 import bittensor
 
 from .backends import BACKENDS, FAST_BACKENDS, Timing, use
+from .weights import random_weight
 
 
 class Linear(Timing):
     """One layer; parameters of what a call computes."""
 
-    params = (FAST_BACKENDS, ["int8", "float"], ["384x384", "4096x4096", "11008x4096"], [32, 128], [1, 8, 128])
+    params = (FAST_BACKENDS, ["int8", "float"], ["384x384", "4096x4096"], [32, 128], [1, 8, 128])
     param_names = ("backend", "mode", "n_x_k", "group_size", "m")
     bits = 4
 
@@ -20,9 +21,7 @@ class Linear(Timing):
         n, k = map(int, n_x_k.split("x"))
         use(backend, "linear", self.bits, steps=m * n * k)
         torch.manual_seed(0)
-        codes = torch.randint(0, 2**self.bits, (n, k), dtype=torch.uint8)
-        scales = torch.rand(n, k // group_size).to(torch.float16) / 100
-        self.weight = bittensor.QuantizedWeight.from_codes(codes, scales, group_size=group_size, bits=self.bits)
+        self.weight = random_weight(n, k, group_size, self.bits)
         self.x = torch.randn(m, k)
         bittensor.linear(self.x, self.weight, activation_mode=mode)  # brings the weight into the backend's layout
 
@@ -30,8 +29,16 @@ class Linear(Timing):
         bittensor.linear(self.x, self.weight, activation_mode=mode)
 
 
+class LinearLarge(Linear):
+    params = (["cpp"], ["int8", "float"], ["11008x4096"], [128], [1, 128])
+
+
 class LinearRows(Linear):
-    params = (BACKENDS, ["int8", "float"], ["1536x384"], [128], [1, 4, 16, 32, 512])
+    params = (FAST_BACKENDS, ["int8", "float"], ["1536x384"], [128], [4, 32, 512])
+
+
+class LinearBackends(Linear):
+    params = (BACKENDS, ["int8", "float"], ["384x384"], [128], [8])
 
 
 class LinearWidths(Linear):
@@ -49,7 +56,7 @@ class LinearWidths(Linear):
 class ActivationQuantization(Linear):
     """Rows so long beside the outputs that turning activations into codes is most of a call."""
 
-    params = (BACKENDS, ["float32", "float16", "bfloat16"], [32, 128])
+    params = (BACKENDS, ["float32", "float16", "bfloat16"], [128])
     param_names = ("backend", "dtype", "group_size")
 
     def setup(self, backend: str, dtype: str, group_size: int) -> None:
@@ -68,9 +75,7 @@ class PeakMemory:
 
     def setup(self, backend: str, mode: str) -> None:
         use(backend, "linear", 4)
-        codes = torch.zeros(4096, 4096, dtype=torch.uint8)
-        scales = torch.ones(4096, 32, dtype=torch.float16)
-        self.weight = bittensor.QuantizedWeight.from_codes(codes, scales, group_size=128, bits=4)
+        self.weight = random_weight(4096, 4096, 128)
         self.x = torch.zeros(2, 4096)
 
     def peakmem_linear(self, backend: str, mode: str) -> None:

@@ -7,6 +7,7 @@ import torch
 import bittensor
 
 from .backends import BACKENDS, Timing, use
+from .weights import random_weight
 
 FEATURES = 1024
 
@@ -18,7 +19,7 @@ class InputGrad(Timing):
     def setup(self, backend: str, rows: int) -> None:
         use(backend, "linear_input_grad", 4)
         torch.manual_seed(0)
-        weight = bittensor.quantize(torch.randn(FEATURES, FEATURES), 4, 128)
+        weight = random_weight(FEATURES, FEATURES, 128)
         self.backend = bittensor.current_backend()
         self.prepared = self.backend.prepare(weight)
         self.dy = torch.randn(rows, FEATURES)

@@ -6,10 +6,11 @@ import tempfile
 from importlib import metadata, util
 from pathlib import Path
 
-import torch
 from asv_runner.benchmarks.mark import SkipNotImplemented
 
 import bittensor
+
+from .weights import random_weight
 
 LAYERS, FEATURES = 8, 1024
 
@@ -23,9 +24,6 @@ class Import:
 
     def timeraw_torch(self) -> str:
         return "import torch"
-
-    def timeraw_bittensor(self) -> str:
-        return "import bittensor"
 
     def timeraw_backend(self) -> str:
         return "import bittensor; bittensor.get_backend('cpp')"
@@ -44,7 +42,7 @@ class Checkpoint:
 
         self.folder = tempfile.TemporaryDirectory()
         self.path = Path(self.folder.name) / "checkpoint"
-        weight = bittensor.quantize(torch.randn(FEATURES, FEATURES))
+        weight = random_weight(FEATURES, FEATURES, 128)
         save_checkpoint(self.path, {f"layers.{index}.weight": weight for index in range(LAYERS)})
 
     def teardown(self) -> None:

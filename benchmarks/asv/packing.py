@@ -6,13 +6,13 @@ import torch
 
 import bittensor
 
-from .backends import BACKENDS, Timing, use
+from .backends import BACKENDS, FAST_BACKENDS, Timing, use
 
 ROWS, COLUMNS = 1024, 4096
 
 
 class Packing(Timing):
-    params = (BACKENDS, [1, 2, 4, 8])
+    params = (BACKENDS, [4])
     param_names = ("backend", "bits")
 
     def setup(self, backend: str, bits: int) -> None:
@@ -29,15 +29,16 @@ class Packing(Timing):
         bittensor.unpack_weights(self.words, COLUMNS, bits)
 
 
+class PackingWidths(Packing):
+    params = (FAST_BACKENDS, [1, 2, 8])
+
+
 class PackedSize:
     """Bytes of a packed weight whose rows take a whole number of words and one code more."""
 
     unit = "bytes"
-    params = (BACKENDS, [1, 2, 4, 8])
-    param_names = ("backend", "bits")
+    params = ([1, 2, 4, 8],)
+    param_names = ("bits",)
 
-    def setup(self, backend: str, bits: int) -> None:
-        use(backend, "pack", bits)
-
-    def track_packed_bytes(self, backend: str, bits: int) -> int:
+    def track_packed_bytes(self, bits: int) -> int:
         return bittensor.pack_weights(torch.zeros(16, 4097, dtype=torch.uint8), bits).nbytes

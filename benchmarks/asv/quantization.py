@@ -7,8 +7,9 @@ import torch
 import bittensor
 
 from .backends import Timing
+from .weights import random_weight
 
-FEATURES = 1024
+FEATURES = 512
 
 
 class Quantize(Timing):
@@ -32,7 +33,7 @@ class QuantizedSize:
     param_names = ("bits", "group_size")
 
     def setup(self, bits: int, group_size: int) -> None:
-        self.weight = bittensor.quantize(torch.ones(FEATURES, FEATURES), bits, group_size)
+        self.weight = random_weight(FEATURES, FEATURES, group_size, bits)
 
     def track_saved_bytes(self, bits: int, group_size: int) -> int:
         return sum(tensor.nbytes for tensor in self.weight.tensors().values())

@@ -17,6 +17,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,8 +90,8 @@ def compare(base: Mapping[str, Figure], head: Mapping[str, Figure]) -> list[Comp
     return [Comparison(name, before, after, status) for name, before, after, status in judged if status is not None]
 
 
-def read_results(folder: Path, commit: str) -> dict[str, Figure]:
-    """The figures of a commit that asv stored, by benchmark and parameters."""
+def read_results(folder: Path, commit: str, since: float = 0) -> dict[str, Figure]:
+    """The figures of a commit that asv stored, by benchmark and parameters; of runs after `since`, a time."""
     from asv.benchmarks import Benchmarks
     from asv.config import Config
     from asv.results import iter_results
@@ -101,7 +102,7 @@ def read_results(folder: Path, commit: str) -> dict[str, Figure]:
         if results.commit_hash != commit:
             continue
         for name in results.get_all_result_keys():
-            if name in benchmarks:
+            if name in benchmarks and results.started_at[name] >= 1000 * since:
                 figures |= figures_of(results, name, benchmarks[name])
     return figures
 
@@ -160,8 +161,11 @@ def continuous(revision: str, tip: str, pattern: str | None) -> int:
     results = ROOT / ".asv" / "results"
 
     def measured(chosen: str | None) -> list[Comparison]:
+        # asv keeps what earlier runs stored, also of parameters that this one leaves out: those are not compared.
+        since = time.time()
         run_asv([base, head], chosen)
-        return compare(*(read_results(results, commit) for commit in (base, head)))
+        compared = compare(*(read_results(results, commit, since) for commit in (base, head)))
+        return [each for each in compared if chosen is None or re.search(chosen, each.name)]
 
     comparisons = measured(pattern)
     if not comparisons:
@@ -170,14 +174,8 @@ def continuous(revision: str, tip: str, pattern: str | None) -> int:
     if slower:
         show(comparisons)
         print("once more, what seems worse:", flush=True)
-        names = sorted({name.partition("(")[0] for name in slower})
-        again = measured("^(" + "|".join(map(re.escape, names)) + r")(\(|$)")
-        comparisons = [
-            Comparison(each.name, each.base, each.head, "same")
-            if each.status == "regression" and each.name not in slower
-            else each
-            for each in again
-        ]
+        again = {each.name: each for each in measured("|".join(f"^{re.escape(name)}$" for name in sorted(slower)))}
+        comparisons = [again.get(each.name, each) for each in comparisons]
     show(comparisons)
     return int(any(each.status == "regression" for each in comparisons))
 

@@ -3,13 +3,12 @@
 Both are loaded into one process and run in turn, in samples of 50 microseconds. A sample that another process
 interrupts is longer, never shorter; the ratio is therefore that of the first deciles of the samples. What remains are
 effects of addresses, of a fifth at most: operands are made anew several times, with the places of both swapped, and
-processes are started anew, with the order of loading swapped. The median over all of that is the ratio of a case. One
+processes are started anew, with the order of loading swapped. The ratio of a case is the mean of the middle half. One
 that deviates is measured again, by more and more processes, before it is believed.
 """
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
@@ -41,13 +40,23 @@ def compare(base: Build, head: Build, names: Collection[str], *, planted: int = 
                 for name, found in one_process(base, head, waiting, planted, swapped=number % 2 == 1).items():
                     ratios[name] += found
             number += 1
-        medians = {name: statistics.median(ratios[name]) for name in waiting}
         waiting = [
             name
-            for name, ratio in medians.items()
+            for name, ratio in ((name, middle(ratios[name])) for name in waiting)
             if abs(ratio - 1) > SUSPICIOUS and not (planted and ratio > 1 + planted / 200)
         ]
-    return {name: statistics.median(found) for name, found in ratios.items()}
+    return {name: middle(found) for name, found in ratios.items()}
+
+
+def middle(ratios: Sequence[float]) -> float:
+    """The geometric mean of the middle half: what was disturbed is outside of it.
+
+    Not the median: where addresses decide between two speeds, half of the ratios are high and half are low, and the
+    median is one of the two.
+    """
+    ordered = sorted(ratios)
+    outside = len(ordered) // 4
+    return statistics.geometric_mean(ordered[outside : len(ordered) - outside])
 
 
 def one_process(base: Build, head: Build, names: Sequence[str], planted: int, *, swapped: bool) -> Ratios:
@@ -68,7 +77,7 @@ def read_samples(lines: Iterable[str]) -> Ratios:
     ratios: Ratios = {}
     for name in dict.fromkeys(name for name, _ in deciles):
         each = [b / a for a, b in zip(deciles[name, "first"], deciles[name, "second"], strict=True)]
-        ratios[name] = [math.sqrt(one * other) for one, other in zip(each[::2], each[1::2], strict=True)]
+        ratios[name] = [statistics.geometric_mean(pair) for pair in zip(each[::2], each[1::2], strict=True)]
     return ratios
 
 

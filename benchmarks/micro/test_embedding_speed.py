@@ -9,6 +9,7 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 import bittensor
+from benchmarks.asv.weights import random_weight
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ CASES = [Rows(count, 1024, bits, 64) for count in (1, 128) for bits in (2, 4, 8)
 @pytest.mark.benchmark(min_rounds=3, max_time=0.2)
 def test_embedding(benchmark: BenchmarkFixture, backend: str, case: Rows) -> None:
     benchmark.group = f"embedding {case}"
-    weight = bittensor.quantize(torch.randn(case.table, case.columns), case.bits, case.group_size)
+    weight = random_weight(case.table, case.columns, case.group_size, case.bits)
     indices = torch.randint(case.table, (case.count,))
     chosen = bittensor.current_backend()
     prepared = chosen.prepare(weight)

@@ -9,6 +9,7 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 import bittensor
+from benchmarks.asv.weights import random_weight
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ pytestmark = [pytest.mark.cases(*CASES), pytest.mark.benchmark(min_rounds=3, max
 def test_input_grad(benchmark: BenchmarkFixture, backend: str, case: InputGrad) -> None:
     benchmark.group = f"input_grad {case}"
     benchmark.extra_info["multiply-adds"] = case.steps
-    weight = bittensor.quantize(torch.randn(case.features, case.features), case.bits, case.group_size)
+    weight = random_weight(case.features, case.features, case.group_size, case.bits)
     chosen = bittensor.current_backend()
     prepared = chosen.prepare(weight)
     benchmark(chosen.linear_input_grad, torch.randn(case.rows, case.features), prepared)

@@ -9,6 +9,7 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 import bittensor
+from benchmarks.asv.weights import random_weight
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,7 @@ pytestmark = pytest.mark.benchmark(min_rounds=3, max_time=0.2)
 def test_linear(benchmark: BenchmarkFixture, backend: str, case: Linear) -> None:
     benchmark.group = f"linear {case}"
     benchmark.extra_info["operations"] = 2 * case.steps
-    codes = torch.randint(0, 2**case.bits, (case.n, case.k), dtype=torch.uint8)
-    scales = torch.rand(case.n, case.k // case.group_size).to(torch.float16) / 100
-    weight = bittensor.QuantizedWeight.from_codes(codes, scales, group_size=case.group_size, bits=case.bits)
+    weight = random_weight(case.n, case.k, case.group_size, case.bits)
     x = torch.randn(case.m, case.k)
     bittensor.linear(x, weight, activation_mode=case.mode)  # brings the weight into the backend's layout
     benchmark(bittensor.linear, x, weight, activation_mode=case.mode)

@@ -32,7 +32,7 @@ CASES = [
     Packing(8, 16, 4),
     Packing(64, 65, 4),  # rows that end inside a word
     *(Packing(1024, 1024, bits) for bits in (1, 2, 4, 8)),
-    Packing(16384, 4096, 4),
+    Packing(4096, 4096, 4),
 ]
 pytestmark = [pytest.mark.cases(*CASES), pytest.mark.benchmark(min_rounds=3, max_time=0.2)]
 

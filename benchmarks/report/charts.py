@@ -38,8 +38,10 @@ STYLE = {
     "axes.facecolor": "none",
     "axes.prop_cycle": mpl.cycler(color=COLOURS),
 }
-ISA_COLOURS = dict(zip(("scalar", "avx2", "avxvnni", "avx512", "avx512vnni"), COLOURS, strict=False))
-MARKERS = "osD^vP*Xp<>hd"
+ISA_COLOURS = dict(zip(("scalar", "avx2", "avxvnni", "avx512", "avx512vnni", "amx"), COLOURS, strict=False))
+FILLED, THIN = "osD^v<>pP*XhHd8", "1234+x"
+MARKERS = [*FILLED, *THIN, "$u$", "$w$", "$z$"]
+"""One for each kind of kernel; thin ones are drawn by lines."""
 OURS = "bittensor"
 
 
@@ -100,7 +102,7 @@ def roofline(record: Record) -> Figure:
                 marker=markers[kind],
                 color=ISA_COLOURS[isa],
                 alpha=0.85,
-                lw=0,
+                lw=1 if markers[kind] in THIN else 0,
             )
         axes.set(
             xscale="log",
@@ -108,11 +110,12 @@ def roofline(record: Record) -> Figure:
             xlabel="operations per byte of operands and results",
             ylabel="10⁹ operations per second",
         )
-        axes.set_ylim(bottom=rows["figure"].min() / 2)
+        peaks = [figure for name, figure in record.limits.items() if not name.startswith("read")]
+        axes.set_ylim(rows["figure"].min() / 2, 4 * max(peaks))
         for isa in [each for each in ISA_COLOURS if each in set(rows["isa"])]:
             axes.plot([], [], color=ISA_COLOURS[isa], lw=3, label=isa)
         for kind, marker in markers.items():
-            axes.scatter([], [], marker=marker, color=INK, s=22, lw=0, label=kind)
+            axes.scatter([], [], marker=marker, color=INK, s=22, lw=1 if marker in THIN else 0, label=kind)
         figure.legend(loc="outside lower center", ncols=3, fontsize=8.5)
     return figure
 
@@ -132,8 +135,25 @@ def limits(record: Record) -> Figure:
         axes.barh(range(len(rows)), rows["ratio"], color=colours, height=0.7)
         labels = [f"{row['operation']}\nof {row['limit']}" for _, row in rows.iterrows()]
         axes.set_yticks(range(len(rows)), labels, fontsize=7)
-        axes.set(xlabel="ratio to the limit (green: target met, red: missed)")
+        axes.set(xlabel="ratio to the limit (green: target met, red: missed, grey: no target)")
         axes.axvline(1, color=INK, lw=0.9)
+    return figure
+
+
+def machines(ratios: pd.DataFrame) -> Figure:
+    """Ratios to the limits of each machine, a bar for each column of `ratios`."""
+    figure = new_figure(height=1.4 + 0.22 * ratios.size)
+    with mpl.rc_context(STYLE):
+        axes = figure.subplots()
+        height = 0.84 / len(ratios.columns)
+        for index, name in enumerate(ratios):
+            places = np.arange(len(ratios)) + (index - (len(ratios.columns) - 1) / 2) * height
+            axes.barh(places, ratios[name], height, label=name, color=COLOURS[index % 10], lw=0)
+        axes.set_yticks(range(len(ratios)), ratios.index, fontsize=8)
+        axes.invert_yaxis()
+        axes.set(xlabel="ratio to the limit of the machine")
+        axes.axvline(1, color=INK, lw=0.9)
+        figure.legend(loc="outside lower center", ncols=1, fontsize=8.5)
     return figure
 
 
@@ -191,9 +211,8 @@ def scaling_with_threads(records: Iterable[Record]) -> Figure:
         most = 1
         for record, style in zip(records, ("o-", "s--", "D:", "^-."), strict=False):
             for (claim, line), colour in zip(record.rows.groupby("claim", sort=False), COLOURS, strict=False):
-                axes.plot(
-                    line["threads"], line["ratio"], style, color=colour, ms=5, label=f"{claim}, {record.machine['cpu']}"
-                )
+                place = f"{record.machine['cpu']}, {record.machine['cpus']} CPUs"
+                axes.plot(line["threads"], line["ratio"], style, color=colour, ms=5, label=f"{claim}, {place}")
                 most = max(most, int(line["threads"].max()))
         axes.plot([1, most], [1, most], color=INK, lw=0.9, alpha=0.6, label="as many times as threads")
         axes.set(xlabel="threads", ylabel="times as fast as one thread")

@@ -28,7 +28,7 @@ from torch.ao.quantization import quantize_dynamic
 import bittensor
 
 from . import machine, program, record
-from .measure import Sample, interleaved, timed, with_threads
+from .measure import Rounds, Sample, interleaved, timed, with_threads
 from .sentence_model import BATCH, Agreement, Embedder, load_float
 from .speeches import sentences
 
@@ -144,7 +144,7 @@ def speed(given: Sequence[Setting], threads: int, rounds: int) -> dict[str, dict
             return len(texts) / timed(lambda: embedder.embed(texts), 1)
 
         samples[name] = with_threads(threads, sample)
-    taken = interleaved(samples, rounds)
+    taken = interleaved(samples, Rounds(rounds))
     return {
         name: {
             "sentences_per_second": round(taken.median(name), 1),

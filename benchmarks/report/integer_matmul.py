@@ -1,6 +1,6 @@
 """Packing and the integer product against the limits of the machine and against torch, in one run.
 
-    python -m benchmarks.report.integer_matmul [--name NAME] [--rounds N] [--threads N]
+    python -m benchmarks.report.integer_matmul [--name NAME] [--rounds N] [--seconds S] [--threads N]
 
 Measures operations and limits in turn, writes benchmarks/results/NAME.json, and prints the table. The claims:
 
@@ -23,15 +23,15 @@ from torch.nn.functional import linear
 
 import bittensor
 
-from . import program
-from .measure import Sample, interleaved, rate, seconds_per_call, with_threads
+from . import machine, program
+from .measure import Rounds, Sample, interleaved, rate, seconds_per_call, with_threads
 from .record import Row, Target
 
 BITS = 4
 FEATURES = 4096  # N and K
 CODE_BYTES = 64 * 2**20
 WEIGHT_BYTES = FEATURES * FEATURES * BITS // 8
-ROTATED_WEIGHTS = 16  # 128 MiB: beyond the caches
+LEAST_ROTATED = 16  # weights, 128 MiB
 
 COPY = Target("at least", 0.5)
 MEMORY = Target("at least", 0.8)
@@ -39,7 +39,7 @@ PEAK = Target("at least", 0.6)
 SMALL = Target("at most", 1.5)
 
 
-def packing(threads: int, rounds: int, isa: str) -> list[Row]:
+def packing(threads: int, rounds: Rounds, isa: str) -> list[Row]:
     codes = torch.randint(0, 2**BITS, (CODE_BYTES // FEATURES, FEATURES), dtype=torch.uint8)
     words = bittensor.pack_weights(codes, BITS)
     codes_again = torch.zeros_like(codes)
@@ -77,10 +77,11 @@ def packing(threads: int, rounds: int, isa: str) -> list[Row]:
     return [*public, *against_used, *in_use, row(used_copy, memcpy)]
 
 
-def one_row(threads: int, rounds: int) -> list[Row]:
+def one_row(threads: int, rounds: Rounds) -> list[Row]:
     x = torch.randint(0, 2**BITS, (1, FEATURES), dtype=torch.uint8)
-    copies = itertools.cycle([new_weight() for _ in range(ROTATED_WEIGHTS)])
-    total = ROTATED_WEIGHTS * WEIGHT_BYTES
+    count = max(LEAST_ROTATED, 2 * machine.last_level_cache() // WEIGHT_BYTES)  # twice what the caches hold
+    copies = itertools.cycle([new_weight() for _ in range(count)])
+    total = count * WEIGHT_BYTES
     figure, limit = "packed_matmul M=1, weights from memory", f"read {total >> 20} MiB"
     taken = interleaved(
         {
@@ -94,7 +95,7 @@ def one_row(threads: int, rounds: int) -> list[Row]:
     return [Row.of(taken, figure, limit, claim="b", threads=threads, unit="GB/s", target=MEMORY)]
 
 
-def more_rows(threads: int, rounds: int, isa: str) -> list[Row]:
+def more_rows(threads: int, rounds: Rounds, isa: str) -> list[Row]:
     weight = new_weight()
     limit = f"int8 peak, {isa}"
     samples: dict[str, Sample] = {limit: lambda: _native.int8_peak(isa, threads, 0.02, 3) / 1e9}
@@ -113,7 +114,7 @@ def more_rows(threads: int, rounds: int, isa: str) -> list[Row]:
     ]
 
 
-def smallest(threads: int, rounds: int) -> list[Row]:
+def smallest(threads: int, rounds: Rounds) -> list[Row]:
     x = torch.randint(0, 2**BITS, (1, 16), dtype=torch.uint8)
     codes = torch.randint(0, 2**BITS, (8, 16), dtype=torch.uint8)
     bias = torch.randint(0, 2**BITS, (8,), dtype=torch.uint8)
@@ -136,15 +137,15 @@ def smallest(threads: int, rounds: int) -> list[Row]:
 
 
 def new_weight() -> torch.Tensor:
-    return bittensor.pack_weights(torch.randint(0, 2**BITS, (FEATURES, FEATURES), dtype=torch.uint8), BITS)
+    return torch.randint(-(2**63), 2**63 - 1, (FEATURES, FEATURES * BITS // 64))  # codes, 64 bits at a time
 
 
-def measure(threads: int, rounds: int, isa: str) -> list[Row]:
+def measure(threads: int, rounds: Rounds, isa: str) -> list[Row]:
     return [
         *packing(threads, rounds, isa),
         *one_row(threads, rounds),
         *more_rows(threads, rounds, isa),
-        *smallest(threads, 5 * rounds),
+        *smallest(threads, rounds.times(5)),
     ]
 
 

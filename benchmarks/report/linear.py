@@ -1,6 +1,6 @@
 """The group-quantized linear against the limits of the machine, in one run.
 
-    python -m benchmarks.report.linear [--name NAME] [--rounds N] [--threads N]
+    python -m benchmarks.report.linear [--name NAME] [--rounds N] [--seconds S] [--threads N]
 
 Measures operations and limits in turn, writes benchmarks/results/NAME.json, and prints the table. All calls go through
 `bittensor.linear`, 4 bits, symmetric, float16 scales. The claims:
@@ -22,17 +22,18 @@ import torch
 from bittensor_cpp import _native
 
 import bittensor
+from benchmarks.asv.weights import random_weight
 
-from . import program
-from .measure import Sample, interleaved, rate, with_threads
+from . import machine, program
+from .measure import Rounds, Sample, interleaved, rate, with_threads
 from .record import Row, Target
 
 FEATURES = 4096  # N and K
-ROTATED_WEIGHTS = 16  # more than 128 MiB: beyond the caches
+LEAST_ROTATED = 16  # weights, more than 128 MiB
 
 INT8_TARGETS = {(128, 8): 0.70, (128, 128): 0.80, (128, 512): 0.80, (32, 8): None, (32, 128): 0.66}
 FLOAT_TARGETS = {(128, 8): None, (128, 128): 0.70}
-ISA_TARGETS = {"avx2": 0.70, "avxvnni": 0.75, "avx512": None}
+ISA_TARGETS = {"avx2": 0.70, "avxvnni": 0.75, "avx512": None, "avx512vnni": None}
 GRADIENT_TARGETS = {8: None, 128: 0.60}
 MEMORY_TARGET = 0.90
 SCALING_TARGET = 1.8
@@ -43,10 +44,7 @@ def at_least(ratio: float | None) -> Target | None:
 
 
 def new_weight(group_size: int) -> bittensor.QuantizedWeight:
-    """Random codes and scales: the time does not depend on them."""
-    codes = torch.randint(0, 16, (FEATURES, FEATURES), dtype=torch.uint8)
-    scales = torch.rand(FEATURES, FEATURES // group_size).to(torch.float16) / 100
-    return bittensor.QuantizedWeight.from_codes(codes, scales, group_size=group_size, bits=4)
+    return random_weight(FEATURES, FEATURES, group_size)
 
 
 def multiply(rows: int, weight: bittensor.QuantizedWeight, mode: str, threads: int, backend: str = "cpp") -> Sample:
@@ -61,7 +59,7 @@ def multiply(rows: int, weight: bittensor.QuantizedWeight, mode: str, threads: i
 
 
 def many_rows(
-    mode: str, targets: dict[tuple[int, int], float | None], threads: int, rounds: int, isa: str
+    mode: str, targets: dict[tuple[int, int], float | None], threads: int, rounds: Rounds, isa: str
 ) -> list[Row]:
     limit = f"int8 peak, {isa}" if mode == "int8" else f"float32 peak, {isa}"
     peak = _native.int8_peak if mode == "int8" else _native.fma_peak
@@ -85,18 +83,19 @@ def many_rows(
     ]
 
 
-def one_row(mode: str, group_size: int, threads: int, rounds: int) -> list[Row]:
+def one_row(mode: str, group_size: int, threads: int, rounds: Rounds) -> list[Row]:
     x = torch.randn(1, FEATURES)
-    weights = [new_weight(group_size) for _ in range(ROTATED_WEIGHTS)]
+    size = FEATURES * FEATURES // 2 + 2 * FEATURES * FEATURES // group_size
+    count = max(LEAST_ROTATED, 2 * machine.last_level_cache() // size)  # twice what the caches hold
+    weights = [new_weight(group_size) for _ in range(count)]
     for weight in weights:
         bittensor.linear(x, weight)  # brings it into the layout of the backend
     copies = itertools.cycle(weights)
-    size = FEATURES * FEATURES // 2 + 2 * FEATURES * FEATURES // group_size
-    figure, limit = f"{mode} g{group_size} M=1, weights from memory", f"read {ROTATED_WEIGHTS * size >> 20} MiB"
+    figure, limit = f"{mode} g{group_size} M=1, weights from memory", f"read {count * size >> 20} MiB"
     taken = interleaved(
         {
             figure: with_threads(threads, rate(size, lambda: bittensor.linear(x, next(copies), activation_mode=mode))),
-            limit: lambda: _native.read_bandwidth(ROTATED_WEIGHTS * size, threads, 0.02, 2) / 1e9,
+            limit: lambda: _native.read_bandwidth(count * size, threads, 0.02, 2) / 1e9,
         },
         rounds,
     )
@@ -104,11 +103,12 @@ def one_row(mode: str, group_size: int, threads: int, rounds: int) -> list[Row]:
     return [Row.of(taken, figure, limit, claim=claim, threads=threads, unit="GB/s", target=at_least(MEMORY_TARGET))]
 
 
-def instruction_sets(threads: int, rounds: int) -> list[Row]:
+def instruction_sets(threads: int, rounds: Rounds, best: str) -> list[Row]:
+    """Those below the best, which the other claims are about."""
     weight = new_weight(128)
     rows = []
     for isa, target in ISA_TARGETS.items():
-        if isa not in _native.supported_isas():
+        if isa not in _native.supported_isas() or isa == best:
             continue
         figure, limit = f"int8 g128 M=128, {isa}", f"int8 peak, {isa}"
 
@@ -116,13 +116,13 @@ def instruction_sets(threads: int, rounds: int) -> list[Row]:
             return _native.int8_peak(isa, threads, 0.02, 3) / 1e9
 
         taken = interleaved(
-            {figure: multiply(128, weight, "int8", threads, f"cpp:{isa}"), limit: peak}, max(rounds // 2, 3)
+            {figure: multiply(128, weight, "int8", threads, f"cpp:{isa}"), limit: peak}, rounds.times(0.5)
         )
         rows.append(Row.of(taken, figure, limit, claim="c", threads=threads, unit="GOP/s", target=at_least(target)))
     return rows
 
 
-def two_threads(rounds: int) -> list[Row]:
+def two_threads(rounds: Rounds) -> list[Row]:
     weight = new_weight(128)
     rows = []
     for count in (8, 128):
@@ -136,7 +136,7 @@ def two_threads(rounds: int) -> list[Row]:
     return rows
 
 
-def gradients(threads: int, rounds: int, isa: str) -> list[Row]:
+def gradients(threads: int, rounds: Rounds, isa: str) -> list[Row]:
     backend = bittensor.get_backend("cpp")
     prepared = backend.prepare(new_weight(128))
     limit = f"float32 peak, {isa}"
@@ -152,14 +152,14 @@ def gradients(threads: int, rounds: int, isa: str) -> list[Row]:
     ]
 
 
-def measure(threads: int, rounds: int, isa: str) -> list[Row]:
+def measure(threads: int, rounds: Rounds, isa: str) -> list[Row]:
     return [
         *many_rows("int8", INT8_TARGETS, threads, rounds, isa),
         *one_row("int8", 128, threads, rounds),
         *one_row("int8", 32, threads, rounds),
         *many_rows("float", FLOAT_TARGETS, threads, rounds, isa),
         *one_row("float", 128, threads, rounds),
-        *instruction_sets(threads, rounds),
+        *instruction_sets(threads, rounds, isa),
         *two_threads(rounds),
         *gradients(threads, rounds, isa),
     ]

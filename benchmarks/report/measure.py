@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -44,11 +45,27 @@ def quartiles(figures: Sequence[float]) -> tuple[float, float]:
     return first, third
 
 
-def interleaved(functions: Mapping[str, Sample], rounds: int) -> Samples:
+@dataclass(frozen=True)
+class Rounds:
+    """How often is sampled: `most` times, and less often where that would take more than `seconds`."""
+
+    most: int
+    seconds: float = math.inf
+    least = 3  # fewer have no quartiles
+
+    def times(self, factor: float) -> Rounds:
+        """So many times as many rounds, within the same time."""
+        return Rounds(max(round(self.most * factor), 1), self.seconds)
+
+
+def interleaved(functions: Mapping[str, Sample], rounds: Rounds) -> Samples:
     """Calls all functions once a round, in an order that turns round every time, so that noise hits all alike."""
     figures: dict[str, list[float]] = {name: [] for name in functions}
     order = list(functions)
-    for _ in range(rounds):
+    end = time.perf_counter() + rounds.seconds
+    for number in range(rounds.most):
+        if number >= rounds.least and time.perf_counter() > end:
+            break
         for name in order:
             figures[name].append(functions[name]())
         order.reverse()

@@ -37,8 +37,10 @@ nav { display: flex; flex-wrap: wrap; gap: .25rem 1rem; } a { color: inherit; }
 p.origin { color: var(--faint); font-size: .85rem; overflow-wrap: anywhere; }
 figure { margin: 1rem 0; overflow-x: auto; } figure svg { display: block; width: 100%; min-width: 30rem; height: auto; }
 figcaption { color: var(--faint); font-size: .9rem; position: sticky; left: 0; }
-.table { overflow-x: auto; } table { border-collapse: collapse; font-size: .85rem; width: 100%; }
+.table { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .85rem; min-width: 100%; width: max-content; }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: left; }
+td { max-width: 18rem; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 code { overflow-wrap: anywhere; }
 """
@@ -170,14 +172,18 @@ def add_machines(page: Page, found: Sequence[Record]) -> None:
     page.section("Machines")
     page.table(
         pd.DataFrame(
-            [{"record": each.path.name, "machine": each.place, "date": each.date, **each.limits} for each in found]
+            [{"record": each.path.stem, "machine": each.place, "date": each.date, **each.limits} for each in found]
         ).dropna(axis="columns", how="all")
     )
     for program in ("linear", "integer-matmul", "threads"):
         beside = records.across_machines(found, program)
-        if beside is not None:
-            page.text(f"{program}, beside each other:")
-            page.table(beside.reset_index())
+        if beside is None:
+            continue
+        page.text(f"{program}, beside each other:")
+        page.table(beside.reset_index())
+        ratios = records.across_machines(found, program, "ratio")
+        if program != "threads" and len(common := ratios.dropna()):  # those of threads have a chart of their own
+            page.chart(charts.machines(common), f"machines-{program}", f"{program}: what all of them measured.")
 
 
 def add_history(page: Page, asv_results: Path) -> None:

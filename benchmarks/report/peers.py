@@ -1,7 +1,7 @@
 """`bittensor.linear` beside what users would pick instead, one after the other in one process.
 
     python -m benchmarks.report.peers [--shapes NxK ...] [--rows M ...] [--group-sizes G ...] [--name NAME] [--fresh]
-                                      [--rounds N] [--threads N] [--peers NAME ...]
+                                      [--rounds N] [--seconds S] [--threads N] [--peers NAME ...]
 
 Measures the peers of benchmarks/peers in every cell, prints a table, and writes benchmarks/results/NAME.json. A run
 over some of the cells replaces these cells in the file and keeps the others, so that a long run can be made in pieces,
@@ -24,7 +24,7 @@ from benchmarks.peers import installed
 from benchmarks.peers.peer import Cell, Peer, Weight
 
 from . import machine, peers_table, program, record
-from .measure import Sample, Samples, interleaved, rate, when_idle, with_threads
+from .measure import Rounds, Sample, Samples, interleaved, rate, when_idle, with_threads
 
 SHAPES = [(384, 384), (1536, 384), (4096, 4096), (11008, 4096)]
 ROWS = [1, 4, 8, 16, 32, 128, 512]
@@ -102,7 +102,7 @@ def limit_of(cell: Cell, threads: int, isa: str) -> Sample:
     return lambda: cell.operations / size * _native.read_bandwidth(count * size, threads, 0.02, 2) / 1e9
 
 
-def measure(cell: Cell, peers: Iterable[Peer], threads: int, rounds: int, isa: str) -> list[Timing]:
+def measure(cell: Cell, peers: Iterable[Peer], threads: int, rounds: Rounds, isa: str) -> list[Timing]:
     """Builds, checks and times all peers in one cell."""
     torch.set_num_threads(threads)
     x = torch.randn(cell.rows, cell.k, generator=torch.Generator().manual_seed(0))
@@ -193,7 +193,7 @@ def shape(text: str) -> tuple[int, int]:
 
 
 def main() -> None:
-    parser = program.arguments("The linear beside its peers.", name="peers", rounds=9)
+    parser = program.sampling_arguments("The linear beside its peers.", name="peers", rounds=9)
     parser.add_argument("--shapes", nargs="+", type=shape, default=SHAPES, metavar="NxK")
     parser.add_argument("--rows", nargs="+", type=int, default=ROWS, metavar="M")
     parser.add_argument("--group-sizes", nargs="+", type=int, default=GROUP_SIZES, metavar="G")
@@ -219,7 +219,7 @@ def run(given: argparse.Namespace) -> None:
         limits = machine.limits(given.threads, isa)
         rows: list[dict[str, object]] = []
         for cell in cells:
-            rows += map(asdict, measure(cell, peers, given.threads, given.rounds, isa))
+            rows += map(asdict, measure(cell, peers, given.threads, Rounds(given.rounds, given.seconds), isa))
             print(f"{cell}: {sum(row['status'] == 'timed' for row in rows[-len(peers) - 1 :]) - 1} peers", flush=True)
     if kept:
         limits = {name: max(figure, old["limits"][name]) for name, figure in limits.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ import torch
 import bittensor
 
 from . import machine, record
+from .measure import Rounds
 from .record import Row
 
 
@@ -23,6 +25,15 @@ def arguments(description: str, *, name: str, rounds: int) -> argparse.ArgumentP
     parser.add_argument("--name", default=name, help="of the result file in benchmarks/results")
     parser.add_argument("--rounds", type=int, default=rounds, help="rounds of interleaved samples")
     parser.add_argument("--threads", type=int, default=2)
+    return parser
+
+
+def sampling_arguments(description: str, *, name: str, rounds: int) -> argparse.ArgumentParser:
+    """Those of a program that samples in turn: its time can be bounded."""
+    parser = arguments(description, name=name, rounds=rounds)
+    parser.add_argument(
+        "--seconds", type=float, default=math.inf, help="of each comparison, about; fewer rounds then, but three"
+    )
     return parser
 
 
@@ -48,13 +59,13 @@ def command() -> str:
     return shlex.join(["python", *(["-m", module.name] if module else [sys.argv[0]]), *sys.argv[1:]])
 
 
-def run(description: str, measure: Callable[[int, int, str], list[Row]], *, name: str, rounds: int) -> None:
+def run(description: str, measure: Callable[[int, Rounds, str], list[Row]], *, name: str, rounds: int) -> None:
     """A whole program: ``measure(threads, rounds, isa)`` gives the rows that are written and printed."""
-    given = arguments(description, name=name, rounds=rounds).parse_args()
+    given = sampling_arguments(description, name=name, rounds=rounds).parse_args()
     with set_up(given.threads, given.rounds) as about:
         isa = str(about["isa"])
         limits = machine.limits(given.threads, isa)
-        rows = measure(given.threads, given.rounds, isa)
+        rows = measure(given.threads, Rounds(given.rounds, given.seconds), isa)
     path = record.write(given.name, about, limits, [asdict(row) for row in rows])
     record.show(f"{about['cpu']}, {isa}, {about['date']}", limits, rows)
     print(path.relative_to(machine.ROOT))

@@ -74,10 +74,15 @@ def of(program: str, records: Iterable[Record]) -> list[Record]:
     return [each for each in records if each.program == program]
 
 
-def across_machines(records: Iterable[Record], program: str) -> pd.DataFrame | None:
-    """Figures of a program's operations, a column for each record; None if there are fewer than two."""
+def across_machines(records: Iterable[Record], program: str, column: str = "figure") -> pd.DataFrame | None:
+    """A column of a program's operations in each record; None if there are fewer than two records.
+
+    Of what one machine measured twice, with as many threads, the later record counts.
+    """
     columns = {}
-    for each in of(program, records):
-        rows = each.rows.assign(operation=each.rows["operation"] + " (" + each.rows["unit"] + ")")
-        columns[f"{each.place}, {each.date}"] = rows.groupby("operation", sort=False)["figure"].first()
+    for each in sorted(of(program, records), key=lambda each: str(each.machine["date"])):
+        rows = each.rows
+        if column == "figure":
+            rows = rows.assign(operation=rows["operation"] + " (" + rows["unit"] + ")")
+        columns[each.place] = rows.groupby("operation", sort=False)[column].first()
     return pd.DataFrame(columns) if len(columns) > 1 else None

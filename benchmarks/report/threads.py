@@ -1,6 +1,6 @@
 """The linear on more and more threads.
 
-    python -m benchmarks.report.threads [--name NAME] [--rounds N] [--counts 1 2 4 ...]
+    python -m benchmarks.report.threads [--name NAME] [--rounds N] [--seconds S] [--counts 1 2 4 ...]
 
 All counts in turn within each round; the ratio of a row is to one thread. Writes benchmarks/results/NAME.json.
 """
@@ -12,7 +12,7 @@ from dataclasses import asdict
 
 from . import machine, program, record
 from .linear import multiply, new_weight
-from .measure import interleaved
+from .measure import Rounds, interleaved
 from .record import Row
 
 ROWS = (1, 8, 128, 512)
@@ -24,7 +24,7 @@ def default_counts() -> list[int]:
     return sorted({most, *(2**power for power in range(most.bit_length()) if 2**power <= most)})
 
 
-def measure(counts: list[int], rounds: int) -> list[Row]:
+def measure(counts: list[int], rounds: Rounds) -> list[Row]:
     weight = new_weight(128)
     rows = []
     for m in ROWS:
@@ -38,13 +38,13 @@ def measure(counts: list[int], rounds: int) -> list[Row]:
 
 
 def main() -> None:
-    parser = program.arguments("The linear on more and more threads.", name="threads", rounds=12)
+    parser = program.sampling_arguments("The linear on more and more threads.", name="threads", rounds=12)
     parser.add_argument("--counts", nargs="+", type=int, default=default_counts(), metavar="N")
     given = parser.parse_args()
     counts = sorted(given.counts)
     with program.set_up(counts[-1], given.rounds) as about:
         limits = machine.limits(counts[-1], str(about["isa"]))
-        rows = measure(counts, given.rounds)
+        rows = measure(counts, Rounds(given.rounds, given.seconds))
     path = record.write(given.name, about, limits, [asdict(row) for row in rows])
     record.show(f"{about['cpu']}, {about['isa']}, {about['date']}", limits, rows)
     print(path.relative_to(machine.ROOT))

@@ -183,21 +183,17 @@ class QuantizedConv2d(torch.nn.Module):
 
     def _multiply(self, images: torch.Tensor, height: int, width: int) -> torch.Tensor:
         """The result of ``[images, H, W, in_channels]``, of which the kernel has `height` times `width` positions."""
-        # The values under each place of the kernel, at all positions of it.
-        rows = [
-            slice(top, top + (height - 1) * self.stride[0] + 1, self.stride[0])
-            for top in range(0, self.dilation[0] * self.kernel_size[0], self.dilation[0])
-        ]
-        columns = [
-            slice(left, left + (width - 1) * self.stride[1] + 1, self.stride[1])
-            for left in range(0, self.dilation[1] * self.kernel_size[1], self.dilation[1])
-        ]
-        views = [images[:, row, column] for row, column in product(rows, columns)]
-        patches = torch.stack(views, dim=3)
+        for dimension, taken in ((1, height), (2, width)):
+            kernel, stride, dilation = (each[dimension - 1] for each in (self.kernel_size, self.stride, self.dilation))
+            reach = dilation * (kernel - 1) + 1
+            images = images.narrow(dimension, 0, (taken - 1) * stride + reach)
+            images = images.unfold(dimension, reach, stride)[..., ::dilation]
+        # A view [images, rows, columns, channels, kernel rows, kernel columns]. Of a row of the kernel all columns and
+        # channels follow each other in memory, unless it is dilated, and are copied as one run.
         if self.groups == 1:
-            return torch.as_tensor(self.linears[0](patches.flatten(3)))
-        parts = patches.chunk(self.groups, dim=4)
-        return torch.cat([linear(part.flatten(3)) for linear, part in zip(self.linears, parts, strict=True)], dim=3)
+            return torch.as_tensor(self.linears[0](images.permute(0, 1, 2, 4, 5, 3).flatten(3)))
+        of_groups = torch.unflatten(images, 3, (self.groups, -1)).permute(3, 0, 1, 2, 5, 6, 4).flatten(4)
+        return torch.cat([linear(part) for linear, part in zip(self.linears, of_groups, strict=True)], dim=3)
 
     def _layers(self) -> list[QuantizedLinear]:
         return [linear for linear in self.linears if isinstance(linear, QuantizedLinear)]

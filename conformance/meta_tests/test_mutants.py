@@ -24,7 +24,7 @@ from conformance.mutants.record import Outcome, Proof
 from conformance.mutants.workspace import Workspace
 
 FAULT = Fault("id", "about", "bittensor/checks.py", "old text", "new", ("reference",), "test_arguments")
-TARGETS = {"reference", "cpp", *(f"cpp:{isa}" for isa in ("scalar", "avx2", "avxvnni", "avx512", "avx512vnni"))}
+TARGETS = {"reference", "cpp", *(f"cpp:{isa}" for isa in ("scalar", "avx2", "avxvnni", "avx512", "avx512vnni", "amx"))}
 
 
 def test_every_fault_fits_its_file_once() -> None:

@@ -6,6 +6,7 @@
 
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "bittensor/codes.hpp"
 #include "bittensor/isa.hpp"
@@ -304,6 +305,22 @@ void panel_product(
        columns, depth, tiles, view<float>("sums", sums, rows * columns), columns, continues});
 }
 
+void codes_product(
+    const std::string& kernel, const py::buffer& prepared, std::int64_t rows, const py::buffer& dy,
+    const py::buffer& out) {
+  const KernelEntry entry = find_kernel(kernel, KernelKind::codes_product);
+  const Prepared weight(prepared);
+  const bittensor::PreparedLayout& layout = weight.layout;
+  if (layout.bits != entry.bits) throw std::invalid_argument("prepared: another width than the kernel's");
+  if (rows < 1) throw std::invalid_argument("rows: expected at least 1");
+  const bittensor::GradientKernels& kernels = bittensor::kernels_for(entry.isa).gradient;
+  const std::int64_t strips = (layout.blocks() + kernels.strip_blocks - 1) / kernels.strip_blocks;
+  std::vector<float> sums(static_cast<std::size_t>(rows * strips * kernels.strip_blocks * layout.block_columns()));
+  kernels.codes_product_for(entry.bits)(
+      {&layout, weight.bytes, view<const float>("dy", dy, rows * layout.out_features), layout.out_features, rows, 0,
+       layout.blocks(), sums.data(), view<float>("out", out, rows * layout.in_features), layout.in_features});
+}
+
 py::list kernel_table() {
   py::list rows;
   for (const KernelEntry& entry : bittensor::kernel_table()) {
@@ -445,6 +462,9 @@ PYBIND11_MODULE(_native, module, py::mod_gil_not_used()) {
   module.def(
       "panel_product", &panel_product, py::arg("kernel"), py::arg("rows"), py::arg("depth"), py::arg("tiles"),
       py::arg("dy"), py::arg("panel"), py::arg("continues"), py::arg("sums"));
+  module.def(
+      "codes_product", &codes_product, py::arg("kernel"), py::arg("prepared"), py::arg("rows"), py::arg("dy"),
+      py::arg("out"));
   module.def(
       "store_sums", &store_sums, py::arg("kernel"), py::arg("acc"), py::arg("column_add"), py::arg("row_add"),
       py::arg("columns"), py::arg("out"));

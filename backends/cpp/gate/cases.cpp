@@ -104,9 +104,15 @@ class Cases {
       linear(bits, 16, 32, ZeroKind::symmetric);
       linear(bits, 16, 128, ZeroKind::integer);
       linear(bits, 16, 128, ZeroKind::offset);
-      for (const ZeroKind kind : {ZeroKind::symmetric, ZeroKind::offset}) dequantize_panel(bits, kind);
+      for (const ZeroKind kind : {ZeroKind::symmetric, ZeroKind::offset}) {
+        dequantize_panel(bits, kind);
+        dequantize_row(bits, kind);
+      }
     }
     for (const std::int64_t rows : {1, 16}) panel_product(rows);
+    for (const int bits : linear_widths) {
+      for (const std::int64_t group_size : {32, 128}) codes_product(bits, group_size);
+    }
     for (const FloatType type : float_types) transformer(type);
     operations();
     return std::move(found_);
@@ -348,6 +354,23 @@ class Cases {
     });
   }
 
+  /// As an embedding takes rows: here every third.
+  void dequantize_row(int bits, ZeroKind kind) {
+    constexpr std::int64_t columns = 1024;
+    constexpr std::int64_t rows = 32;
+    constexpr std::int64_t step = 3;
+    const PreparedLayout layout = layout_of(step * rows, columns, 64, bits, kind);
+    const KernelSet& set = kernels_;
+    const double bytes = real((layout.bytes() - layout.codes_begin()) / step + rows * columns * 4);
+    add(KernelKind::dequantize_row, bits, name_of(kind), real(rows * columns), bytes, [=, &set](Operands& o) -> Run {
+      const std::uint8_t* prepared = weight_of(o, layout, set);
+      auto* values = o.array<float>(rows * columns);
+      return [=, kernel = set.embedding.dequantize_row_for(bits)] {
+        for (std::int64_t r = 0; r < rows; ++r) kernel(layout, prepared, step * r, values + r * columns);
+      };
+    });
+  }
+
   void panel_product(std::int64_t rows) {
     constexpr std::int64_t depth = 96;
     constexpr std::int64_t columns = 256;
@@ -366,6 +389,30 @@ class Cases {
           block.sums_stride = block.panel_stride;
           block.sums = o.array<float>(rows * block.sums_stride);
           return [=] { kernel(block); };
+        });
+  }
+
+  void codes_product(int bits, std::int64_t group_size) {
+    constexpr std::int64_t columns = 1024;
+    constexpr std::int64_t rows = 96;
+    const PreparedLayout layout = layout_of(rows, columns, group_size, bits, ZeroKind::symmetric);
+    const KernelSet& set = kernels_;
+    const double bytes = real(layout.bytes() - layout.codes_begin() + 4 * (rows + columns));
+    add(KernelKind::codes_product, bits, "g" + number(group_size), real(2 * rows * columns), bytes,
+        [=, &set](Operands& o) -> Run {
+          bittensor::CodesProductBlock block{};
+          block.prepared = weight_of(o, layout, set);
+          block.dy = o.floats(rows);
+          block.dy_stride = rows;
+          block.rows = 1;
+          block.blocks = layout.blocks();
+          block.sums = o.array<float>(columns);
+          block.out = o.array<float>(columns);
+          block.out_stride = columns;
+          return [=, kernel = set.gradient.codes_product_for(bits)]() mutable {
+            block.layout = &layout;
+            kernel(block);
+          };
         });
   }
 

@@ -1,6 +1,8 @@
 // Which kernels run: the list of instruction sets, what this machine supports, and the cap set by the environment.
 
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <array>
 #include <cstdlib>
@@ -15,15 +17,16 @@ extern const KernelSet avx2_kernels;
 extern const KernelSet avxvnni_kernels;
 extern const KernelSet avx512_kernels;
 extern const KernelSet avx512vnni_kernels;
+extern const KernelSet amx_kernels;
 
 namespace {
 
 struct CpuFeatures {
   bool avx2 = false, fma = false, f16c = false, avx_vnni = false;
   bool avx512f = false, avx512bw = false, avx512dq = false, avx512vl = false;
-  bool avx512_vnni = false, avx512_vbmi = false, avx512_bf16 = false;
+  bool avx512_vnni = false, avx512_vbmi = false, avx512_bf16 = false, gfni = false;
   bool amx_tile = false, amx_int8 = false, amx_bf16 = false;
-  bool os_avx = false, os_avx512 = false;
+  bool os_avx = false, os_avx512 = false, os_amx = false;
 };
 
 std::uint64_t saved_register_state() {
@@ -31,6 +34,13 @@ std::uint64_t saved_register_state() {
   std::uint32_t high = 0;
   __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
   return static_cast<std::uint64_t>(high) << 32 | low;
+}
+
+/// Linux saves the contents of tiles only for processes that ask, once for all threads.
+bool request_tile_data() {
+  constexpr long request_permission = 0x1023;  // ARCH_REQ_XCOMP_PERM
+  constexpr long tile_data = 18;               // the bit of XCR0
+  return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
 }
 
 CpuFeatures read_cpu_features() {
@@ -45,8 +55,9 @@ CpuFeatures read_cpu_features() {
   f.f16c = bit(c, 29);
   if (bit(c, 27)) {  // OSXSAVE: the operating system tells which registers it saves
     const std::uint64_t state = saved_register_state();
-    f.os_avx = (state & 0x06) == 0x06;     // xmm, ymm
-    f.os_avx512 = (state & 0xE6) == 0xE6;  // and opmask, both halves of zmm
+    f.os_avx = (state & 0x06) == 0x06;        // xmm, ymm
+    f.os_avx512 = (state & 0xE6) == 0xE6;     // and opmask, both halves of zmm
+    f.os_amx = (state & 0x60000) == 0x60000;  // configuration and contents of tiles
   }
   if (__get_cpuid_count(7, 0, &a, &b, &c, &d) != 0) {
     const std::uint32_t subleaves = a;
@@ -56,6 +67,7 @@ CpuFeatures read_cpu_features() {
     f.avx512bw = bit(b, 30);
     f.avx512vl = bit(b, 31);
     f.avx512_vbmi = bit(c, 1);
+    f.gfni = bit(c, 8);
     f.avx512_vnni = bit(c, 11);
     f.amx_bf16 = bit(d, 22);
     f.amx_tile = bit(d, 24);
@@ -65,6 +77,7 @@ CpuFeatures read_cpu_features() {
       f.avx512_bf16 = bit(a, 5);
     }
   }
+  f.os_amx = f.os_amx && f.amx_tile && request_tile_data();
   return f;
 }
 
@@ -95,6 +108,11 @@ const std::array implementations = {
     Implementation{"avx512", avx512_kernels, has_avx512},
     Implementation{
         "avx512vnni", avx512vnni_kernels, [](const CpuFeatures& f) { return has_avx512(f) && f.avx512_vnni; }},
+    Implementation{
+        "amx", amx_kernels,
+        [](const CpuFeatures& f) {
+          return has_avx512(f) && f.avx512_vnni && f.gfni && f.os_amx && f.amx_tile && f.amx_int8;
+        }},
 };
 
 const Implementation& implementation(Isa isa) {
@@ -177,11 +195,13 @@ std::vector<std::pair<std::string, bool>> cpu_features() {
       {"avx512_vnni", f.avx512_vnni},
       {"avx512_vbmi", f.avx512_vbmi},
       {"avx512_bf16", f.avx512_bf16},
+      {"gfni", f.gfni},
       {"amx_tile", f.amx_tile},
       {"amx_int8", f.amx_int8},
       {"amx_bf16", f.amx_bf16},
       {"os_avx", f.os_avx},
       {"os_avx512", f.os_avx512},
+      {"os_amx", f.os_amx},
   };
 }
 

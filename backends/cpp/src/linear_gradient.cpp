@@ -27,6 +27,9 @@ constexpr std::int64_t tall_panel = 96;
 constexpr std::int64_t low_panel = 16;
 constexpr std::int64_t few_rows = 8;
 
+/// Up to so many rows, codes are decoded where they are multiplied.
+constexpr std::int64_t rows_without_panel = 4;
+
 /// How the columns of the weight are shared out: runs of whole groups, or parts of one group.
 class Spans {
  public:
@@ -169,18 +172,69 @@ class Gradient {
   float* dy_ = nullptr;
 };
 
+/// A few rows, without a panel: every thread takes a run of strips of columns, and all rows of the weight.
+void multiply_codes(const LinearInputGrad& gradient, const KernelSet& kernels, const ParallelFor& loop) {
+  const PreparedLayout& layout = gradient.layout;
+  const std::int64_t dy_stride = round_up(layout.out_features, panel_unit);
+  auto* dy =
+      reinterpret_cast<float*>(scratch(ScratchUse::operation, static_cast<std::size_t>(gradient.rows * dy_stride * 4)));
+  const PreparedLayout one_group = {1, layout.out_features, layout.out_features,
+                                    8, FloatType::f32,      ZeroKind::symmetric};
+  for (std::int64_t m = 0; m < gradient.rows; ++m) {
+    const auto* from = static_cast<const std::uint8_t*>(gradient.dy) + m * gradient.dy_row_bytes;
+    kernels.linear.widen_row(from, gradient.float_type, one_group, dy + m * dy_stride, nullptr);
+  }
+  const std::int64_t strip = kernels.gradient.strip_blocks;
+  const auto column_of = [&](std::int64_t block) {
+    const std::int64_t group = block / layout.group_blocks();
+    const std::int64_t in_group = block % layout.group_blocks() * layout.block_columns();
+    return std::min(group * layout.group_size + in_group, layout.in_features);
+  };
+  loop(ceil_divide(layout.blocks(), strip), [&](std::int64_t begin, std::int64_t end) {
+    const std::int64_t first = begin * strip;
+    const std::int64_t last = std::min(end * strip, layout.blocks());
+    const std::int64_t column = column_of(first);
+    const std::int64_t columns = (last == layout.blocks() ? layout.in_features : column_of(last)) - column;
+    const std::int64_t sums = gradient.rows * (end - begin) * strip * layout.block_columns();
+    const std::int64_t out_stride = round_up(columns, panel_unit);
+    auto* memory = reinterpret_cast<float*>(
+        scratch(ScratchUse::task, static_cast<std::size_t>((sums + gradient.rows * out_stride) * 4)));
+    float* out = memory + sums;
+    kernels.gradient.codes_product_for(layout.bits)(
+        {&layout, gradient.prepared, dy, dy_stride, gradient.rows, first, last - first, memory, out, out_stride});
+    const std::int64_t size = bytes_of(gradient.float_type);
+    for (std::int64_t m = 0; m < gradient.rows; ++m) {
+      kernels.linear.store_outputs(
+          out + m * out_stride, columns, nullptr, Activation::none, nullptr, gradient.float_type,
+          static_cast<std::uint8_t*>(gradient.out) + (m * layout.in_features + column) * size);
+    }
+  });
+}
+
 }  // namespace
 
 void linear_input_grad(const LinearInputGrad& gradient, const KernelSet& kernels, const ParallelFor& parallel) {
   const PreparedLayout& layout = gradient.layout;
-  count_call(KernelKind::widen_row, 0, kernels.isa);
-  count_call(KernelKind::dequantize_panel, layout.bits, kernels.isa);
-  count_call(KernelKind::panel_product, 0, kernels.isa);
-  count_call(KernelKind::store_outputs, 0, kernels.isa);
-  if (gradient.rows == 0) return;
   const bool serial = gradient.rows * layout.in_features * layout.out_features < serial_products;
   const ParallelFor alone;
-  Gradient(gradient, kernels, serial ? alone : parallel).run();
+  const ParallelFor& loop = serial ? alone : parallel;
+  // A strip of columns belongs to one thread; panels are narrower, and can be shared out where strips are too few.
+  const bool without_panel = gradient.rows <= rows_without_panel &&
+                             ceil_divide(layout.blocks(), kernels.gradient.strip_blocks) >= loop.thread_count();
+  count_call(KernelKind::widen_row, 0, kernels.isa);
+  if (without_panel) {
+    count_call(KernelKind::codes_product, layout.bits, kernels.isa);
+  } else {
+    count_call(KernelKind::dequantize_panel, layout.bits, kernels.isa);
+    count_call(KernelKind::panel_product, 0, kernels.isa);
+  }
+  count_call(KernelKind::store_outputs, 0, kernels.isa);
+  if (gradient.rows == 0) return;
+  if (without_panel) {
+    multiply_codes(gradient, kernels, loop);
+  } else {
+    Gradient(gradient, kernels, loop).run();
+  }
 }
 
 }  // namespace bittensor

@@ -26,6 +26,10 @@ inline bool processor_has(const std::string& isa) {
   if (isa == "avxvnni") return avx2 && __builtin_cpu_supports("avxvnni") != 0;
   if (isa == "avx512") return avx512;
   if (isa == "avx512vnni") return avx512 && __builtin_cpu_supports("avx512vnni") != 0;
+  if (isa == "amx") {
+    return avx512 && __builtin_cpu_supports("avx512vnni") != 0 && __builtin_cpu_supports("gfni") != 0 &&
+           __builtin_cpu_supports("amx-int8") != 0 && __builtin_cpu_supports("amx-tile") != 0;
+  }
   check::fail(__FILE__, __LINE__, "no rule tells whether this processor has '" + isa + "': add one here");
 }
 

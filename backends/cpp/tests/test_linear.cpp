@@ -179,6 +179,32 @@ void check_linear(const Weight& w, const std::vector<float>& x, std::int64_t row
   }
 }
 
+/// The int8 mode of AMX and of the set whose other kernels it has, in guarded memory.
+void check_int8(const Weight& w, const std::vector<float>& x, std::int64_t rows, bittensor::ThreadPool& pool) {
+  const PreparedLayout& l = w.layout;
+  const std::vector<float> expected = int8_by_definition(w, x, rows);
+  for (const KernelSet* kernels : kernels_under_test()) {
+    if (kernels->isa != bittensor::Isa::amx && kernels->isa != bittensor::Isa::avx512vnni) continue;
+    CONTEXT(
+        "%s, groups of %lld, %d bits, zero kind %d, %lld rows", bittensor::isa_name(kernels->isa),
+        static_cast<long long>(l.group_size), l.bits, static_cast<int>(l.zero_kind), static_cast<long long>(rows));
+    Guarded<std::uint8_t> prepared(l.bytes(), Side::back);
+    bittensor::prepare(w.canonical(), l, prepared.data(), *kernels);
+    Guarded<float> input(x, Side::back);
+    Guarded<float> out(rows * l.out_features, Side::back);
+    bittensor::Linear linear;
+    linear.x = input.data();
+    linear.x_row_bytes = l.in_features * 4;
+    linear.rows = rows;
+    linear.prepared = prepared.data();
+    linear.layout = bittensor::read_layout(prepared.data(), l.bytes());
+    linear.out = out.data();
+    bittensor::linear_int8(linear, *kernels, pool.parallel_for());
+    check_same(out.values(), expected);
+    CHECK(out.intact());
+  }
+}
+
 TEST(restore_undoes_prepare) {
   Random random(1);
   for (const PreparedLayout& layout : layouts()) {
@@ -232,6 +258,30 @@ TEST(work_is_shared_out_without_gaps) {
     std::ranges::generate(x, [&] { return normal(random); });
     check_linear(w, x, shape.rows, pool);
   }
+}
+
+/// What the tiles of AMX tell apart: runs and panels of rows, an odd number of weight tiles, groups of several steps
+/// with a ragged last one, and groups that reach past a chunk.
+TEST(tiles_meet_every_shape) {
+  Random random(7);
+  std::normal_distribution<float> normal;
+  bittensor::ThreadPool pool(2);
+  for (const int bits : {2, 4, 8}) {
+    for (const ZeroKind kind : {ZeroKind::symmetric, ZeroKind::integer, ZeroKind::offset}) {
+      for (const std::int64_t group_size : {32, 64, 72, 96, 200, 512}) {
+        const Weight w(layout_of(5 * 16 + 3, 584, group_size, bits, kind), random, false);
+        for (const std::int64_t rows : {5, 12, 16, 17, 33, 47}) {
+          std::vector<float> x(static_cast<std::size_t>(rows * w.layout.in_features));
+          std::ranges::generate(x, [&] { return normal(random); });
+          check_int8(w, x, rows, pool);
+        }
+      }
+    }
+  }
+  const Weight w(layout_of(7 * 16, 328, 128, 4, ZeroKind::integer), random, false);
+  std::vector<float> x(static_cast<std::size_t>(261 * w.layout.in_features));
+  std::ranges::generate(x, [&] { return normal(random); });
+  check_int8(w, x, 261, pool);
 }
 
 TEST(sums_of_sixteen_bits_do_not_saturate) {

@@ -75,7 +75,7 @@ TEST(gradient_follows_its_definition) {
   bittensor::ThreadPool pool(3);
   for (const PreparedLayout& layout : layouts()) {
     const Weight w(layout, random);
-    for (const std::int64_t rows : {1, 2, 7, 13}) {
+    for (const std::int64_t rows : {1, 2, 3, 4, 7, 13}) {
       check_gradient(w, normal_values(random, rows * layout.out_features), rows, pool);
     }
   }
@@ -90,6 +90,22 @@ TEST(many_rows_are_cut_into_parts) {
         PreparedLayout{30, 270, 128, 2, FloatType::f32, ZeroKind::offset}}) {
     const Weight w(layout, random);
     check_gradient(w, normal_values(random, 250 * layout.out_features), 250, pool);
+  }
+}
+
+TEST(strips_of_few_rows_are_shared_out) {
+  Random random(6);
+  bittensor::ThreadPool pool(3);
+  // Above the limit of serial operations, with more strips than threads.
+  for (const PreparedLayout& layout :
+       {PreparedLayout{700, 1000, 24, 2, FloatType::f32, ZeroKind::integer},
+        PreparedLayout{905, 610, 128, 4, FloatType::f32, ZeroKind::symmetric},
+        PreparedLayout{905, 600, 600, 4, FloatType::f32, ZeroKind::offset},
+        PreparedLayout{910, 404, 16, 8, FloatType::f32, ZeroKind::offset}}) {
+    const Weight w(layout, random);
+    for (const std::int64_t rows : {3, 4}) {
+      check_gradient(w, normal_values(random, rows * layout.out_features), rows, pool);
+    }
   }
 }
 

@@ -85,7 +85,7 @@ def test_every_kernel_ran(target: Target) -> None:
     for bits in sorted(declared.linear_bits) if "linear" in declared.operations else ():
         for x_dtype, zero in product(FLOAT_DTYPES, within.zeros):
             weight = within.weight(bits, 33, 130, 16, zero)
-            cases += [weight, GradientCase(weight, (17,), dtype=x_dtype)]
+            cases += [weight, *(GradientCase(weight, (m,), dtype=x_dtype) for m in (1, 17))]
             cases += [LinearCase(weight, (m,), mode, x_dtype=x_dtype) for m in (1, 17) for mode in ("int8", "float")]
     operations = {
         PackCase: "pack",

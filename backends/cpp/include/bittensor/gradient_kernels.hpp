@@ -46,11 +46,31 @@ struct PanelProductBlock {
 /// sums[m, k] = fma(dy[m, n], panel[n, k], sums[m, k]) for ascending n.
 using PanelProduct = void (*)(const PanelProductBlock& block);
 
+/// Operands of `CodesProduct`: a few rows of dy against some columns of a prepared weight.
+struct CodesProductBlock {
+  const PreparedLayout* layout;
+  const std::uint8_t* prepared;
+  const float* dy;           // [rows, dy_stride], of which out_features values count
+  std::int64_t dy_stride;    // floats
+  std::int64_t rows;         // at least 1
+  std::int64_t first_block;  // of the layout's blocks of columns
+  std::int64_t blocks;       // at least 1
+  float* sums;               // room for rows * blocks, rounded up to a strip, * block_columns floats
+  float* out;                // [rows, out_stride]: the columns of the blocks, without gaps
+  std::int64_t out_stride;   // floats
+};
+
+/// out[m, k] = fma(dy[m, n], w[n, k], out[m, k]) for ascending n, from 0 on, w as in docs/numerics.md, section 3.
+using CodesProduct = void (*)(const CodesProductBlock& block);
+
 struct GradientKernels {
   DequantizePanel dequantize_panel[3];  // 2, 4, 8 bits
   PanelProduct panel_product;
+  CodesProduct codes_product[3];  // 2, 4, 8 bits
+  int strip_blocks;               // that codes_product takes at a time
 
   DequantizePanel dequantize_panel_for(int bits) const { return dequantize_panel[bits == 8 ? 2 : bits / 4]; }
+  CodesProduct codes_product_for(int bits) const { return codes_product[bits == 8 ? 2 : bits / 4]; }
 };
 
 }  // namespace bittensor

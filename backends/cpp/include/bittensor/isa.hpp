@@ -37,8 +37,8 @@ struct IsaChoice {
 /// Throws std::invalid_argument if the variable names one that is unknown or cannot run here.
 BITTENSOR_API IsaChoice choose_isa();
 
-/// Processor features by name with their presence; "os_avx" and "os_avx512" say whether the operating system
-/// saves the wide registers.
+/// Processor features by name with their presence; "os_avx", "os_avx512" and "os_amx" say whether the operating
+/// system saves the wide registers.
 BITTENSOR_API std::vector<std::pair<std::string, bool>> cpu_features();
 
 }  // namespace bittensor

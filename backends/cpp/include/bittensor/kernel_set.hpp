@@ -13,7 +13,7 @@
 
 namespace bittensor {
 
-enum class Isa : std::uint8_t { scalar, avx2, avxvnni, avx512, avx512vnni };
+enum class Isa : std::uint8_t { scalar, avx2, avxvnni, avx512, avx512vnni, amx };
 
 /// Bytes of packed words that a kernel takes as one block, on every instruction set.
 inline constexpr int block_bytes = 64;

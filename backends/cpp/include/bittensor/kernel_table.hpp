@@ -25,6 +25,7 @@ enum class KernelKind : std::uint8_t {
   float_linear,
   dequantize_panel,
   panel_product,
+  codes_product,
   normalize_row,
   gate_row,
   softmax_row,

@@ -3,6 +3,7 @@
 /// The kernel set of an instruction set: every template instantiated with its traits.
 
 #include "activations.hpp"
+#include "codes_product.hpp"
 #include "epilogue.hpp"
 #include "float_linear.hpp"
 #include "int8_linear.hpp"
@@ -32,7 +33,10 @@ constexpr KernelSet assemble() {
        widen_row<V>,
        {int8_linear<V, 2>, int8_linear<V, 4>, int8_linear<V, 8>},
        {float_linear<V, 2>, float_linear<V, 4>, float_linear<V, 8>}},
-      {{dequantize_panel<V, 2>, dequantize_panel<V, 4>, dequantize_panel<V, 8>}, panel_product<V>},
+      {{dequantize_panel<V, 2>, dequantize_panel<V, 4>, dequantize_panel<V, 8>},
+       panel_product<V>,
+       {codes_product<V, 2>, codes_product<V, 4>, codes_product<V, 8>},
+       V::lanes},
       {normalize_row<V>, gate_row<V>, softmax_row<V>},
       {{dequantize_row<V, 2>, dequantize_row<V, 4>, dequantize_row<V, 8>}}};
 }

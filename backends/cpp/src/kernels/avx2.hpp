@@ -181,6 +181,7 @@ struct Avx2 {
   static constexpr int panel_rows = 6;  // 6 rows x 1 tile: 12 sums and 2 weights of 16 registers
   static constexpr int panel_tiles = 1;
   static constexpr int panel_tiles_single_row = 4;
+  static constexpr int codes_product_sums = 8;
   static constexpr int table_bits = 2;  // a register holds the values of 8 codes
 
   static LaneVector load_lanes(const void* from) { return load(from); }
@@ -196,6 +197,30 @@ struct Avx2 {
   template <int Bits>
   static LaneVector shift_down(LaneVector v) {
     return _mm256_srli_epi32(v, Bits);
+  }
+  /// Lane i of vector j becomes lane j of vector i.
+  static void transpose(const void* const (&from)[lanes], std::uint32_t* to) {
+    __m256i pairs[8];
+    __m256i fours[8];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i += 2) {
+      const __m256i even = load(from[i]);
+      const __m256i odd = load(from[i + 1]);
+      pairs[i] = _mm256_unpacklo_epi32(even, odd);
+      pairs[i + 1] = _mm256_unpackhi_epi32(even, odd);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i += 4) {
+      fours[i] = _mm256_unpacklo_epi64(pairs[i], pairs[i + 2]);
+      fours[i + 1] = _mm256_unpackhi_epi64(pairs[i], pairs[i + 2]);
+      fours[i + 2] = _mm256_unpacklo_epi64(pairs[i + 1], pairs[i + 3]);
+      fours[i + 3] = _mm256_unpackhi_epi64(pairs[i + 1], pairs[i + 3]);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < 4; ++i) {
+      store(to + i * 8, _mm256_permute2x128_si256(fours[i], fours[i + 4], 0x20));
+      store(to + (i + 4) * 8, _mm256_permute2x128_si256(fours[i], fours[i + 4], 0x31));
+    }
   }
   static LaneVector shift_right(LaneVector v, LaneVector bits) { return _mm256_srlv_epi32(v, bits); }
   /// The entry that the low 3 bits of each lane name.

@@ -160,6 +160,7 @@ struct Avx512 {
   static constexpr int panel_rows = 6;  // 6 rows x 4 tiles: 24 sums and 4 weights of 32 registers
   static constexpr int panel_tiles = 4;
   static constexpr int panel_tiles_single_row = 8;
+  static constexpr int codes_product_sums = 16;
   static constexpr int table_bits = 4;  // a register holds the values of 16 codes
 
   static LaneVector load_lanes(const void* from) { return load(from); }
@@ -180,6 +181,37 @@ struct Avx512 {
   template <int Bits>
   static LaneVector shift_down(LaneVector v) {
     return _mm512_srli_epi32(v, Bits);
+  }
+  /// Lane i of vector j becomes lane j of vector i.
+  static void transpose(const void* const (&from)[lanes], std::uint32_t* to) {
+    __m512i pairs[16];
+    __m512i fours[16];
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i += 2) {
+      const __m512i even = load(from[i]);
+      const __m512i odd = load(from[i + 1]);
+      pairs[i] = _mm512_unpacklo_epi32(even, odd);
+      pairs[i + 1] = _mm512_unpackhi_epi32(even, odd);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i += 4) {
+      fours[i] = _mm512_unpacklo_epi64(pairs[i], pairs[i + 2]);
+      fours[i + 1] = _mm512_unpackhi_epi64(pairs[i], pairs[i + 2]);
+      fours[i + 2] = _mm512_unpacklo_epi64(pairs[i + 1], pairs[i + 3]);
+      fours[i + 3] = _mm512_unpackhi_epi64(pairs[i + 1], pairs[i + 3]);
+    }
+    // Each 128-bit lane of fours[4 * j + i] has four values of row 4 * lane + i.
+#pragma GCC unroll 16
+    for (int i = 0; i < 4; ++i) {
+      const __m512i low = _mm512_shuffle_i32x4(fours[i], fours[4 + i], 0x88);
+      const __m512i low_odd = _mm512_shuffle_i32x4(fours[i], fours[4 + i], 0xDD);
+      const __m512i high = _mm512_shuffle_i32x4(fours[8 + i], fours[12 + i], 0x88);
+      const __m512i high_odd = _mm512_shuffle_i32x4(fours[8 + i], fours[12 + i], 0xDD);
+      store(to + i * 16, _mm512_shuffle_i32x4(low, high, 0x88));
+      store(to + (4 + i) * 16, _mm512_shuffle_i32x4(low_odd, high_odd, 0x88));
+      store(to + (8 + i) * 16, _mm512_shuffle_i32x4(low, high, 0xDD));
+      store(to + (12 + i) * 16, _mm512_shuffle_i32x4(low_odd, high_odd, 0xDD));
+    }
   }
   static LaneVector shift_right(LaneVector v, LaneVector bits) { return _mm512_srlv_epi32(v, bits); }
   /// The entry that the low 4 bits of each lane name.

@@ -184,6 +184,7 @@ struct Scalar {
   static constexpr int panel_rows = 2;
   static constexpr int panel_tiles = 1;
   static constexpr int panel_tiles_single_row = 1;
+  static constexpr int codes_product_sums = 1;
   static constexpr int table_bits = 0;
   using Float = Lanes<float>;
 
@@ -202,6 +203,13 @@ struct Scalar {
   template <int Bits>
   static LaneVector shift_down(const LaneVector& v) {
     return each([&](int i) { return v.at[i] >> Bits; });
+  }
+  /// Lane i of vector j becomes lane j of vector i.
+  static void transpose(const void* const (&from)[lanes], std::uint32_t* to) {
+    for (int j = 0; j < lanes; ++j) {
+      const LaneVector v = load_lanes(from[j]);
+      for (int i = 0; i < lanes; ++i) to[i * lanes + j] = v.at[i];
+    }
   }
   static LaneVector shift_right(const LaneVector& v, const LaneVector& bits) {
     return each([&](int i) { return v.at[i] >> bits.at[i]; });

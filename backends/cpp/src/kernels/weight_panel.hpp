@@ -44,6 +44,9 @@ class Decoder {
     if constexpr (has_table) table_ = compute(V::load_lanes(every_code));
   }
 
+  /// The values of all codes, where there is a table.
+  const Float& table() const { return table_; }
+
   /// `codes` may have other bits above the code.
   Float operator()(const typename V::LaneVector& codes) const {
     if constexpr (has_table) {

@@ -25,11 +25,13 @@ extern const LimitKernels avx2_limits;
 extern const LimitKernels avxvnni_limits;
 extern const LimitKernels avx512_limits;
 extern const LimitKernels avx512vnni_limits;
+extern const LimitKernels amx_limits;
 
 namespace {
 
 /// Weakest first, as in the list of implementations.
-const std::array all_limits = {&scalar_limits, &avx2_limits, &avxvnni_limits, &avx512_limits, &avx512vnni_limits};
+const std::array all_limits = {&scalar_limits, &avx2_limits,       &avxvnni_limits,
+                               &avx512_limits, &avx512vnni_limits, &amx_limits};
 
 const LimitKernels& limits_of(Isa isa) {
   kernels_for(isa);  // throws if this machine cannot run it
