@@ -13,17 +13,18 @@ import bittensor
 from bittensor import PreparedWeight
 from bittensor.backend import Backend
 
-from .compare import check_equal
+from .compare import check_equal, check_floats
+from .embedding_cases import EmbeddingCase
 from .float_fills import FloatFill
 from .gradient_cases import GradientCase
 from .guard import SIDES, Side, guarded
-from .linear_cases import LinearCase, Mode
+from .linear_cases import TORCH_DTYPES, LinearCase, Mode
 from .linear_strategies import FLOAT_DTYPES, scope
 from .scripts import Script
 
 _BODIES = {
     operation: f"guarded_linear({operation!r}, case, layout, side)"
-    for operation in ("prepare", "linear", "linear_input_grad")
+    for operation in ("prepare", "linear", "linear_input_grad", "embedding")
 }
 _SHAPES = (
     *((n, 16, 40) for n in (1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33)),
@@ -57,7 +58,8 @@ def guarded_linear(operation: str, case: LinearCase, layout: str, side: Side) ->
     """An operation of the current backend, with every tensor in `layout`, its `side` at an inaccessible page.
 
     Beside the linear: "prepare" prepares the tensors of the weight and restores the prepared ones;
-    "linear_input_grad" takes a gradient of the shape and dtype of the result. Fails if the result is wrong.
+    "linear_input_grad" takes a gradient of the shape and dtype of the result; "embedding" takes as many rows of the
+    weight as x has, the last and the first among them. Fails if the result is wrong.
     """
     backend = bittensor.current_backend()
     if operation == "prepare":
@@ -70,6 +72,12 @@ def guarded_linear(operation: str, case: LinearCase, layout: str, side: Side) ->
         x, bias = (guard(case.inputs[each].tensor, layout, side) for each in ("x", "bias"))
         result = backend.linear(x, prepared, bias, case.mode, None)
         case.check(result, "", exact=backend.capabilities.numerics == "exact")
+    elif operation == "embedding":
+        rows = EmbeddingCase(case.weight, case.leading, case.x_dtype)
+        dtype = TORCH_DTYPES[rows.dtype]
+        result = backend.embedding(guard(rows.placed.tensor, layout, side), prepared, dtype)
+        shape = (*rows.leading, case.weight.k)
+        check_floats(result, rows.expected, shape, dtype, what="embedding", snippet="")
     else:
         gradient = GradientCase(case.weight, case.leading, dtype=case.x_dtype)
         gradient.check(backend.linear_input_grad(guard(gradient.placed.tensor, layout, side), prepared), "")

@@ -22,7 +22,7 @@ from itertools import islice
 from time import monotonic
 from typing import IO, Any
 
-from bittensor.backend import GRADIENT_OPERATIONS, WEIGHT_OPERATIONS
+from bittensor.backend import EMBEDDING_OPERATIONS, GRADIENT_OPERATIONS, WEIGHT_OPERATIONS
 
 from . import guarded_calls, guarded_linears, undeclared_calls, undeclared_linears
 from .scripts import Script, run_body, script
@@ -48,7 +48,8 @@ class Job:
     def calls(self, target: str) -> Iterator[Script]:
         """The calls, in the same order in every process."""
         on_codes, on_weights = _CALLS[self.kind]
-        calls = on_weights if self.operation in (*WEIGHT_OPERATIONS, *GRADIENT_OPERATIONS) else on_codes
+        of_weights = (*WEIGHT_OPERATIONS, *GRADIENT_OPERATIONS, *EMBEDDING_OPERATIONS)
+        calls = on_weights if self.operation in of_weights else on_codes
         return calls(self.operation, self.bits, target)
 
 

@@ -318,7 +318,7 @@ def _laid_out(choices: Choices, tensor: torch.Tensor) -> torch.Tensor:
 
 def _spoiled_tensor(choices: Choices, tensor: torch.Tensor, one_in: int = 1) -> Any:
     """Something else in the place of `tensor`."""
-    if tensor.layout is not torch.strided or (one_in > 1 and choices.below(one_in)):
+    if tensor.layout is not torch.strided or tensor.is_meta or (one_in > 1 and choices.below(one_in)):
         return tensor
     kind = choices.below(14)
     if kind == 0:
@@ -366,7 +366,8 @@ def _oracle(weight: Arguments) -> oracle_linear.Weight:
         quantized = bittensor.QuantizedWeight(**weight)
         codes = quantized.codes().numpy()
     scales, offsets = (
-        None if each is None else each.to(torch.float32).numpy() for each in (quantized.scales, quantized.offsets)
+        None if each is None else each.to(torch.float32).resolve_neg().numpy()
+        for each in (quantized.scales, quantized.offsets)
     )
     assert scales is not None
     zeros = None if quantized.zeros is None else quantized.zeros.numpy()

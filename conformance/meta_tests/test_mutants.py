@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import pytest
 from rich.console import Console
 
-from conformance.mutants import record
+from conformance.mutants import page, record
 from conformance.mutants.build import Build
 from conformance.mutants.campaign import Campaign
 from conformance.mutants.fault import KERNELS, ROOT, CatalogueError, Fault, read_catalogue
@@ -235,3 +235,24 @@ def test_the_goal(states: list[record.State], survives: str | None, good: bool) 
               for i, state in enumerate(states)]  # fmt: skip
     outcomes = {fault.id: outcome(state, fault.id) for fault, state in zip(faults, states, strict=True)}
     assert record.show(faults, outcomes, {}, Console(quiet=True)) is good
+
+
+def test_the_page_shows_the_record_that_is_kept() -> None:
+    text = page.PAGE.read_text(encoding="utf-8")
+    abouts = {fault.id: fault.about for fault in read_catalogue()}
+    assert text == page.page(text, page.read(), abouts), "run python -m conformance.mutants.page"
+
+
+def test_the_page_counts_the_faults_itself(tmp_path: Path) -> None:
+    path = tmp_path / "record.json"
+    killed = [replace(outcome("killed", str(i)), check="test_a/b" if i else None) for i in range(3)]
+    outcomes = {each.id: each for each in (*killed, outcome("survived", "s"), outcome("not run", "n"))}
+    record.write(path, outcomes, Proof("digest", {}), "a processor")
+    text = " ".join(page.section(page.read(path), {"s": "It is wrong."}).split())
+    for words in ("4 faults", "found 3", "75.0 %", "for 1 the", "| `test_a` | 2 |", "- `s`: It is wrong."):
+        assert words in text
+    path.write_text(path.read_text().replace("0.75", "1.0"))
+    with pytest.raises(ValueError, match="score"):
+        page.read(path)
+    with pytest.raises(ValueError, match="lacks"):
+        page.page("no marks", json.loads(path.read_text()), {})

@@ -183,6 +183,34 @@ def test_scale_forms(target: Target, bits: int) -> None:
 
 
 @check("packed_matmul")
+def test_small_scales(target: Target, bits: int) -> None:
+    """Scales far below 1 keep all of their digits, in each form: large accumulators come to small codes."""
+    accumulators = tuple(
+        sign * (2**exponent + step) for exponent in (20, 25, 30) for step in (0, 77) for sign in (1, -1)
+    )
+    values = (2.0**-30, 1.5 * 2.0**-30, 2.5 * 2.0**-25, 1.2345678e-6, -1.4999999e-6, 3.3e-8)
+    cases = [
+        MatmulCase(
+            bits, 0, len(accumulators), (1,), bias=BiasFill(values=accumulators), scale=ScaleFill(form, (value,))
+        )
+        for value in values
+        for form in ("float", "scalar", "one")
+    ]
+    target.run(cases, always=True)
+
+
+@check("packed_matmul")
+def test_deep_rows(target: Target, bits: int) -> None:
+    """Rows so long that a backend may take a few of them at a time: each result is in its place."""
+    top = oracle.largest_code(bits)
+    cases = [
+        MatmulCase(bits, 30_000, 3, (m,), Fill(seed=m), x_zero=top, weight_zero=1, accumulator=True, packed_x=packed)
+        for m, packed in ((5, False), (38, True), (70, False))
+    ]
+    target.run(cases, always=True)
+
+
+@check("packed_matmul")
 def test_bias_in_every_batch(target: Target, bits: int) -> None:
     """The bias reaches each row of each leading shape, whichever dtype it has."""
     cases = [

@@ -236,6 +236,31 @@ def test_int8_many_groups(target: Target, bits: int) -> None:
 
 
 @check("linear", applies=_int8)
+def test_int8_many_rows_of_every_kind_of_group(target: Target, bits: int) -> None:
+    """Rows around the tiles and panels of matrix units, by groups that fill their steps of columns or do not.
+
+    Groups of several steps, with a shorter last one, and of more columns than are decoded at a time; outputs that make
+    an odd number of tiles.
+    """
+    within = scope(target.capabilities)
+    groups = ((8, 41), (32, 100), (64, 330), (96, 200), (128, 700), (160, 830), (None, 600))
+    outputs, zeros = cycle((1, 17, 33, 49, 70)), cycle(within.zeros)
+    cases = [
+        LinearCase(within.weight(bits, next(outputs), k, size, next(zeros)), (m,), x=FloatFill("groups", seed=m),
+                   bias=FloatFill(seed=k))
+        for m, (size, k) in product((5, 12, 17, 31, 32, 33, 47, 129), groups)
+    ]  # fmt: skip
+    target.run(cases)
+
+
+@check("linear", applies=_int8)
+def test_int8_deep_rows(target: Target, bits: int) -> None:
+    """Rows so long that a backend may take a few of them at a time: each result is in its place."""
+    within = scope(target.capabilities)
+    target.run([LinearCase(within.weight(bits, 3, 66_000, 2048), (25,), bias=FloatFill())], always=True)
+
+
+@check("linear", applies=_int8)
 def test_int8_each_argument_in_each_layout(target: Target, bits: int) -> None:
     """One argument strided, the others contiguous: x with leading dimensions, the weight's tensors, the bias."""
     within = scope(target.capabilities)

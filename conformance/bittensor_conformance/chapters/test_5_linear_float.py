@@ -84,6 +84,13 @@ def test_float_every_tail(target: Target, bits: int) -> None:
 
 
 @check("linear", applies=_float)
+def test_float_deep_rows(target: Target, bits: int) -> None:
+    """Rows so long that a backend may take a few of them at a time: each result is in its place."""
+    within = scope(target.capabilities)
+    target.run([LinearCase(within.weight(bits, 3, 33_000, 1024), (20,), "float", bias=FloatFill())], always=True)
+
+
+@check("linear", applies=_float)
 def test_float_every_dtype(target: Target, bits: int) -> None:
     """Each dtype of x, of scales and of the bias, in each zero kind, with and without bias and epilogue."""
     within = scope(target.capabilities)

@@ -130,6 +130,8 @@ def test_gradient_does_not_depend_on_the_batch(target: Target, bits: int) -> Non
             for part in (1, 6, m // 2 + 1):
                 holds(target, _PARTS, case=case, part=part)
             holds(target, _THREADS, case=case)
+        # So few columns that only the rows can be shared out.
+        holds(target, _THREADS, case=GradientCase(within.weight(bits, 1400, 16, 16, within.zeros[0]), (50,)))
     finally:
         torch.set_num_threads(threads)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import torch
@@ -92,6 +93,9 @@ _UNPACK_RULES: dict[str, Rule] = _BITS_RULES | {
     ),
     "columns are a float": Rule(lambda _: {"columns": 5.0}, TypeError, ("in_features", "float")),
     "columns are negative": Rule(lambda _: {"columns": -1}, ValueError, ("in_features", "-1")),
+    "columns are negative, and there are no words": Rule(
+        lambda _: {"words": _codes(2, 0, dtype=torch.int64), "columns": -1}, ValueError, ("in_features", "-1")
+    ),
     "columns take more words": Rule(lambda _: {"columns": 65}, ValueError, ("packed", "in_features=65", "[2, 1]")),
     "columns take no word": Rule(lambda _: {"columns": 0}, ValueError, ("packed", "in_features=0", "[2, 1]")),
     "columns are enormous": Rule(
@@ -124,6 +128,15 @@ _MATMUL_RULES: dict[str, Rule] = _BITS_RULES | {
     ),
     "packed x of negative in_features": Rule(
         lambda _: {"x": _codes(2, 1, dtype=torch.int64), "in_features": -5}, ValueError, ("in_features", "-5")
+    ),
+    "packed x without words of negative in_features": Rule(
+        lambda _: {
+            "x": _codes(2, 0, dtype=torch.int64),
+            "weight": _codes(3, 0, dtype=torch.int64),
+            "in_features": -5,
+        },
+        ValueError,
+        ("in_features", "-5"),
     ),
     "packed x on meta": Rule(
         lambda _: {"x": _codes(2, 1, dtype=torch.int64, device="meta"), "in_features": 5},
@@ -274,6 +287,18 @@ def test_packed_matmul_names_the_first_bad_code(target: Target, bits: int) -> No
             _check_refused(target, "packed_matmul", good, Rule(lambda _: {}, ValueError, ("x:", *fragments)))
 
 
+@check("pack", widths=(1, 2, 4))
+def test_pack_finds_one_bad_code_among_many(target: Target, bits: int) -> None:
+    """In a matrix that threads share, whichever of them meets the code and whichever ends last."""
+    _check_among_many(target, bits, "weight", (5, 40_000), _PACKS_MANY)
+
+
+@check("packed_matmul", widths=(1, 2, 4))
+def test_packed_matmul_finds_one_bad_code_among_many(target: Target, bits: int) -> None:
+    """In an x that threads share, whichever of them meets the code and whichever ends last."""
+    _check_among_many(target, bits, "x:", (700, 300), _MULTIPLIES_MANY)
+
+
 @check("packed_matmul", widths=(8,))
 def test_packed_matmul_refuses_a_depth_that_overflows(target: Target, bits: int) -> None:
     """8 bits: 33025 columns fit int32 at zero points 0, 33026 do not; 131072 do not at any."""
@@ -330,6 +355,19 @@ def _bad_codes(bits: int) -> list[tuple[torch.Tensor, tuple[str, ...]]]:
     return bad
 
 
+def _check_among_many(target: Target, bits: int, name: str, shape: tuple[int, int], body: str) -> None:
+    """A matrix of the largest codes, with one that is larger at its begin, in its middle or at its end."""
+    top, threads = oracle.largest_code(bits), torch.get_num_threads()
+    direct = target.capabilities.checks_arguments
+    try:
+        for count, place in product((2, 3), ((0, 0), (shape[0] // 2, 1), (shape[0] - 1, shape[1] - 1))):
+            words = [name, f"{top + 1} at index [{place[0]}, {place[1]}]"]
+            names = {"bits": bits, "shape": shape, "top": top, "place": place, "count": count}
+            holds(target, body, **names, words=words, direct=direct)
+    finally:
+        torch.set_num_threads(threads)
+
+
 def _check_refused(target: Target, operation: str, good: Arguments, rule: Rule) -> None:
     bits, spoiled = good["bits"], rule.spoil(good["bits"])
     top = oracle.largest_code(bits)
@@ -350,6 +388,26 @@ _PUBLIC = {
     "packed_matmul": "bittensor.packed_matmul(**arguments)",
 }
 _DIRECT = "bittensor.current_backend().{}(*arguments.values())"
+_MANY = """
+codes = torch.full(shape, top, dtype=torch.uint8)
+codes[place] = top + 1
+torch.set_num_threads(count)
+"""
+_PACKS_MANY = f"""{_MANY}
+with refused(ValueError, words=words, exactly=True):
+    bittensor.pack_weights(codes, bits)
+if direct:  # not looked at by anybody before the backend
+    with refused(TypeError, ValueError, RuntimeError):
+        bittensor.current_backend().pack(codes, bits)
+"""
+_MULTIPLIES_MANY = f"""{_MANY}
+weight = torch.from_numpy(oracle.pack(Fill().codes((5, shape[1]), bits), bits))
+with refused(ValueError, words=words, exactly=True):
+    bittensor.packed_matmul(codes, weight, bits=bits, out_dtype=torch.int32)
+if direct:
+    with refused(TypeError, ValueError, RuntimeError):
+        bittensor.current_backend().packed_matmul(codes, weight, None, bits, None, 0, 0, None, 0, torch.int32)
+"""
 _NUMPY_INTEGERS = """
 codes = np.array([[1, 0, 1], [0, 1, 1]], dtype=np.uint8)
 words = torch.from_numpy(oracle.pack(codes, bits))

@@ -46,6 +46,12 @@ def test_gradient_stays_inside_its_inputs(target: Target, bits: int) -> None:
     _check(target, Job("guarded", "linear_input_grad", bits))
 
 
+@check("embedding")
+def test_embedding_stays_inside_its_inputs(target: Target, bits: int) -> None:
+    """Indices and the prepared weight against inaccessible pages, write-protected."""
+    _check(target, Job("guarded", "embedding", bits))
+
+
 @check("pack", undeclared=True)
 def test_undeclared_pack_is_refused(target: Target, bits: int) -> None:
     """UnsupportedOperationError for what the capabilities leave out."""
