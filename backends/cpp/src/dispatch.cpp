@@ -4,6 +4,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdlib>
 #include <stdexcept>
@@ -17,7 +18,7 @@ extern const KernelSet avx2_kernels;
 extern const KernelSet avxvnni_kernels;
 extern const KernelSet avx512_kernels;
 extern const KernelSet avx512vnni_kernels;
-extern const KernelSet amx_kernels;
+extern const Int8Linear amx_kernels[3];
 
 namespace {
 
@@ -100,6 +101,14 @@ bool has_avx512(const CpuFeatures& f) {
   return has_avx2(f) && f.os_avx512 && f.avx512f && f.avx512bw && f.avx512dq && f.avx512vl;
 }
 
+/// The tiles of AMX serve the int8 linear only; everything else runs on vectors.
+KernelSet with_tiles(KernelSet set) {
+  set.isa = Isa::amx;
+  std::ranges::copy(amx_kernels, set.linear.int8_linear);
+  return set;
+}
+const KernelSet amx_set = with_tiles(avx512vnni_kernels);
+
 /// Weakest first. An instruction set joins the library by one row here.
 const std::array implementations = {
     Implementation{"scalar", scalar_kernels, [](const CpuFeatures&) { return true; }},
@@ -109,7 +118,7 @@ const std::array implementations = {
     Implementation{
         "avx512vnni", avx512vnni_kernels, [](const CpuFeatures& f) { return has_avx512(f) && f.avx512_vnni; }},
     Implementation{
-        "amx", amx_kernels,
+        "amx", amx_set,
         [](const CpuFeatures& f) {
           return has_avx512(f) && f.avx512_vnni && f.gfni && f.os_amx && f.amx_tile && f.amx_int8;
         }},

@@ -20,8 +20,8 @@
 
 #include <cstdint>
 
-#include "amx.hpp"
 #include "amx_tiles.hpp"
+#include "avx512vnni.hpp"
 #include "int8_linear.hpp"
 #include "linear_tiles.hpp"
 #include "planes.hpp"
@@ -324,11 +324,11 @@ class AmxInt8Linear {
       for (int t = 0; t < Tiles; ++t) {
         const std::int64_t scale_at = group * tile_rows * bytes_of(type);
         const std::uint8_t* zeros = b_.zeros + (tile_ + t) * sizes_.zero_bytes;
-        const __m512 scale = Amx::load_float(b_.scales + (tile_ + t) * sizes_.scale_bytes + scale_at, type);
+        const __m512 scale = Avx512Vnni::load_float(b_.scales + (tile_ + t) * sizes_.scale_bytes + scale_at, type);
         [[maybe_unused]] __m512 offset;
         [[maybe_unused]] __m512i zero;
-        if constexpr (Kind == ZeroKind::offset) offset = Amx::load_float(zeros + scale_at, type);
-        if constexpr (has_zero_term) zero = Amx::load_u8_as_i32(zeros + group * tile_rows);
+        if constexpr (Kind == ZeroKind::offset) offset = Avx512Vnni::load_float(zeros + scale_at, type);
+        if constexpr (has_zero_term) zero = Avx512Vnni::load_u8_as_i32(zeros + group * tile_rows);
 #pragma GCC unroll 16
         for (int m = 0; m < Rows; ++m) {
           __m512i sum = _mm512_load_si512(sums + t * tile_sums<Tiles> + m * tile_rows);
@@ -377,7 +377,7 @@ inline bool tiles_pay(const PreparedLayout& layout, std::int64_t rows) {
 
 template <int Bits>
 void amx_int8_linear(const Int8LinearBlock& block) {
-  if (!tiles_pay(*block.layout, block.rows)) return int8_linear<Amx, Bits>(block);
+  if (!tiles_pay(*block.layout, block.rows)) return int8_linear<Avx512Vnni, Bits>(block);
   switch (block.layout->zero_kind) {
     case ZeroKind::symmetric: return AmxInt8Linear<Bits, ZeroKind::symmetric>::run(block);
     case ZeroKind::integer: return AmxInt8Linear<Bits, ZeroKind::integer>::run(block);
