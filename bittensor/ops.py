@@ -161,6 +161,8 @@ def multiply_codes(
     """`packed_matmul` of numbers that are ints already, and a scale that is a tensor."""
     backend = current_backend()
     arguments = (x, weight, bias, bits, in_features, x_zero, weight_zero, scale, out_zero, out_dtype)
+    if out_dtype is not None and not isinstance(out_dtype, torch.dtype):
+        check_packed_matmul(backend, *arguments)  # the dispatcher takes the number of a dtype for the dtype
     try:
         return _operators(backend).packed_matmul(*arguments)
     except REFUSALS:

@@ -7,6 +7,7 @@ bytes by the definition of the format, here once more in NumPy.
 
 from __future__ import annotations
 
+import copy
 import json
 import struct
 import tempfile
@@ -291,7 +292,7 @@ def _spoil_config(choices: Choices, config: dict[str, Any]) -> None:
         if choices.below(4) == 1:
             del place[key]
         else:
-            place[key] = choices.one_of(_WORDS)
+            place[key] = copy.deepcopy(choices.one_of(_WORDS))  # the next may spoil what is in it
         return
 
 

@@ -1,6 +1,7 @@
 // Packing and unpacking of rows, by every kernel, and of matrices.
 
 #include <algorithm>
+#include <limits>
 
 #include "bittensor/pack.hpp"
 #include "bittensor/thread_pool.hpp"
@@ -36,6 +37,16 @@ void check_row(const KernelSet& kernels, int bits, const std::vector<std::uint8_
 }
 
 }  // namespace
+
+TEST(a_row_of_any_length_has_a_number_of_words) {
+  constexpr std::int64_t most = std::numeric_limits<std::int64_t>::max();
+  for (const int bits : widths) {
+    CHECK_EQUAL(bittensor::words_per_row(most, bits), most / (64 / bits) + 1);
+    CHECK_EQUAL(bittensor::words_per_row(0, bits), 0);
+    CHECK_EQUAL(bittensor::words_per_row(64 / bits, bits), 1);
+    CHECK_EQUAL(bittensor::words_per_row(64 / bits + 1, bits), 2);
+  }
+}
 
 TEST(rows_of_every_length) {
   Random random(1);

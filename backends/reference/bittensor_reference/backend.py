@@ -22,6 +22,8 @@ class ReferenceBackend(Backend):
 
     def pack(self, codes: torch.Tensor, bits: int) -> torch.Tensor:
         words, per_word = words_per_row(codes.shape[-1], bits), codes_per_word(bits)
+        if codes.numel() == 0:  # a matrix without rows may have columns next to 2^63, which nothing can pad
+            return codes.new_zeros((*codes.shape[:-1], words), dtype=torch.int64)
         codes = F.pad(codes, (0, words * per_word - codes.shape[-1]))
         lanes = codes.reshape(*codes.shape[:-1], words, per_word).to(torch.int64)
         # The lanes do not overlap, so their sum is their union; the top lane wraps into the sign bit, as it should.

@@ -209,6 +209,8 @@ _MATMUL_RULES: dict[str, Rule] = _BITS_RULES | {
     },
     "out_dtype is float32": Rule(lambda _: {"out_dtype": torch.float32}, TypeError, ("out_dtype", "float32")),
     "out_dtype is int64": Rule(lambda _: {"out_dtype": torch.int64}, TypeError, ("out_dtype", "int64")),
+    # What torch's dispatcher would take for torch.int32.
+    "out_dtype is a number": Rule(lambda _: {"out_dtype": 3}, TypeError, ("out_dtype", "3")),
     "out_dtype is a string": Rule(lambda _: {"out_dtype": "int32"}, TypeError, ("out_dtype", "int32")),
     "scale with the accumulator": Rule(
         lambda _: {"scale": torch.tensor(1.0), "out_dtype": torch.int32}, ValueError, ("scale", "int32")

@@ -19,7 +19,8 @@ constexpr int codes_per_word(int bits) {
 
 /// Words that hold a row of `columns` codes; every row starts a new word.
 constexpr std::int64_t words_per_row(std::int64_t columns, int bits) {
-  return (columns + codes_per_word(bits) - 1) / codes_per_word(bits);
+  // Not rounded up by an addition before: columns may be next to 2^63, in a matrix without rows.
+  return columns / codes_per_word(bits) + (columns % codes_per_word(bits) > 0 ? 1 : 0);
 }
 
 constexpr int max_code(int bits) {
