@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from bittensor_conformance import report as reporting
-from bittensor_conformance.cases import call_on, snippet
+from bittensor_conformance.cases import Snippet, call_on
 from bittensor_conformance.catalogue import CATALOGUE, load_chapters
 from bittensor_conformance.chapters import test_5_linear_relations as relations
 from bittensor_conformance.compare import as_rows
@@ -59,7 +59,7 @@ def _errors(name: str, mode: str, bits: int, dtype: FloatDtype, within: Any) -> 
     for seed, (m, k, size) in enumerate(TYPICAL):
         weight = within.weight(bits, 64, k, size, scale_dtype=dtype if dtype in within.scale_dtypes else None)
         case = LinearCase(weight, (m,), "int8" if mode == "int8" else "float", FloatFill(seed=seed), dtype)
-        result = as_rows(call_on(name, case, snippet(case, name)), 64).astype(np.float64)
+        result = as_rows(call_on(name, case, Snippet(case, name)), 64).astype(np.float64)
         off = np.abs(result - case.allowed.center)
         ratios.append(of_bound(off, case.allowed))
         relative.append(np.sqrt(np.mean(off**2) / np.mean(case.allowed.center**2)))

@@ -57,8 +57,8 @@ TEST(rows_are_normalized_to_the_bit) {
       const std::vector<float> x = random_floats(columns, random);
       const std::vector<float> weight = random_floats(columns, random);
       const float inverse = 1.0F / std::sqrt(sum_of_squares(x) / static_cast<float>(columns) + 1e-5F);
-      std::vector<float> expected;
-      for (std::size_t i = 0; i < x.size(); ++i) expected.push_back(x[i] * inverse * weight[i]);
+      std::vector<float> expected(x.size());
+      for (std::size_t i = 0; i < x.size(); ++i) expected[i] = x[i] * inverse * weight[i];
       for (const Side side : sides) {
         CONTEXT("%s, %d columns, %s", bittensor::isa_name(kernels->isa), columns, name_of(side));
         Guarded<float> input(x, side);

@@ -179,6 +179,7 @@ class AmxInt8Linear {
   /// A step of weight tile t as rows of a tile register; rows behind the last keep what they have, which meets
   /// activations of zero.
   [[gnu::always_inline]] void decode(const Step& step, int t, std::uint8_t* to) const {
+    // NOLINTNEXTLINE(misc-const-correctness): constant for some kinds of zero only
     __m512i zero = _mm512_setzero_si512();
     if constexpr (Kind == ZeroKind::integer && !unsigned_weight) {
       // The zero of each of the 16 rows, four times.
@@ -206,6 +207,7 @@ class AmxInt8Linear {
       constexpr bool is_signed = Kind == ZeroKind::symmetric;
       constexpr int flip = is_signed ? 0xFF << (Bits - 1) & 0xFF : 0;
       const __m512i matrix = _mm512_set1_epi64(static_cast<std::int64_t>(code_matrix(Bits, Bits * Plane, is_signed)));
+      // NOLINTNEXTLINE(misc-const-correctness): constant for some kinds of zero only
       __m512i weight = _mm512_gf2p8affine_epi64_epi8(packed, matrix, flip);
       if constexpr (Kind == ZeroKind::integer && !unsigned_weight) weight = _mm512_sub_epi8(weight, zero);
       _mm512_store_si512(to + Plane * 64, weight);
@@ -331,6 +333,7 @@ class AmxInt8Linear {
         if constexpr (has_zero_term) zero = Avx512Vnni::load_u8_as_i32(zeros + group * tile_rows);
 #pragma GCC unroll 16
         for (int m = 0; m < Rows; ++m) {
+          // NOLINTNEXTLINE(misc-const-correctness): constant for some kinds of zero only
           __m512i sum = _mm512_load_si512(sums + t * tile_sums<Tiles> + m * tile_rows);
           const __m512 x_factor = _mm512_set1_ps(x_scale[m * sizes_.groups]);
           if constexpr (has_zero_term) {
