@@ -31,18 +31,20 @@ class Attend {
         scratch(ScratchUse::operation, static_cast<std::size_t>(a_.tokens * a_.heads * a_.head_size * 4)));
     constexpr std::int64_t serial_tokens = 16;
     const ParallelFor alone;
-    (a_.tokens < serial_tokens ? alone : parallel)(a_.key_value_heads, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t head = begin; head < end; ++head) take_in(head);
-    });
+    (parallel.pays(a_.tokens, serial_tokens) ? parallel : alone)(
+        a_.key_value_heads, [&](std::int64_t begin, std::int64_t end) {
+          for (std::int64_t head = begin; head < end; ++head) take_in(head);
+        });
     const std::int64_t blocks = ceil_divide(a_.tokens, query_block);
     constexpr std::int64_t serial_products = std::int64_t{1} << 15;
-    const bool serial = a_.tokens * a_.heads * a_.head_size * (a_.position + a_.tokens) < serial_products;
+    const std::int64_t products = a_.tokens * a_.heads * a_.head_size * (a_.position + a_.tokens);
     // Blocks from the last to the first, and heads inside: neighbours take about as long, long ones first.
-    (serial ? alone : parallel)(blocks * a_.key_value_heads, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t task = begin; task < end; ++task) {
-        attend_block(task % a_.key_value_heads, blocks - 1 - task / a_.key_value_heads);
-      }
-    });
+    (parallel.pays(products, serial_products) ? parallel : alone)(
+        blocks * a_.key_value_heads, [&](std::int64_t begin, std::int64_t end) {
+          for (std::int64_t task = begin; task < end; ++task) {
+            attend_block(task % a_.key_value_heads, blocks - 1 - task / a_.key_value_heads);
+          }
+        });
   }
 
  private:

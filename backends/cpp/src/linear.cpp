@@ -87,8 +87,8 @@ class Product {
     x_ = reinterpret_cast<Value*>(memory);
     x_factors_ = reinterpret_cast<float*>(memory + values);
     x_sums_ = reinterpret_cast<std::int32_t*>(memory + values + factors);
-    const bool serial = l_.rows * layout_.in_features * layout_.out_features < serial_products;
-    const ParallelFor& loop = serial ? ParallelFor() : parallel;
+    const std::int64_t products = l_.rows * layout_.in_features * layout_.out_features;
+    const ParallelFor& loop = parallel.pays(products, serial_products) ? parallel : ParallelFor();
     for (std::int64_t first = 0; first < l_.rows; first += panel_rows_) {
       const std::int64_t rows = std::min(panel_rows_, l_.rows - first);
       prepare_rows(first, rows, loop);
@@ -99,8 +99,8 @@ class Product {
  private:
   void prepare_rows(std::int64_t first, std::int64_t rows, const ParallelFor& loop) const {
     constexpr std::int64_t serial_values = std::int64_t{1} << 15;
-    const bool serial = rows * layout_.in_features < serial_values;
-    (serial ? ParallelFor() : loop)(rows, [&](std::int64_t begin, std::int64_t end) {
+    const bool pays = loop.pays(rows * layout_.in_features, serial_values);
+    (pays ? loop : ParallelFor())(rows, [&](std::int64_t begin, std::int64_t end) {
       auto* values =
           l_.prologue == Prologue::none
               ? nullptr

@@ -15,13 +15,23 @@ class ParallelFor {
   using Body = void (*)(std::int64_t begin, std::int64_t end, void* context);
   using Run = void (*)(void* threads, std::int64_t count, Body body, void* context);
 
+  /// Whether the threads have to be woken for a loop, which takes microseconds, or wait for it.
+  enum class Threads : std::uint8_t { asleep, awake };
+
   /// Runs everything on the calling thread.
   ParallelFor() = default;
 
   /// `run` calls `body(begin, end, context)` for ranges that cover [0, count) and returns when all are done.
-  ParallelFor(Run run, void* threads, int thread_count) : run_(run), threads_(threads), thread_count_(thread_count) {}
+  ParallelFor(Run run, void* threads, int thread_count, Threads state = Threads::asleep)
+      : run_(run), threads_(threads), thread_count_(thread_count), state_(state) {}
 
   int thread_count() const { return thread_count_; }
+
+  /// Whether sharing out `work` saves time, where `least` makes up for waking threads.
+  bool pays(std::int64_t work, std::int64_t least) const {
+    constexpr std::int64_t cheaper = 16;
+    return work >= (state_ == Threads::awake ? least / cheaper : least);
+  }
 
   /// Calls `f(begin, end)`, which must not throw.
   template <class F>
@@ -42,6 +52,7 @@ class ParallelFor {
   Run run_ = nullptr;
   void* threads_ = nullptr;
   int thread_count_ = 1;
+  Threads state_ = Threads::asleep;
 };
 
 }  // namespace bittensor
