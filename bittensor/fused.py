@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -54,6 +55,11 @@ class DecoderLayers:
     epsilon: float
     weights: tuple[tuple[PreparedWeight, PreparedWeight, PreparedWeight, PreparedWeight], ...]
     activation_mode: str
+
+    @cached_property
+    def tensors(self) -> list[torch.Tensor]:
+        """Of all weights, one layer after the other."""
+        return [tensor for layer in self.weights for weight in layer for tensor in weight.tensors]
 
 
 class FusedOperations(Protocol):

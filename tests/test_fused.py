@@ -218,7 +218,7 @@ class Decoding:
         return [torch.cat(outs), keys, values]
 
 
-DECODINGS = [Decoding(1, 1, 8, 16, 8, 1), Decoding(6, 2, 16, 48, 72, 21)]
+DECODINGS = [Decoding(1, 1, 8, 16, 8, 1), Decoding(6, 2, 16, 48, 72, 21), Decoding(4, 1, 8, 40, 80, 19)]
 
 
 @pytest.mark.parametrize("mode", ["int8", "float"])

@@ -68,10 +68,9 @@ class CppFusedOperations(FusedOperations):
         position: int,
         heads: int,
     ) -> torch.Tensor:
-        weights = [weight.tensors[0] for of_layer in layers.weights for weight in of_layer]
         mode = _float_mode(layers.activation_mode)
         return _decoder_layers(
-            x, layers.norms, weights, layers.epsilon, *rotation, keys, values, position, heads, mode, self._isa
+            x, layers.norms, layers.tensors, layers.epsilon, *rotation, keys, values, position, heads, mode, self._isa
         )
 
 

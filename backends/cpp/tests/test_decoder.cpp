@@ -184,7 +184,8 @@ TEST(layers_are_their_operations_with_the_same_bits_everywhere) {
   Random random(1);
   bittensor::ThreadPool pool(3);
   for (const Sizes& sizes :
-       {Sizes{32, 1, 1, 2, 8, 1, 1}, Sizes{96, 6, 2, 24, 72, 21, 70}, Sizes{64, 2, 2, 18, 96, 6, 6}}) {
+       {Sizes{32, 1, 1, 2, 8, 1, 1}, Sizes{96, 6, 2, 24, 72, 21, 70}, Sizes{64, 2, 2, 18, 96, 6, 6},
+        Sizes{40, 2, 1, 8, 80, 37, 40}}) {
     const Model model(sizes, random);
     for (const bool float_mode : {false, true}) {
       const std::vector<float> expected =
@@ -200,6 +201,21 @@ TEST(layers_are_their_operations_with_the_same_bits_everywhere) {
       }
     }
   }
+}
+
+TEST(gates_join_where_chunks_of_them_end_with_tiles_and_groups) {
+  const auto joins = [](std::int64_t hidden, std::int64_t rows, std::int64_t group) {
+    const PreparedLayout gate_up{rows, 64, 32, 4, FloatType::f32, ZeroKind::symmetric};
+    const PreparedLayout down{64, hidden, group, 4, FloatType::f32, ZeroKind::symmetric};
+    return bittensor::joins_in_mlp(gate_up, down);
+  };
+  CHECK(joins(96, 192, 32));
+  CHECK(joins(80, 160, 32));
+  CHECK(joins(48, 96, 24));
+  CHECK(joins(192, 384, 192));
+  CHECK(!joins(72, 144, 24));
+  CHECK(!joins(96, 194, 32));
+  CHECK(!joins(208, 416, 208));
 }
 
 TEST(no_layers_change_nothing) {

@@ -69,6 +69,25 @@ TEST(threads_that_come_when_all_is_done_are_not_waited_for) {
   }
 }
 
+TEST(what_is_expected_changes_nothing) {
+  bittensor::ThreadPool pool(2);
+  const std::vector<char> memory(1 << 20);
+  ParallelFor().expect(memory.data(), 100);
+  pool.parallel_for().expect(memory.data(), 100);
+  Team::run(pool.parallel_for(), [&](const ParallelFor& loop) {
+    std::vector<int> visits(64, 0);
+    for (const std::int64_t bytes : {0, 1, 63, 1000, 1 << 20}) {
+      loop.expect(memory.data(), bytes);
+      loop.expect(nullptr, 0);
+      loop.expect(memory.data(), bytes);
+      loop(64, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t i = begin; i < end; ++i) ++visits[static_cast<std::size_t>(i)];
+      });
+    }
+    CHECK_EQUAL(visits, std::vector<int>(64, 5));
+  });
+}
+
 TEST(threads_share_a_long_loop) {
   bittensor::ThreadPool pool(2);
   Team::run(pool.parallel_for(), [](const ParallelFor& loop) {
