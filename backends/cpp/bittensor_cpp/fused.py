@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from bittensor.errors import UnsupportedOperationError
-from bittensor.fused import FusedOperations
+from bittensor.fused import DecoderLayers, FusedOperations
 from bittensor.prepared_weight import PreparedWeight
 
 from .operators import FLOAT_MODES
@@ -15,6 +15,7 @@ from .operators import FLOAT_MODES
 _Operator = Callable[..., torch.Tensor]
 _fused_linear: _Operator = torch.ops.bittensor_cpp.fused_linear.default
 _attend: _Operator = torch.ops.bittensor_cpp.attend.default
+_decoder_layers: _Operator = torch.ops.bittensor_cpp.decoder_layers.default
 
 
 class CppFusedOperations(FusedOperations):
@@ -32,10 +33,7 @@ class CppFusedOperations(FusedOperations):
         gated: bool = False,
         residual: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        if activation_mode not in FLOAT_MODES:
-            raise UnsupportedOperationError(
-                f"activation_mode: expected one of {list(FLOAT_MODES)}, got {activation_mode!r}"
-            )
+        float_mode = _float_mode(activation_mode)
         norm_weight, epsilon = (None, 0.0) if norm is None else norm
         return _fused_linear(
             x,
@@ -45,7 +43,7 @@ class CppFusedOperations(FusedOperations):
             epsilon,
             gated,
             residual,
-            FLOAT_MODES[activation_mode],
+            float_mode,
             self._isa,
         )
 
@@ -59,3 +57,26 @@ class CppFusedOperations(FusedOperations):
         heads: int,
     ) -> torch.Tensor:
         return _attend(projections, *rotation, keys, values, position, heads, self._isa)
+
+    def decode(
+        self,
+        x: torch.Tensor,
+        layers: DecoderLayers,
+        rotation: tuple[torch.Tensor, torch.Tensor],
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        position: int,
+        heads: int,
+    ) -> torch.Tensor:
+        mode = _float_mode(layers.activation_mode)
+        return _decoder_layers(
+            x, layers.norms, layers.tensors, layers.epsilon, *rotation, keys, values, position, heads, mode, self._isa
+        )
+
+
+def _float_mode(activation_mode: str) -> bool:
+    if activation_mode not in FLOAT_MODES:
+        raise UnsupportedOperationError(
+            f"activation_mode: expected one of {list(FLOAT_MODES)}, got {activation_mode!r}"
+        )
+    return FLOAT_MODES[activation_mode]
