@@ -66,7 +66,9 @@ WELL = """
 No result of onnxruntime or torch leaves its bound, at any width and dtype that they support, but for NaN in x and what
 onnxruntime makes of scales from 2^121 on. Both refuse what they do not support, in words that say why. torch has the
 same bits whatever the batch and the threads, as ours. The common sizes of openvino, groups of 32, 64 and 128 and an
-even number of columns, show none of the wrong results below but the tiny ones.
+even number of columns, show none of the wrong results below but the tiny ones. With an adapter that cuts its groups
+into powers of two and fills odd columns up, `Blocks.of(weight, [8 << i for i in range(14)])`, 251 of 255 checks pass
+on the same machine; what is left is a NaN in x, and weights beyond float32.
 """
 
 AFTER_CHECKS = """
