@@ -12,7 +12,7 @@ import torch
 
 import bittensor
 from bittensor import registry
-from conformance.rivals import page
+from conformance.rivals import page, processors
 from conformance.rivals.test_adapters import test_adapter_computes_what_it_declares as check_adapter
 
 OPTIONAL = {"onnxruntime": "bittensor_rivals.onnxruntime_nbits", "openvino": "bittensor_rivals.openvino_compressed"}
@@ -50,6 +50,20 @@ def test_without_its_extra_a_backend_names_it(name: str, monkeypatch: pytest.Mon
 
 def test_page_is_up_to_date() -> None:
     assert page.PAGE.read_text(encoding="utf-8") == page.text(), "run python -m conformance.rivals.page"
+
+
+@pytest.mark.parametrize(
+    ("vendor", "family", "flags", "name"),
+    [
+        ("GenuineIntel", "6", "avx512f amx_tile amx_int8", "Intel Xeon with AMX"),
+        ("GenuineIntel", "6", "avx512f avx512_vnni", None),
+        ("AuthenticAMD", "26", "avx2 avx512f", "AMD Zen 5"),
+        ("AuthenticAMD", "25", "avx2 avx512f", None),
+    ],
+)
+def test_processors_are_told_apart(vendor: str, family: str, flags: str, name: str | None) -> None:
+    one = f"processor\t: 0\nvendor_id\t: {vendor}\ncpu family\t: {family}\nmodel\t\t: 143\nflags\t\t: fpu {flags}\n\n"
+    assert processors.processor(one + one) == name
 
 
 @pytest.mark.parametrize("path", page.REPORTS, ids=lambda path: path.stem)
