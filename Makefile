@@ -52,10 +52,11 @@ conformance: $(PACKAGE) ## The conformance suite on BACKENDS, every variant of e
 rivals: $(PACKAGE) $(PEERS) ## Other libraries as backends: do they compute, does each finding of docs/rivals.md hold?
 	$(BIN)/python -m pytest tests/test_rivals.py conformance/rivals
 
-lint: $(PACKAGE) ## ruff, mypy --strict, clang-format, clang-tidy
+lint: $(PACKAGE) ## ruff, mypy --strict, the schema of workflows, clang-format, clang-tidy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	scripts/lint_cpp $(BIN)
 
 # asv builds each commit in a folder of its own: relative to it, the sources are the same for ccache.

@@ -7,6 +7,8 @@ returns its own from `Backend.fused`; docs/numerics.md, section 8, says what tho
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -36,6 +38,29 @@ def cache_shapes(key_value_heads: int, capacity: int, head_size: int) -> tuple[t
     """
     padded = -(-head_size // VALUE_UNIT) * VALUE_UNIT
     return (key_value_heads, -(-capacity // KEY_PANEL), head_size, KEY_PANEL), (key_value_heads, capacity, padded)
+
+
+@dataclass(frozen=True)
+class DecoderLayers:
+    """Weights of the layers of a decoder, for rows of `width` values.
+
+    Attributes:
+        norms: weights of the RMSNorm before the attention and of that before the MLP, float32 ``[layers, 2, width]``.
+        epsilon: of both.
+        weights: of each layer those of the queries, keys and values together, of the output of the attention, of gate
+            and up together, and of down.
+        activation_mode: of all linears.
+    """
+
+    norms: torch.Tensor
+    epsilon: float
+    weights: tuple[tuple[PreparedWeight, PreparedWeight, PreparedWeight, PreparedWeight], ...]
+    activation_mode: str
+
+    @cached_property
+    def tensors(self) -> list[torch.Tensor]:
+        """Of all weights, one layer after the other."""
+        return [tensor for layer in self.weights for weight in layer for tensor in weight.tensors]
 
 
 class FusedOperations(Protocol):
@@ -94,6 +119,29 @@ class FusedOperations(Protocol):
 
         Images are float ``[B, H, W, channels]``, the result ``[B, H', W', out_channels]`` of their dtype. The weight is
         ``[out_channels, kernel height * kernel width * channels / groups]``; its rows go through the groups.
+        """
+        ...
+
+    def decode(
+        self,
+        x: torch.Tensor,
+        layers: DecoderLayers,
+        rotation: tuple[torch.Tensor, torch.Tensor],
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        position: int,
+        heads: int,
+    ) -> torch.Tensor:
+        """All layers for T new tokens that follow `position` tokens of one sequence: `decode_by_layer` in one step.
+
+        Args:
+            x: float32 ``[T, width]``.
+            layers: their weights.
+            rotation, position, heads: as in `attend`.
+            keys, values: as in `attend`, with the layers in a leading dimension.
+
+        Returns:
+            float32 ``[T, width]``.
         """
         ...
 
@@ -159,6 +207,40 @@ class ComposedOperations(FusedOperations):
             return self._backend.linear(patches, weight, bias, activation_mode, epilogue)
 
         return composed_conv2d(product, images, geometry)
+
+    def decode(
+        self,
+        x: torch.Tensor,
+        layers: DecoderLayers,
+        rotation: tuple[torch.Tensor, torch.Tensor],
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        position: int,
+        heads: int,
+    ) -> torch.Tensor:
+        return decode_by_layer(self, x, layers, rotation, keys, values, position, heads)
+
+
+def decode_by_layer(
+    fused: FusedOperations,
+    x: torch.Tensor,
+    layers: DecoderLayers,
+    rotation: tuple[torch.Tensor, torch.Tensor],
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    position: int,
+    heads: int,
+) -> torch.Tensor:
+    """`FusedOperations.decode` by the other operations: attention, then SwiGLU, each on normalized input and added."""
+    mode, epsilon = layers.activation_mode, layers.epsilon
+    for norms, weights, layer_keys, layer_values in zip(layers.norms, layers.weights, keys, values, strict=True):
+        query_key_value, output, gate_up, down = weights
+        projections = fused.linear(x, query_key_value, mode, norm=(norms[0], epsilon))
+        mixed = fused.attend(projections, rotation, layer_keys, layer_values, position, heads)
+        x = fused.linear(mixed, output, mode, residual=x)
+        gates = fused.linear(x, gate_up, mode, norm=(norms[1], epsilon))
+        x = fused.linear(gates, down, mode, gated=True, residual=x)
+    return x
 
 
 def composed_linear(

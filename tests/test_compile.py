@@ -77,6 +77,13 @@ def test_fused_operators_of_the_cpp_backend() -> None:
     # 2 heads over 1 of the cache, of 16 values; 70 places.
     keys, values = torch.zeros(1, 2, 16, 64), torch.zeros(1, 70, 16)
     check(ops.attend.default, (normal(3, 64), normal(3, 16), normal(3, 16), keys, values, 5, 2))
+    shapes = [(64, 16), (16, 32), (48, 16), (16, 24)]
+    weights = [quantize(normal(*shape), group_size=8).prepared_for(backend).tensors[0] for shape in shapes]
+    angles = (normal(3, 16), normal(3, 16))
+    check(
+        ops.decoder_layers.default,
+        (x, normal(1, 2, 16), weights, 1e-5, *angles, keys[None].clone(), values[None].clone(), 5, 2),
+    )
     images, one, padding = normal(2, 5, 6, 4), (1, 1), (1, 1, 0, 2)
     check(ops.conv2d.default, (images, square, 16, normal(16), (2, 2), one, padding, (2, 1)))
     (depthwise,) = quantize(normal(4, 9), group_size=None).prepared_for(backend).tensors

@@ -136,3 +136,19 @@ def test_the_largest_group(zero: int | None) -> None:
     for name in ("reference", "cpp", *(f"cpp:{each}" for each in bittensor.get_backend("cpp").capabilities.variants)):
         with use_backend(name):
             assert bittensor.linear(x, weight).tolist() == [[expected, expected]], name
+
+
+@pytest.mark.parametrize("rows", [2043, 2056])
+def test_a_large_weight_begins_with_a_huge_page(rows: int) -> None:
+    weight = quantize(normal(rows, 4096), 4, 128)
+    canonical = copy.deepcopy(weight)
+    cpp = bittensor.get_backend("cpp")
+    prepared = cpp.prepare(weight)
+    (tensor,) = prepared.tensors
+    assert tensor.data_ptr() % 2**21 == 0
+    assert tensor.is_contiguous()
+    assert torch.equal(cpp.restore(prepared).words, canonical.words)
+    x = normal(3, 4096, seed=1)
+    expected = cpp.linear(x, prepared, None, "int8", None)
+    for again in (copy.deepcopy(prepared), pickle.loads(pickle.dumps(prepared))):
+        assert torch.equal(cpp.linear(x, again, None, "int8", None), expected)

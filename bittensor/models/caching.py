@@ -17,20 +17,27 @@ class KeyValueCache:
     """Keys and values of the tokens so far; room for `capacity` tokens is taken at once.
 
     Attributes:
-        layers: keys and values of each layer, as `bittensor.fused.cache_shapes` has them.
+        keys, values: of all layers, as `bittensor.fused.cache_shapes` has those of one.
+        layers: keys and values of each layer.
         cos, sin: of the angles of the rotary embedding, float32 ``[capacity, head_size]``.
         length: tokens so far.
     """
 
     def __init__(self, config: LlamaConfig, capacity: int) -> None:
         keys, values = cache_shapes(config.key_value_heads, capacity, config.head_size)
-        self.layers = [(torch.zeros(keys), torch.zeros(values)) for _ in range(config.layers)]
+        self.keys, self.values = torch.zeros(config.layers, *keys), torch.zeros(config.layers, *values)
+        self.layers = list(zip(self.keys, self.values, strict=True))
         exponents = torch.arange(0, config.head_size, 2, dtype=torch.float64) / config.head_size
         positions = torch.arange(capacity, dtype=torch.float64)
         angles = torch.outer(positions, config.rope_base**-exponents).repeat(1, 2)
         self.cos, self.sin = angles.cos().float(), angles.sin().float()
         self.capacity = capacity
         self.length = 0
+
+    def rotation(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosines and sines for the next `count` tokens."""
+        positions = slice(self.length, self.length + count)
+        return self.cos[positions], self.sin[positions]
 
 
 class CachedAttention:
@@ -49,7 +56,7 @@ class CachedAttention:
         self._attend = fused.attend
         self._counts = list(counts)
         self._sequences = [
-            (_rotation(cache, count), cache.layers, cache.length) for cache, count in zip(caches, counts, strict=True)
+            (cache.rotation(count), cache.layers, cache.length) for cache, count in zip(caches, counts, strict=True)
         ]
 
     def attend(self, projections: torch.Tensor, layer: int, heads: int) -> torch.Tensor:
@@ -64,9 +71,3 @@ class CachedAttention:
                 for part, (rotation, layers, position) in zip(parts, self._sequences, strict=True)
             ]
         )
-
-
-def _rotation(cache: KeyValueCache, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosines and sines for the next `count` tokens."""
-    positions = slice(cache.length, cache.length + count)
-    return cache.cos[positions], cache.sin[positions]

@@ -13,8 +13,9 @@ import torch
 
 from ..checkpoints import Checkpoint, ReorderedWeight, Stored
 from ..errors import CheckpointError
-from ..fused import FusedOperations, composed_linear
+from ..fused import DecoderLayers, FusedOperations, composed_linear
 from ..nn import QuantizedLinear
+from ..prepared_weight import PreparedWeight
 from ..progress import progress_bar
 from ..registry import current_backend
 from .caching import CachedAttention, KeyValueCache
@@ -111,7 +112,9 @@ class Llama(torch.nn.Module):
         kernels.
         """
         fused = current_backend().fused()
-        embedding, blocks = self.embedding, [block.bound(fused) for block in self.blocks()]
+        embedding = self.embedding
+        all_layers = self._bound_together(fused)
+        each_layer = [block.bound(fused) for block in self.blocks()]
         head = bound_linear(fused, self.head, norm=self.norm)
 
         @torch.inference_mode()
@@ -122,10 +125,13 @@ class Llama(torch.nn.Module):
                     raise ValueError(
                         f"tokens: expected 1 to {cache.capacity - cache.length} for the cache, got {count}"
                     )
-            attention = CachedAttention(fused, caches, counts)
             x = embedding(tokens[0] if len(counts) == 1 else torch.cat(list(tokens)))
-            for index, block in enumerate(blocks):
-                x = block(x, attention, index)
+            if all_layers is not None and len(caches) == 1:
+                x = all_layers(x, caches[0])
+            else:
+                attention = CachedAttention(fused, caches, counts)
+                for index, layer in enumerate(each_layer):
+                    x = layer(x, attention, index)
             for count, cache in zip(counts, caches, strict=True):
                 cache.length += count
             if last:
@@ -133,6 +139,22 @@ class Llama(torch.nn.Module):
             return head(x, None)
 
         return forward
+
+    def _bound_together(self, fused: FusedOperations) -> Callable[[torch.Tensor, KeyValueCache], torch.Tensor] | None:
+        """All layers as a function of the input and the cache of one sequence; None if they are not of one form."""
+        blocks, heads = self.blocks(), self.config.heads
+        weights = [block.packed() for block in blocks]
+        packed = tuple(each for each in weights if each is not None)
+        modes = {layer.activation_mode for layer in self.modules() if isinstance(layer, QuantizedLinear)}
+        if not blocks or len(packed) < len(blocks) or len(modes) > 1:
+            return None
+        norms = torch.stack([torch.stack([block.attention_norm.weight, block.mlp_norm.weight]) for block in blocks])
+        layers = DecoderLayers(norms, self.config.norm_epsilon, packed, modes.pop())
+
+        def together(x: torch.Tensor, cache: KeyValueCache) -> torch.Tensor:
+            return fused.decode(x, layers, cache.rotation(len(x)), cache.keys, cache.values, cache.length, heads)
+
+        return together
 
     def blocks(self) -> list[Block]:
         """The layers."""
@@ -152,6 +174,13 @@ class Block(torch.nn.Module):
         self.mlp_norm = RMSNorm(_vector(read("post_attention_layernorm.weight")), config.norm_epsilon)
         self.gate_up = fused_layer([read(f"mlp.{name}_proj.weight") for name in ("gate", "up")], activation_mode)
         self.down = linear_layer(read("mlp.down_proj.weight"), activation_mode)
+
+    def packed(self) -> tuple[PreparedWeight, PreparedWeight, PreparedWeight, PreparedWeight] | None:
+        """The weights of `DecoderLayers`, as the current backend holds them; None unless all are packed."""
+        backend = current_backend()
+        layers = (self.query_key_value, self.output, self.gate_up, self.down)
+        weights = [layer.weight.prepared_for(backend) for layer in layers if isinstance(layer, QuantizedLinear)]
+        return (weights[0], weights[1], weights[2], weights[3]) if len(weights) == len(layers) else None
 
     def bound(self, fused: FusedOperations) -> Callable[[torch.Tensor, CachedAttention, int], torch.Tensor]:
         """The layer as a function of its input, the attention, and the number of the layer."""

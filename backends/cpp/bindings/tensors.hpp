@@ -88,13 +88,19 @@ struct Matrix {
   }
 };
 
+inline constexpr std::int64_t huge_page_bytes = std::int64_t{1} << 21;
+
+/// Bytes from `memory` to the first huge page that begins there or later.
+inline std::int64_t bytes_to_huge_page(const void* memory) {
+  const auto position = static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(memory) % huge_page_bytes);
+  return (huge_page_bytes - position) % huge_page_bytes;
+}
+
 /// Calls f(memory, bytes) for the part of the memory that whole huge pages could hold, if there is any.
 template <class F>
 void for_huge_pages(void* memory, std::int64_t bytes, const F& f) {
-  constexpr std::int64_t huge = std::int64_t{1} << 21;
-  const auto position = static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(memory) % huge);
-  const std::int64_t skipped = (huge - position) % huge;
-  const std::int64_t whole = (bytes - skipped) / huge * huge;
+  const std::int64_t skipped = bytes_to_huge_page(memory);
+  const std::int64_t whole = (bytes - skipped) / huge_page_bytes * huge_page_bytes;
   if (whole > 0) f(static_cast<std::byte*>(memory) + skipped, static_cast<std::size_t>(whole));
 }
 
@@ -129,6 +135,21 @@ inline Tensor allocate(
 inline Tensor new_tensor(std::int32_t dtype, std::int64_t length) {
   const std::int64_t stride = 1;
   return allocate(dtype, 1, &length, &stride, length);
+}
+
+/// New memory for what is streamed often, a weight: where it is large it begins with a huge page, so that no part but
+/// the last is in small ones. What the tensor leaves out before it is address space that nothing touches.
+inline Tensor new_weight_memory(std::int64_t bytes) {
+  const std::int32_t dtype = aoti_torch_dtype_uint8();
+  if (bytes < 2 * huge_page_bytes) return new_tensor(dtype, bytes);
+  const Tensor memory = new_tensor(dtype, bytes + huge_page_bytes);
+  const std::int64_t stride = 1;
+  AtenTensorHandle handle = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch__reinterpret_tensor(
+      memory.get(), 1, &bytes, &stride, bytes_to_huge_page(memory.data_ptr()), &handle));
+  const Tensor aligned(handle);
+  move_to_huge_pages(aligned.data_ptr(), bytes);
+  return aligned;
 }
 
 inline Tensor new_tensor(std::int32_t dtype, std::int64_t rows, std::int64_t columns) {

@@ -257,8 +257,7 @@ Tensor prepare(
     check_groups("offsets", *kept);
     weight.offsets = kept->data<void>();
   }
-  const Tensor prepared = new_tensor(aoti_torch_dtype_uint8(), layout.bytes());
-  move_to_huge_pages(prepared.data_ptr(), layout.bytes());
+  const Tensor prepared = new_weight_memory(layout.bytes());
   bittensor::prepare(weight, layout, static_cast<std::uint8_t*>(prepared.data_ptr()), kernels(isa), torch_threads());
   return prepared;
 }

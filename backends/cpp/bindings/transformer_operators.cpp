@@ -1,10 +1,12 @@
-// The operators of language models beside the linear: its fusions, and attention over a cache.
+// The operators of language models beside the linear: its fusions, attention over a cache, and whole layers.
 
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "bittensor/attention.hpp"
+#include "bittensor/decoder.hpp"
 #include "operands.hpp"
 
 namespace bittensor::binding {
@@ -52,59 +54,158 @@ float* cache_of(const char* name, const Tensor& cache, std::int64_t dimensions) 
   return static_cast<float*>(cache.data_ptr());
 }
 
+/// An attention of `tokens` tokens without its projections and its result.
+struct AttentionOperands {
+  Matrix cosines;
+  Matrix sines;
+  bittensor::Attention attention;
+
+  /// `layers`: the number that the cache must have, in a leading dimension; null: it has no such dimension.
+  AttentionOperands(
+      std::int64_t tokens, const Tensor& cos, const Tensor& sin, const Tensor& keys, const Tensor& values,
+      std::int64_t position, std::int64_t heads, const std::int64_t* layers = nullptr)
+      : cosines("cos", cos), sines("sin", sin) {
+    const std::int64_t leading = layers == nullptr ? 0 : 1;
+    attention.keys = cache_of("keys", keys, leading + 4);
+    attention.values = cache_of("values", values, leading + 3);
+    const std::int64_t* key_sizes = keys.sizes().data();
+    const std::int64_t* value_sizes = values.sizes().data();
+    if (layers != nullptr && (*key_sizes != *layers || *value_sizes != *layers)) {
+      refuse("keys, values: expected " + std::to_string(*layers) + " layers");
+    }
+    key_sizes += leading;
+    value_sizes += leading;
+    attention.key_value_heads = key_sizes[0];
+    attention.head_size = key_sizes[2];
+    attention.capacity = value_sizes[1];
+    attention.heads = heads;
+    attention.position = position;
+    attention.tokens = tokens;
+    const std::int64_t size = attention.head_size;
+    const auto up_to = [](std::int64_t value, std::int64_t unit) { return (value + unit - 1) / unit; };
+    if (size < 2 || size % 2 != 0 || attention.key_value_heads < 1 || key_sizes[3] != bittensor::key_panel ||
+        key_sizes[1] != up_to(attention.capacity, bittensor::key_panel) ||
+        value_sizes[0] != attention.key_value_heads ||
+        value_sizes[2] != up_to(size, bittensor::value_unit) * bittensor::value_unit) {
+      refuse(
+          "keys, values: expected [heads, ceil(capacity / 64), head_size, 64] and [heads, capacity, head_size up to a "
+          "multiple of 16], head_size even");
+    }
+    if (heads < 1 || heads > (std::int64_t{1} << 20) || heads % attention.key_value_heads != 0) {
+      refuse("heads: expected a multiple of the heads of the cache, got " + std::to_string(heads));
+    }
+    for (const Matrix* angles : {&cosines, &sines}) {
+      if (angles->dtype != Dtype::f32 || angles->dimensions != 2 || angles->rows != tokens || angles->columns != size) {
+        refuse("cos, sin: expected float32 [T, head_size]");
+      }
+    }
+    if (position < 0 || position > attention.capacity - tokens) {
+      refuse(
+          "position: " + std::to_string(tokens) + " tokens from " + std::to_string(position) +
+          " on do not fit a cache of " + std::to_string(attention.capacity));
+    }
+    attention.cos = cosines.data<float>();
+    attention.sin = sines.data<float>();
+  }
+
+  /// Columns of queries, keys and values.
+  std::int64_t projected() const { return (attention.heads + 2 * attention.key_value_heads) * attention.head_size; }
+};
+
 Tensor attend(
     const Tensor& projections, const Tensor& cos, const Tensor& sin, const Tensor& keys, const Tensor& values,
     std::int64_t position, std::int64_t heads, std::int64_t isa) {
   const Activations rows("projections", projections);
-  const Matrix cosines("cos", cos);
-  const Matrix sines("sin", sin);
-  bittensor::Attention attention;
-  attention.keys = cache_of("keys", keys, 4);
-  attention.values = cache_of("values", values, 3);
-  const std::int64_t* key_sizes = keys.sizes().data();
-  const std::int64_t* value_sizes = values.sizes().data();
-  attention.key_value_heads = key_sizes[0];
-  attention.head_size = key_sizes[2];
-  attention.capacity = value_sizes[1];
-  attention.heads = heads;
-  attention.position = position;
-  attention.tokens = rows.rows;
-  const std::int64_t size = attention.head_size;
-  const auto up_to = [](std::int64_t value, std::int64_t unit) { return (value + unit - 1) / unit; };
-  if (size < 2 || size % 2 != 0 || attention.key_value_heads < 1 || key_sizes[3] != bittensor::key_panel ||
-      key_sizes[1] != up_to(attention.capacity, bittensor::key_panel) || value_sizes[0] != attention.key_value_heads ||
-      value_sizes[2] != up_to(size, bittensor::value_unit) * bittensor::value_unit) {
-    refuse(
-        "keys, values: expected [heads, ceil(capacity / 64), head_size, 64] and [heads, capacity, head_size up to a "
-        "multiple of 16], head_size even");
+  if (rows.dtype != Dtype::f32 || rows.dimensions != 2 || rows.rows < 1) {
+    refuse("projections: expected float32 [T, columns] with at least one token");
   }
-  if (heads < 1 || heads > (std::int64_t{1} << 20) || heads % attention.key_value_heads != 0) {
-    refuse("heads: expected a multiple of the heads of the cache, got " + std::to_string(heads));
-  }
-  if (rows.dtype != Dtype::f32 || rows.dimensions != 2 || rows.rows < 1 ||
-      rows.columns != (heads + 2 * attention.key_value_heads) * size) {
-    refuse(
-        "projections: expected float32 [T, " + std::to_string((heads + 2 * attention.key_value_heads) * size) +
-        "] with at least one token");
-  }
-  for (const Matrix* angles : {&cosines, &sines}) {
-    if (angles->dtype != Dtype::f32 || angles->dimensions != 2 || angles->rows != rows.rows ||
-        angles->columns != size) {
-      refuse("cos, sin: expected float32 [T, head_size]");
-    }
-  }
-  if (position < 0 || position > attention.capacity - rows.rows) {
-    refuse(
-        "position: " + std::to_string(rows.rows) + " tokens from " + std::to_string(position) +
-        " on do not fit a cache of " + std::to_string(attention.capacity));
+  AttentionOperands operands(rows.rows, cos, sin, keys, values, position, heads);
+  bittensor::Attention& attention = operands.attention;
+  if (rows.columns != operands.projected()) {
+    refuse("projections: expected float32 [T, " + std::to_string(operands.projected()) + "]");
   }
   attention.projections = rows.data<float>();
   attention.projection_stride = rows.row_stride;
-  attention.cos = cosines.data<float>();
-  attention.sin = sines.data<float>();
-  const Tensor out = new_matrix(rows, heads * size, aoti_torch_dtype_float32());
+  const Tensor out = new_matrix(rows, heads * attention.head_size, aoti_torch_dtype_float32());
   attention.out = static_cast<float*>(out.data_ptr());
   bittensor::attend(attention, kernels(isa), torch_threads());
+  return out;
+}
+
+/// Weights of a decoder's layers: query_key_value, output, gate_up and down of the first, of the second, and so on.
+class DecoderWeights {
+ public:
+  explicit DecoderWeights(const std::vector<Tensor>& weights) {
+    blobs_.reserve(weights.size());
+    for (const Tensor& weight : weights) blobs_.emplace_back("weights", weight);
+  }
+
+  std::vector<bittensor::DecoderLayer> layers(
+      const float* norms, std::int64_t width, const bittensor::Attention& attention, std::int64_t projected) const {
+    std::vector<bittensor::DecoderLayer> found(blobs_.size() / 4);
+    const std::int64_t mixed = attention.heads * attention.head_size;
+    for (std::size_t i = 0; i < found.size(); ++i) {
+      bittensor::DecoderLayer& layer = found[i];
+      layer.attention_norm = norms + static_cast<std::int64_t>(2 * i) * width;
+      layer.mlp_norm = layer.attention_norm + width;
+      layer.query_key_value = matrix(4 * i, "query_key_value", projected, width);
+      layer.output = matrix(4 * i + 1, "output", width, mixed);
+      layer.gate_up = matrix(4 * i + 2, "gate_up", -1, width);
+      if (layer.gate_up.layout.out_features % 2 != 0) refuse("gate_up: expected an even number of rows");
+      layer.down = matrix(4 * i + 3, "down", width, layer.gate_up.layout.out_features / 2);
+    }
+    return found;
+  }
+
+ private:
+  /// `out_features` -1: any.
+  bittensor::PreparedMatrix matrix(
+      std::size_t index, const char* name, std::int64_t out_features, std::int64_t in_features) const {
+    const Matrix& blob = blobs_[index];
+    bittensor::PreparedMatrix found{blob.data<std::uint8_t>(), layout_of(blob)};
+    if (found.layout.in_features != in_features || (out_features >= 0 && found.layout.out_features != out_features)) {
+      const std::string rows = out_features < 0 ? "any" : std::to_string(out_features);
+      refuse(
+          std::string(name) + ": expected a weight [" + rows + ", " + std::to_string(in_features) + "], got [" +
+          std::to_string(found.layout.out_features) + ", " + std::to_string(found.layout.in_features) + "]");
+    }
+    return found;
+  }
+
+  std::vector<Matrix> blobs_;
+};
+
+Tensor decoder_layers(
+    const Tensor& x, const Tensor& norms, const std::vector<Tensor>& weights, double norm_epsilon, const Tensor& cos,
+    const Tensor& sin, const Tensor& keys, const Tensor& values, std::int64_t position, std::int64_t heads,
+    bool float_mode, std::int64_t isa) {
+  const Activations rows("x", x);
+  if (rows.dtype != Dtype::f32 || rows.dimensions != 2 || rows.rows < 1 || rows.columns < 1) {
+    refuse("x: expected float32 [T, width] with at least one token");
+  }
+  if (weights.size() % 4 != 0) refuse("weights: expected four for each layer");
+  const auto count = static_cast<std::int64_t>(weights.size() / 4);
+  const Matrix factors("norms", norms);
+  if (factors.dtype != Dtype::f32 || factors.dimensions != 3 || factors.sizes[0] != count || factors.sizes[1] != 2 ||
+      factors.columns != rows.columns) {
+    refuse("norms: expected float32 [layers, 2, width]");
+  }
+  const AttentionOperands operands(rows.rows, cos, sin, keys, values, position, heads, &count);
+  const DecoderWeights blobs(weights);
+  const std::vector<bittensor::DecoderLayer> layers =
+      blobs.layers(factors.data<float>(), rows.columns, operands.attention, operands.projected());
+  bittensor::Decoder decoder;
+  decoder.layers = layers.data();
+  decoder.layer_count = count;
+  decoder.norm_epsilon = static_cast<float>(norm_epsilon);
+  decoder.float_mode = float_mode;
+  decoder.width = rows.columns;
+  decoder.x = rows.data<float>();
+  decoder.x_stride = rows.row_stride;
+  decoder.attention = operands.attention;
+  const Tensor out = new_matrix(rows, rows.columns, aoti_torch_dtype_float32());
+  decoder.out = static_cast<float*>(out.data_ptr());
+  bittensor::decode(decoder, kernels(isa), torch_threads());
   return out;
 }
 
@@ -118,9 +219,13 @@ STABLE_TORCH_LIBRARY_FRAGMENT(bittensor_cpp, library) {
   library.def(
       "attend(Tensor projections, Tensor cos, Tensor sin, Tensor(a!) keys, Tensor(b!) values, SymInt position, "
       "int heads, int isa=-1) -> Tensor");
+  library.def(
+      "decoder_layers(Tensor x, Tensor norms, Tensor[] weights, float norm_epsilon, Tensor cos, Tensor sin, "
+      "Tensor(a!) keys, Tensor(b!) values, SymInt position, int heads, bool float_mode=False, int isa=-1) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(bittensor_cpp, CPU, library) {
   library.impl("fused_linear", TORCH_BOX(&bittensor::binding::fused_linear));
   library.impl("attend", TORCH_BOX(&bittensor::binding::attend));
+  library.impl("decoder_layers", TORCH_BOX(&bittensor::binding::decoder_layers));
 }

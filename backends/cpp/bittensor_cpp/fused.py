@@ -8,7 +8,7 @@ import torch
 
 from bittensor.convolution import ConvolutionGeometry
 from bittensor.errors import UnsupportedOperationError
-from bittensor.fused import FusedOperations
+from bittensor.fused import DecoderLayers, FusedOperations
 from bittensor.prepared_weight import PreparedWeight
 
 from .operators import EPILOGUES, FLOAT_MODES
@@ -17,6 +17,7 @@ _Operator = Callable[..., torch.Tensor]
 _fused_linear: _Operator = torch.ops.bittensor_cpp.fused_linear.default
 _attend: _Operator = torch.ops.bittensor_cpp.attend.default
 _conv2d: _Operator = torch.ops.bittensor_cpp.conv2d.default
+_decoder_layers: _Operator = torch.ops.bittensor_cpp.decoder_layers.default
 
 
 class CppFusedOperations(FusedOperations):
@@ -34,10 +35,7 @@ class CppFusedOperations(FusedOperations):
         gated: bool = False,
         residual: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        if activation_mode not in FLOAT_MODES:
-            raise UnsupportedOperationError(
-                f"activation_mode: expected one of {list(FLOAT_MODES)}, got {activation_mode!r}"
-            )
+        float_mode = _float_mode(activation_mode)
         norm_weight, epsilon = (None, 0.0) if norm is None else norm
         return _fused_linear(
             x,
@@ -47,7 +45,7 @@ class CppFusedOperations(FusedOperations):
             epsilon,
             gated,
             residual,
-            FLOAT_MODES[activation_mode],
+            float_mode,
             self._isa,
         )
 
@@ -81,7 +79,30 @@ class CppFusedOperations(FusedOperations):
             geometry.padding,
             geometry.dilation,
             geometry.groups,
-            FLOAT_MODES[activation_mode],
+            _float_mode(activation_mode),
             EPILOGUES[epilogue],
             self._isa,
         )
+
+    def decode(
+        self,
+        x: torch.Tensor,
+        layers: DecoderLayers,
+        rotation: tuple[torch.Tensor, torch.Tensor],
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        position: int,
+        heads: int,
+    ) -> torch.Tensor:
+        mode = _float_mode(layers.activation_mode)
+        return _decoder_layers(
+            x, layers.norms, layers.tensors, layers.epsilon, *rotation, keys, values, position, heads, mode, self._isa
+        )
+
+
+def _float_mode(activation_mode: str) -> bool:
+    if activation_mode not in FLOAT_MODES:
+        raise UnsupportedOperationError(
+            f"activation_mode: expected one of {list(FLOAT_MODES)}, got {activation_mode!r}"
+        )
+    return FLOAT_MODES[activation_mode]

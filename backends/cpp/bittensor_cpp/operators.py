@@ -185,6 +185,25 @@ def _fake_attend(
     return projections.new_empty((projections.shape[0], heads * keys.shape[2]))
 
 
+def _fake_decoder_layers(
+    x: torch.Tensor,
+    norms: torch.Tensor,
+    weights: list[torch.Tensor],
+    norm_epsilon: float,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    position: int,
+    heads: int,
+    float_mode: bool = False,
+    isa: int = -1,
+) -> torch.Tensor:
+    for weight in weights:
+        refuse_meta("weights", weight)
+    return x.new_empty(x.shape)
+
+
 def _fake_embedding(
     indices: torch.Tensor, prepared: torch.Tensor, columns: int, dtype: torch.dtype = torch.float32, isa: int = -1
 ) -> torch.Tensor:
@@ -222,6 +241,7 @@ for _name, _fake in (
     ("linear_input_grad", _fake_linear_input_grad),
     ("fused_linear", _fake_fused_linear),
     ("attend", _fake_attend),
+    ("decoder_layers", _fake_decoder_layers),
     ("embedding", _fake_embedding),
     ("conv2d", _fake_conv2d),
 ):

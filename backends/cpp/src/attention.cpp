@@ -31,31 +31,33 @@ class Attend {
         scratch(ScratchUse::operation, static_cast<std::size_t>(a_.tokens * a_.heads * a_.head_size * 4)));
     constexpr std::int64_t serial_tokens = 16;
     const ParallelFor alone;
-    (a_.tokens < serial_tokens ? alone : parallel)(a_.key_value_heads, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t head = begin; head < end; ++head) take_in(head);
-    });
+    (parallel.pays(a_.tokens, serial_tokens) ? parallel : alone)(
+        a_.key_value_heads, [&](std::int64_t begin, std::int64_t end) {
+          for (std::int64_t head = begin; head < end; ++head) take_in(head);
+        });
     const std::int64_t blocks = ceil_divide(a_.tokens, query_block);
     constexpr std::int64_t serial_products = std::int64_t{1} << 15;
-    const bool serial = a_.tokens * a_.heads * a_.head_size * (a_.position + a_.tokens) < serial_products;
+    const std::int64_t products = a_.tokens * a_.heads * a_.head_size * (a_.position + a_.tokens);
     // Blocks from the last to the first, and heads inside: neighbours take about as long, long ones first.
-    (serial ? alone : parallel)(blocks * a_.key_value_heads, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t task = begin; task < end; ++task) {
-        attend_block(task % a_.key_value_heads, blocks - 1 - task / a_.key_value_heads);
-      }
-    });
+    (parallel.pays(products, serial_products) ? parallel : alone)(
+        blocks * a_.key_value_heads, [&](std::int64_t begin, std::int64_t end) {
+          for (std::int64_t task = begin; task < end; ++task) {
+            attend_block(task % a_.key_value_heads, blocks - 1 - task / a_.key_value_heads);
+          }
+        });
   }
 
  private:
-  /// Rotates value i and value i + head_size / 2 by the angle of `token`; out[i * stride].
-  void rotate(const float* from, std::int64_t token, float scale, float* out, std::int64_t stride) const {
+  /// Rotates value i and value i + head_size / 2 by the angle of `token`.
+  void rotate(const float* from, std::int64_t token, float scale, float* __restrict out) const {
     const std::int64_t half = a_.head_size / 2;
     const float* cos = a_.cos + token * a_.head_size;
     const float* sin = a_.sin + token * a_.head_size;
     for (std::int64_t i = 0; i < half; ++i) {
-      const float low = from[i];
-      const float high = from[i + half];
-      out[i * stride] = (low * cos[i] - high * sin[i]) * scale;
-      out[(i + half) * stride] = (high * cos[i + half] + low * sin[i + half]) * scale;
+      out[i] = (from[i] * cos[i] - from[i + half] * sin[i]) * scale;
+    }
+    for (std::int64_t i = half; i < a_.head_size; ++i) {
+      out[i] = (from[i] * cos[i] + from[i - half] * sin[i]) * scale;
     }
   }
 
@@ -63,17 +65,20 @@ class Attend {
   /// cache.
   void take_in(std::int64_t head) const {
     const float scale = 1.0F / std::sqrt(static_cast<float>(a_.head_size));
+    const auto head_bytes = static_cast<std::size_t>(a_.head_size) * sizeof(float);
+    auto* turned = reinterpret_cast<float*>(scratch(ScratchUse::task, head_bytes));
     for (std::int64_t t = 0; t < a_.tokens; ++t) {
       const float* row = a_.projections + t * a_.projection_stride;
       for (std::int64_t i = 0; i < shared_; ++i) {
-        rotate(row + (head * shared_ + i) * a_.head_size, t, scale, query(head, t) + i * a_.head_size, 1);
+        rotate(row + (head * shared_ + i) * a_.head_size, t, scale, query(head, t) + i * a_.head_size);
       }
       const std::int64_t at = a_.position + t;
       float* key = a_.keys + ((head * panels_ + at / key_panel) * a_.head_size) * key_panel + at % key_panel;
-      rotate(row + (a_.heads + head) * a_.head_size, t, 1.0F, key, key_panel);
+      rotate(row + (a_.heads + head) * a_.head_size, t, 1.0F, turned);
+      for (std::int64_t i = 0; i < a_.head_size; ++i) key[i * key_panel] = turned[i];
       std::memcpy(
           a_.values + (head * a_.capacity + at) * value_stride_,
-          row + (a_.heads + a_.key_value_heads + head) * a_.head_size, static_cast<std::size_t>(a_.head_size) * 4);
+          row + (a_.heads + a_.key_value_heads + head) * a_.head_size, head_bytes);
     }
   }
 

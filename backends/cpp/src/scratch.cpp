@@ -20,7 +20,7 @@ struct Buffer {
 }  // namespace
 
 std::byte* scratch(ScratchUse use, std::size_t bytes) {
-  thread_local Buffer buffers[2];
+  thread_local Buffer buffers[3];
   Buffer& buffer = buffers[static_cast<std::size_t>(use)];
   if (bytes > buffer.capacity) {
     buffer.memory.reset();

@@ -33,6 +33,8 @@ struct Linear {
   float norm_epsilon = 0.0F;
   const void* residual = nullptr;  // [rows, out_features] of float_type without gaps, added last, or null
   void* out = nullptr;             // [rows, out_features] of float_type, without gaps
+  const void* next = nullptr;      // memory that is read when this is done, or null; advice, as ParallelFor::expect
+  std::int64_t next_bytes = 0;
 };
 
 /// Activations are quantized to int8, group by group; the result has the same bits on every instruction set, for every
@@ -41,5 +43,17 @@ BITTENSOR_API void linear_int8(const Linear& linear, const KernelSet& kernels, c
 
 /// Activations stay float32; products are added in the order of the columns, with the same guarantee.
 BITTENSOR_API void linear_float(const Linear& linear, const KernelSet& kernels, const ParallelFor& parallel = {});
+
+/// Whether `mlp_int8` and `mlp_float` take weights of these layouts: a chunk of gates that ends where tiles of both and
+/// a group of `down` end must be small.
+BITTENSOR_API bool joins_in_mlp(const PreparedLayout& gate_up, const PreparedLayout& down);
+
+/// `down` of SwiGLU of `gate_up`, with the bits of one linear after the other, but the gates are never stored. `down`
+/// has the prologue swiglu, and takes no x; `gate_up` has neither bias, activation, residual nor out. Both have at
+/// least one row of float32.
+BITTENSOR_API void mlp_int8(
+    const Linear& gate_up, const Linear& down, const KernelSet& kernels, const ParallelFor& parallel = {});
+BITTENSOR_API void mlp_float(
+    const Linear& gate_up, const Linear& down, const KernelSet& kernels, const ParallelFor& parallel = {});
 
 }  // namespace bittensor

@@ -15,13 +15,35 @@ class ParallelFor {
   using Body = void (*)(std::int64_t begin, std::int64_t end, void* context);
   using Run = void (*)(void* threads, std::int64_t count, Body body, void* context);
 
+  /// Whether the threads have to be woken for a loop, which takes microseconds, or wait for it.
+  enum class Threads : std::uint8_t { asleep, awake };
+
+  /// Tells `threads` what memory a loop will read.
+  using Expect = void (*)(void* threads, const void* memory, std::int64_t bytes);
+
   /// Runs everything on the calling thread.
   ParallelFor() = default;
 
   /// `run` calls `body(begin, end, context)` for ranges that cover [0, count) and returns when all are done.
   ParallelFor(Run run, void* threads, int thread_count) : run_(run), threads_(threads), thread_count_(thread_count) {}
 
+  /// The same on threads that wait for loops, and meanwhile may fetch what `expect` names.
+  ParallelFor(Run run, Expect expects, void* threads, int thread_count)
+      : run_(run), expect_(expects), threads_(threads), thread_count_(thread_count), state_(Threads::awake) {}
+
   int thread_count() const { return thread_count_; }
+
+  /// Whether sharing out `work` saves time, where `least` makes up for waking threads.
+  bool pays(std::int64_t work, std::int64_t least) const {
+    constexpr std::int64_t cheaper = 16;
+    return work >= (state_ == Threads::awake ? least / cheaper : least);
+  }
+
+  /// A later loop will read `bytes` of memory, a part for each index, from the first to the last. Advice: threads that
+  /// have nothing to do yet may bring it into their caches.
+  void expect(const void* memory, std::int64_t bytes) const {
+    if (expect_ != nullptr) expect_(threads_, memory, bytes);
+  }
 
   /// Calls `f(begin, end)`, which must not throw.
   template <class F>
@@ -40,8 +62,10 @@ class ParallelFor {
 
  private:
   Run run_ = nullptr;
+  Expect expect_ = nullptr;
   void* threads_ = nullptr;
   int thread_count_ = 1;
+  Threads state_ = Threads::asleep;
 };
 
 }  // namespace bittensor

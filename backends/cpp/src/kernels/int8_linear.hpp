@@ -184,7 +184,7 @@ void int8_linear(const Int8LinearBlock& block) {
     Int8LinearTile<V, Bits, Rows, Tiles>::run(block, sizes, row, tile);
   };
   if (block.rows == 1) {
-    linear_tiles<1, 1>(block, run);  // codes stream from the first byte to the last
+    linear_tiles<2, 1>(block, run);  // two streams of codes: the prefetchers of some processors fetch more for each
   } else {
     linear_tiles<V::int8_tiles, V::int8_rows>(block, run);
   }

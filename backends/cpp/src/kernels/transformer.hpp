@@ -107,16 +107,27 @@ void softmax_row(float* scores, std::int64_t columns) {
   float top = lanes[0];
   for (const float value : lanes) top = value > top ? value : top;
   const typename V::Float most = V::broadcast_f32(top);
-  for (std::int64_t k = 0; k < padded; k += V::lanes) {
+  const auto exponential = [&](std::int64_t k) {
     const typename V::Float below = V::subtract_f32(most, V::load_float(scores + k, FloatType::f32));
     // The difference with itself is 0, or NaN where a score is NaN or infinite: the exponential alone would hide it.
-    V::store_float(scores + k, V::add(exp_of_negative<V>(below), V::subtract_f32(below, below)));
-  }
-  for (std::int64_t k = columns; k < padded; ++k) scores[k] = 0.0F;
+    const typename V::Float value = V::add(exp_of_negative<V>(below), V::subtract_f32(below, below));
+    V::store_float(scores + k, value);
+    return value;
+  };
   PartialSums<V> sums;
-  for (std::int64_t k = 0; k < padded; k += V::lanes) {
-    typename V::Float& sum = sums.at[k % partial_sums / V::lanes];
-    sum = V::add(sum, V::load_float(scores + k, FloatType::f32));
+  const std::int64_t whole = columns / partial_sums * partial_sums;
+  for (std::int64_t first = 0; first < whole; first += partial_sums) {
+#pragma GCC unroll 16
+    for (int v = 0; v < PartialSums<V>::vectors; ++v) {
+      sums.at[v] = V::add(sums.at[v], exponential(first + v * V::lanes));
+    }
+  }
+  if (whole < columns) {
+    for (std::int64_t k = whole; k < padded; k += V::lanes) exponential(k);
+    for (std::int64_t k = columns; k < padded; ++k) scores[k] = 0.0F;
+    for (int v = 0; v < PartialSums<V>::vectors; ++v) {
+      sums.at[v] = V::add(sums.at[v], V::load_float(scores + whole + v * V::lanes, FloatType::f32));
+    }
   }
   const typename V::Float inverse = V::broadcast_f32(1.0F / sums.total());
   for (std::int64_t k = 0; k < padded; k += V::lanes) {

@@ -1,0 +1,285 @@
+#pragma once
+
+/// The loop nest of the group-quantized linear: activations to int8 or float32, blocks of results, epilogue.
+
+#include <algorithm>
+#include <cstdint>
+#include <numeric>
+#include <utility>
+
+#include "bittensor/kernel_table.hpp"
+#include "bittensor/linear.hpp"
+#include "rounding.hpp"
+#include "scratch.hpp"
+#include "write_patch.hpp"
+
+namespace bittensor {
+
+/// Below this many products a second thread costs more than it saves: waking it takes about a microsecond.
+inline constexpr std::int64_t serial_products = std::int64_t{3} << 19;
+
+/// Rows are quantized and multiplied in panels of equal height whose codes stay in the second-level cache.
+inline constexpr std::int64_t panel_bytes = std::int64_t{640} << 10;
+
+/// Tiles whose results are gathered before the epilogue: a multiple of the tiles that any kernel takes at a time.
+inline constexpr std::int64_t task_tiles = 24;
+
+/// Tiles that a thread should have at least, so that sharing them out leaves no thread idle for long.
+inline constexpr std::int64_t thread_tiles = 6;
+
+/// What the two modes do differently: the form of the activations, and the kernels.
+struct Int8Mode {
+  using Block = Int8LinearBlock;
+  using Value = std::int8_t;
+
+  static Int8Linear kernel(const LinearKernels& kernels, int bits) { return kernels.int8_linear_for(bits); }
+  static void count_calls(const KernelSet& kernels, int bits) {
+    count_call(KernelKind::quantize_row, 0, kernels.isa);
+    count_call(KernelKind::int8_linear, bits, kernels.isa);
+  }
+  static void prepare_row(
+      const LinearKernels& kernels, const void* x, FloatType type, const PreparedLayout& layout, Value* values,
+      float* scales, std::int32_t* sums) {
+    kernels.quantize_row(x, type, layout, values, scales, sums);
+  }
+  static void set_factors(Block& block, const float* scales, const std::int32_t* sums) {
+    block.x_scales = scales;
+    block.x_sums = sums;
+  }
+};
+
+struct FloatMode {
+  using Block = FloatLinearBlock;
+  using Value = float;
+
+  static FloatLinear kernel(const LinearKernels& kernels, int bits) { return kernels.float_linear_for(bits); }
+  static void count_calls(const KernelSet& kernels, int bits) {
+    count_call(KernelKind::widen_row, 0, kernels.isa);
+    count_call(KernelKind::float_linear, bits, kernels.isa);
+  }
+  static void prepare_row(
+      const LinearKernels& kernels, const void* x, FloatType type, const PreparedLayout& layout, Value* values,
+      float* sums, std::int32_t* /*unused*/) {
+    kernels.widen_row(x, type, layout, values, layout.zero_kind == ZeroKind::offset ? sums : nullptr);
+  }
+  static void set_factors(Block& block, const float* sums, const std::int32_t* /*unused*/) { block.x_sums = sums; }
+};
+
+template <class Mode>
+class Product {
+ public:
+  using Value = typename Mode::Value;
+
+  Product(const Linear& linear, const KernelSet& kernels)
+      : l_(linear),
+        layout_(linear.layout),
+        kernels_(kernels.linear),
+        transformer_(kernels.transformer),
+        multiply_(Mode::kernel(kernels.linear, linear.layout.bits)),
+        groups_(linear.layout.groups()),
+        outputs_(linear.outputs != 0 ? linear.outputs : linear.layout.out_features),
+        first_tile_(linear.first_output / tile_rows),
+        tiles_(ceil_divide(linear.first_output + outputs_, tile_rows) - first_tile_),
+        // 64 bytes more than needed keep rows from meeting in the same sets of the cache.
+        x_stride_(round_up(linear.layout.padded_columns(), 64) + 64 / static_cast<std::int64_t>(sizeof(Value))) {
+    const std::int64_t row_bytes = x_stride_ * std::int64_t{sizeof(Value)};
+    most_rows_ = std::max<std::int64_t>(panel_bytes / row_bytes, 8);
+  }
+
+  void run(const ParallelFor& parallel) {
+    take_panels(most_rows_);
+    take_memory(scratch(ScratchUse::operation, memory()));
+    const ParallelFor& loop = parallel.pays(products(), serial_products) ? parallel : ParallelFor();
+    for (std::int64_t first = 0; first < l_.rows; first += panel_rows_) {
+      const std::int64_t rows = std::min(panel_rows_, l_.rows - first);
+      prepare_rows(first, rows, loop);
+      multiply(first, rows, loop);
+    }
+  }
+
+  /// Whether `run_through` can join the two: chunks of gates end where tiles and groups do.
+  static bool joins(const PreparedLayout& gate_up, const PreparedLayout& down) {
+    return down.in_features % tile_rows == 0 && 2 * down.in_features == gate_up.out_features &&
+           unit_tiles(down) <= task_tiles / 2;
+  }
+
+  /// This linear, SwiGLU, and the linear `down` of it, panel by panel. The gates become activations of `down` where
+  /// they are computed; they are never stored.
+  void run_through(Product& down, const ParallelFor& parallel) {
+    take_panels(std::min(most_rows_, down.most_rows_));
+    down.panel_rows_ = panel_rows_;
+    const std::size_t own = memory();
+    std::byte* both = scratch(ScratchUse::operation, own + down.memory());
+    take_memory(both);
+    down.take_memory(both + own);
+    const ParallelFor& loop = parallel.pays(products() + down.products(), serial_products) ? parallel : ParallelFor();
+    for (std::int64_t first = 0; first < l_.rows; first += panel_rows_) {
+      const std::int64_t rows = std::min(panel_rows_, l_.rows - first);
+      prepare_rows(first, rows, loop);
+      multiply_gates(rows, down, loop);
+      down.multiply(first, rows, loop);
+    }
+  }
+
+ private:
+  /// Panels of equal height, of at most about `most` rows.
+  void take_panels(std::int64_t most) {
+    panel_rows_ = std::min(l_.rows, round_up(ceil_divide(l_.rows, ceil_divide(l_.rows, most)), 8));
+  }
+
+  std::int64_t products() const { return l_.rows * layout_.in_features * outputs_; }
+  std::int64_t value_bytes() const { return panel_rows_ * x_stride_ * std::int64_t{sizeof(Value)}; }
+  std::int64_t factor_bytes() const { return round_up(panel_rows_ * groups_ * 4, 64); }
+
+  /// Bytes for a panel of activations.
+  std::size_t memory() const { return static_cast<std::size_t>(round_up(value_bytes(), 64) + 2 * factor_bytes()); }
+  void take_memory(std::byte* memory) {
+    x_ = reinterpret_cast<Value*>(memory);
+    memory += round_up(value_bytes(), 64);
+    x_factors_ = reinterpret_cast<float*>(memory);
+    x_sums_ = reinterpret_cast<std::int32_t*>(memory + factor_bytes());
+  }
+
+  void prepare_rows(std::int64_t first, std::int64_t rows, const ParallelFor& loop) const {
+    constexpr std::int64_t serial_values = std::int64_t{1} << 15;
+    const bool pays = loop.pays(rows * layout_.in_features, serial_values);
+    (pays ? loop : ParallelFor())(rows, [&](std::int64_t begin, std::int64_t end) {
+      const bool is_made = l_.prologue != Prologue::none || l_.patches != nullptr;
+      auto* values =
+          is_made
+              ? reinterpret_cast<float*>(scratch(ScratchUse::task, static_cast<std::size_t>(layout_.in_features) * 4))
+              : nullptr;
+      for (std::int64_t m = begin; m < end; ++m) {
+        const void* x = static_cast<const std::uint8_t*>(l_.x) + (first + m) * l_.x_row_bytes;
+        FloatType type = l_.float_type;
+        if (l_.patches != nullptr) {
+          write_patch(*l_.patches, l_.x, bytes_of(type), first + m, values);
+          x = values;
+        } else if (l_.prologue == Prologue::rms_norm) {
+          transformer_.normalize_row(x, type, layout_.in_features, l_.norm_weight, l_.norm_epsilon, values);
+        } else if (l_.prologue == Prologue::swiglu) {
+          transformer_.gate_row(x, type, layout_.in_features, values);
+        }
+        if (l_.prologue != Prologue::none) {
+          x = values;
+          type = FloatType::f32;
+        }
+        Mode::prepare_row(
+            kernels_, x, type, layout_, x_ + m * x_stride_, x_factors_ + m * groups_, x_sums_ + m * groups_);
+      }
+    });
+  }
+
+  /// Every thread takes one run of consecutive tiles. Where there are few tiles, rows are shared out as well.
+  void multiply(std::int64_t first, std::int64_t rows, const ParallelFor& loop) const {
+    const std::int64_t wanted = loop.thread_count() == 1 ? 1 : ceil_divide(loop.thread_count() * thread_tiles, tiles_);
+    const std::int64_t range_rows = ceil_divide(rows, std::clamp<std::int64_t>(wanted, 1, ceil_divide(rows, 16)));
+    const std::int64_t ranges = ceil_divide(rows, range_rows);
+    if (l_.next != nullptr) loop.expect(l_.next, l_.next_bytes);
+    loop(ranges * tiles_, [&](std::int64_t begin, std::int64_t end) {
+      auto* y = reinterpret_cast<float*>(scratch(
+          ScratchUse::task, static_cast<std::size_t>(range_rows * std::min(task_tiles, tiles_) * tile_rows * 4)));
+      while (begin < end) {
+        const std::int64_t m = begin / tiles_ * range_rows;
+        const std::int64_t tile = begin % tiles_;
+        const std::int64_t count = std::min({task_tiles, tiles_ - tile, end - begin});
+        multiply_block(first, m, std::min(range_rows, rows - m), first_tile_ + tile, count, y);
+        begin += count;
+      }
+    });
+  }
+
+  /// The same for tiles of gates and, half of all tiles behind, of what they multiply; the results go to `down`.
+  void multiply_gates(std::int64_t rows, const Product& down, const ParallelFor& loop) const {
+    const std::int64_t unit = unit_tiles(down.layout_);
+    const std::int64_t tiles = layout_.tiles() / 2;
+    const std::int64_t units = ceil_divide(tiles, unit);
+    const std::int64_t most = std::min(task_tiles / 2 / unit, units) * unit;
+    if (l_.next != nullptr) loop.expect(l_.next, l_.next_bytes);
+    loop(units, [&](std::int64_t begin, std::int64_t end) {
+      auto* y = reinterpret_cast<float*>(
+          scratch(ScratchUse::task, static_cast<std::size_t>((rows * 2 + 1) * most * tile_rows) * sizeof(float)));
+      const std::int64_t last = std::min(end * unit, tiles);
+      for (std::int64_t tile = begin * unit; tile < last; tile += most) {
+        const std::int64_t count = std::min(most, last - tile);
+        const std::int64_t columns = count * tile_rows;
+        multiply_tiles(0, rows, tile, count, y, 2 * columns);
+        multiply_tiles(0, rows, tiles + tile, count, y + columns, 2 * columns);
+        for (std::int64_t m = 0; m < rows; ++m) {
+          float* gated = y + rows * 2 * columns;
+          transformer_.gate_row(y + m * 2 * columns, FloatType::f32, columns, gated);
+          down.take_columns(m, tile * tile_rows, columns, gated);
+        }
+      }
+    });
+  }
+
+  /// Columns from the begin of a group to the end of one, of row m of a panel.
+  void take_columns(std::int64_t m, std::int64_t column, std::int64_t columns, const float* values) const {
+    PreparedLayout part = layout_;
+    part.in_features = columns;
+    const std::int64_t group = column / layout_.group_size;
+    const std::int64_t factor = m * groups_ + group;
+    const std::int64_t place = group * layout_.group_blocks() * layout_.block_columns();
+    Mode::prepare_row(
+        kernels_, values, FloatType::f32, part, x_ + m * x_stride_ + place, x_factors_ + factor, x_sums_ + factor);
+  }
+
+  /// Tiles of which the columns that follow each other are whole groups.
+  static std::int64_t unit_tiles(const PreparedLayout& layout) {
+    return std::lcm<std::int64_t>(tile_rows, std::min(layout.group_size, layout.in_features)) / tile_rows;
+  }
+
+  /// Results of rows from m on, of a panel.
+  void multiply_tiles(
+      std::int64_t m, std::int64_t rows, std::int64_t tile, std::int64_t tiles, float* y, std::int64_t y_stride) const {
+    typename Mode::Block block{};
+    block.layout = &layout_;
+    block.codes = l_.prepared + layout_.codes_begin() + tile * layout_.tile_code_bytes();
+    block.scales = l_.prepared + layout_.scales_begin() + tile * layout_.tile_scale_bytes();
+    block.zeros = l_.prepared + layout_.zeros_begin() + tile * layout_.tile_zero_bytes();
+    block.tiles = tiles;
+    block.x = x_ + m * x_stride_;
+    block.x_stride = x_stride_;
+    Mode::set_factors(block, x_factors_ + m * groups_, x_sums_ + m * groups_);
+    block.rows = rows;
+    block.y = y;
+    block.y_stride = y_stride;
+    multiply_(block);
+  }
+
+  void multiply_block(
+      std::int64_t first, std::int64_t m, std::int64_t rows, std::int64_t tile, std::int64_t tiles, float* y) const {
+    const std::int64_t y_stride = tiles * tile_rows;
+    multiply_tiles(m, rows, tile, tiles, y, y_stride);
+    const std::int64_t column = std::max(tile * tile_rows, l_.first_output);
+    const std::int64_t columns = std::min((tile + tiles) * tile_rows, l_.first_output + outputs_) - column;
+    y += column - tile * tile_rows;
+    const std::int64_t size = bytes_of(l_.float_type);
+    for (std::int64_t i = 0; i < rows; ++i) {
+      const std::int64_t offset = ((first + m + i) * layout_.out_features + column) * size;
+      kernels_.store_outputs(
+          y + i * y_stride, columns, l_.bias != nullptr ? l_.bias + column : nullptr, l_.activation,
+          l_.residual != nullptr ? static_cast<const std::uint8_t*>(l_.residual) + offset : nullptr, l_.float_type,
+          static_cast<std::uint8_t*>(l_.out) + offset);
+    }
+  }
+
+  const Linear& l_;
+  const PreparedLayout& layout_;
+  const LinearKernels& kernels_;
+  const TransformerKernels& transformer_;
+  decltype(Mode::kernel(std::declval<const LinearKernels&>(), 4)) multiply_;
+  std::int64_t groups_;
+  std::int64_t outputs_;
+  std::int64_t first_tile_;
+  std::int64_t tiles_;
+  std::int64_t x_stride_;       // values
+  std::int64_t most_rows_ = 0;  // of a panel
+  std::int64_t panel_rows_ = 0;
+  Value* x_ = nullptr;
+  float* x_factors_ = nullptr;  // scales of the codes, or sums of the floats
+  std::int32_t* x_sums_ = nullptr;
+};
+
+}  // namespace bittensor
