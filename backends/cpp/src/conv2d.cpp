@@ -210,9 +210,10 @@ bool are_narrow(const Conv2d& c, Mode mode) {
   const auto reach = [](std::int64_t count, std::int64_t step) {
     return static_cast<double>(count - 1) * static_cast<double>(step) + 1;
   };
+  const std::int64_t channels = p.channels / c.groups;
   const double lines = reach(p.kernel_height, p.dilation_height);
   const double columns = reach(p.out_width, p.stride_width) + reach(p.kernel_width, p.dilation_width);
-  const double vectors = lines * columns * static_cast<double>(p.channels / c.groups) +
+  const double vectors = lines * columns * static_cast<double>(channels) +
                          static_cast<double>(p.out_width) * static_cast<double>(l.tiles());
   if (vectors > most_vectors) return false;
   const std::int64_t row_steps = 60;  // of a row of a linear, whatever its length

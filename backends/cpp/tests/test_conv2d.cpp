@@ -76,7 +76,7 @@ void check_lanes(const Weight& w, const KernelSet& kernels, bool int8, const std
   const std::vector<float> actual = y.values();
   for (std::int64_t n = tile * lanes; n < l.out_features; ++n) {
     std::vector<float> rows;  // of the lane of row n
-    for (std::size_t i = static_cast<std::size_t>(n % lanes); i < x.size(); i += lanes) rows.push_back(x[i]);
+    for (auto i = static_cast<std::size_t>(n % lanes); i < x.size(); i += lanes) rows.push_back(x[i]);
     const std::vector<float> expected = linear(w, rows, int8);
     for (std::int64_t i = 0; i < positions; ++i) {
       CONTEXT(
@@ -112,7 +112,7 @@ TEST(the_largest_sums_of_lanes_are_exact) {
   for (const int bits : {2, 4, 8}) {
     const std::int64_t columns = bittensor::most_int8_lanes_columns(bits) / 8 * 8;
     const Weight w({3, columns, columns, bits, FloatType::f32, ZeroKind::offset}, random);
-    std::vector<float> x(static_cast<std::size_t>(columns * bittensor::tile_rows), 1.0F);
+    const std::vector<float> x(static_cast<std::size_t>(columns * bittensor::tile_rows), 1.0F);
     for (const KernelSet* kernels : kernels_under_test()) check_lanes(w, *kernels, true, x);
   }
 }
