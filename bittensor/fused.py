@@ -1,4 +1,4 @@
-"""Operations of language models around `linear`, which a backend may compute in one step.
+"""Operations around `linear`, of language models and convolutions, which a backend may compute in one step.
 
 `ComposedOperations` says what they are, in torch and the backend's own `linear`. A backend with kernels for them
 returns its own from `Backend.fused`; docs/numerics.md, section 8, says what those must have in common.
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 import torch.nn.functional as F
 
+from .convolution import ConvolutionGeometry, composed_conv2d
 from .prepared_weight import PreparedWeight
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class DecoderLayers:
 
 
 class FusedOperations(Protocol):
-    """What a language model calls beside `bittensor.linear`, for inference."""
+    """What modules call beside `bittensor.linear`, for inference."""
 
     def linear(
         self,
@@ -102,6 +103,22 @@ class FusedOperations(Protocol):
 
         Returns:
             float32 ``[T, heads * size]``.
+        """
+        ...
+
+    def conv2d(
+        self,
+        images: torch.Tensor,
+        weight: PreparedWeight,
+        bias: torch.Tensor | None,
+        geometry: ConvolutionGeometry,
+        activation_mode: str,
+        epilogue: str | None,
+    ) -> torch.Tensor:
+        """The linear of patches (docs/numerics.md, section 10), with its bits.
+
+        Images are float ``[B, H, W, channels]``, the result ``[B, H', W', out_channels]`` of their dtype. The weight is
+        ``[out_channels, kernel height * kernel width * channels / groups]``; its rows go through the groups.
         """
         ...
 
@@ -176,6 +193,20 @@ class ComposedOperations(FusedOperations):
                 queries, all_keys, all_values, mask, is_causal=mask is None, enable_gqa=True
             )
         return mixed[0].transpose(0, 1).reshape(count, -1)
+
+    def conv2d(
+        self,
+        images: torch.Tensor,
+        weight: PreparedWeight,
+        bias: torch.Tensor | None,
+        geometry: ConvolutionGeometry,
+        activation_mode: str,
+        epilogue: str | None,
+    ) -> torch.Tensor:
+        def product(patches: torch.Tensor) -> torch.Tensor:
+            return self._backend.linear(patches, weight, bias, activation_mode, epilogue)
+
+        return composed_conv2d(product, images, geometry)
 
     def decode(
         self,

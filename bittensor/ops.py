@@ -6,6 +6,7 @@ import torch
 
 from .backend import Backend
 from .checks import check_int, check_pack, check_packed_matmul, check_unpack, check_unpack_rows
+from .convolution import ConvolutionGeometry, composed_conv2d
 from .linear_checks import check_embedding, check_linear, check_table
 from .operators import Operators
 from .quantized_weight import QuantizedWeight
@@ -216,6 +217,31 @@ def linear(
         return _operators(backend).linear(x, weight.prepared_for(backend), bias, activation_mode, epilogue)
     except (*REFUSALS, AttributeError):
         check_linear(backend, x, weight, bias, activation_mode, epilogue)
+        raise
+
+
+def conv2d(
+    images: torch.Tensor,
+    weight: QuantizedWeight,
+    bias: torch.Tensor | None,
+    geometry: ConvolutionGeometry,
+    activation_mode: str,
+    epilogue: str | None,
+) -> torch.Tensor:
+    """What `bittensor.nn.QuantizedConv2d` computes: see `bittensor.fused.FusedOperations.conv2d`.
+
+    It passes gradients as `linear` does: then it is composed of `linear`, and of torch's operations.
+    """
+    backend = current_backend()
+    needs_gradient = images.requires_grad or (bias is not None and bias.requires_grad)
+    if not backend.capabilities.operators or (needs_gradient and torch.is_grad_enabled()):
+        return composed_conv2d(
+            lambda patches: linear(patches, weight, bias, activation_mode, epilogue), images, geometry
+        )
+    try:
+        return backend.fused().conv2d(images, weight.prepared_for(backend), bias, geometry, activation_mode, epilogue)
+    except (*REFUSALS, AttributeError):
+        check_linear(backend, images.new_empty((0, weight.shape[1])), weight, bias, activation_mode, epilogue)
         raise
 
 

@@ -40,8 +40,9 @@ class Block(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Floats ``[length, width]`` to the same shape."""
-        q, k, v = self.qkv(self.norm1(x)).unflatten(1, (3, self.heads, -1)).permute(1, 2, 0, 3)
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        # As a batch of one: torch has a kernel of attention for four dimensions only, and composes it for three.
+        q, k, v = self.qkv(self.norm1(x)).unflatten(1, (3, 1, self.heads, -1)).permute(1, 2, 3, 0, 4)
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)[0]
         x = x + self.out(mixed.transpose(0, 1).flatten(1))
         hidden = self.norm2(x)
         return x + self.down(F.silu(self.gate(hidden)) * self.up(hidden))

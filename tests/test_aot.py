@@ -80,7 +80,9 @@ def test_a_package_of_aotinductor_runs_in_cpp(
     runner = tmp_path / "runner"
     abi = int(torch._C._GLIBCXX_USE_CXX11_ABI)
     includes = [f"-isystem{TORCH / 'include'}", f"-isystem{TORCH / 'include/torch/csrc/api/include'}"]
-    link = [f"-L{TORCH / 'lib'}", f"-Wl,-rpath,{TORCH / 'lib'}", "-Wl,--no-as-needed", "-ltorch_cpu", "-lc10", "-ldl"]
+    # The old tag holds for the package as well, which needs libtorch.so and does not say where that is.
+    rpath = f"-Wl,--disable-new-dtags,-rpath,{TORCH / 'lib'}"
+    link = [f"-L{TORCH / 'lib'}", rpath, "-Wl,--no-as-needed", "-ltorch_cpu", "-lc10", "-ldl"]
     source = Path(__file__).with_name("aoti_runner.cpp")
     flags = ["-std=c++20", "-O0", f"-D_GLIBCXX_USE_CXX11_ABI={abi}"]
     subprocess.run(["g++", *flags, *includes, str(source), "-o", str(runner), *link], check=True)

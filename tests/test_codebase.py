@@ -23,6 +23,7 @@ PROTOCOL_MODULES = frozenset(
         "bittensor.backend",
         "bittensor.checks",
         "bittensor.codes",
+        "bittensor.convolution",
         "bittensor.errors",
         "bittensor.fused",
         "bittensor.linear_gradient",

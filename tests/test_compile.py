@@ -84,6 +84,19 @@ def test_fused_operators_of_the_cpp_backend() -> None:
         ops.decoder_layers.default,
         (x, normal(1, 2, 16), weights, 1e-5, *angles, keys[None].clone(), values[None].clone(), 5, 2),
     )
+    images, one, padding = normal(2, 5, 6, 4), (1, 1), (1, 1, 0, 2)
+    check(ops.conv2d.default, (images, square, 16, normal(16), (2, 2), one, padding, (2, 1)))
+    (depthwise,) = quantize(normal(4, 9), group_size=None).prepared_for(backend).tensors
+    check(ops.conv2d.default, (images, depthwise, 4, None, (3, 3), (2, 1), padding, one, 4, True, 1))
+
+
+@pytest.mark.parametrize("zero", ZEROS)
+def test_the_gradients_of_fake_quantization(zero: str) -> None:
+    scales, shifts = normal(16, 3).abs(), None if zero == "symmetric" else normal(16, 3)
+    for x in (normal(2, 3, 40), normal(3, 2, 40).bfloat16().transpose(0, 1)):
+        dy = normal(2, 3, 16).to(x.dtype)
+        arguments = (dy, x, normal(16, 40), scales, shifts, 4, 16, zero, torch.float32)
+        torch.library.opcheck(torch.ops.bittensor.fake_quantized_linear_grads.default, arguments)
 
 
 def test_operators_on_codes_of_the_cpp_backend() -> None:
@@ -167,6 +180,22 @@ def test_transformer_block_with_inductor() -> None:
     program = torch.compile(lambda x: layer(x * 2) * 2, fullgraph=True)
     assert torch.equal(program(x), layer(x * 2) * 2)
     assert graphs() == 2
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch, by torch
+def test_lora_with_inductor() -> None:
+    layer = LoRALinear(QuantizedLinear(quantize(normal(16, 40), group_size=8), normal(16)), rank=4)
+    torch.nn.init.normal_(layer.lora_b, generator=torch.Generator().manual_seed(0))
+    program = torch.compile(layer, fullgraph=True)
+    results = []
+    for function in (layer, program):
+        layer.zero_grad()
+        x = normal(3, 40).requires_grad_()
+        y = function(x)
+        y.backward(normal(3, 16, seed=5))
+        results.append((y, x.grad, layer.lora_a.grad, layer.lora_b.grad))
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_switching_the_backend_is_honoured() -> None:

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 
 import bittensor
 from bittensor import Backend, QuantizeConfig
-from bittensor.nn import QuantizedConv2d, quantized_conv2d
+from bittensor import convolution as composition
+from bittensor.nn import QuantizedConv2d
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -50,8 +51,9 @@ def linear_form(source: torch.nn.Conv2d, layer: QuantizedConv2d, x: torch.Tensor
     columns = F.unfold(x, source.kernel_size, source.dilation, 0, source.stride)
     columns = columns.view(len(x), source.groups, -1, kh * kw, height * width).permute(1, 0, 4, 3, 2).flatten(3)
     parts = []
-    for linear, rows in zip(layer.linears, columns, strict=True):
-        parts.append(bittensor.linear(rows, linear.weight, linear.bias, linear.activation_mode))
+    for group, rows in enumerate(columns):
+        y = bittensor.linear(rows, layer.linear.weight, layer.linear.bias, layer.linear.activation_mode)
+        parts.append(y.chunk(source.groups, dim=2)[group])
     return torch.cat(parts, dim=2).mT.reshape(len(x), -1, height, width)
 
 
@@ -64,12 +66,13 @@ def test_it_is_its_linear_form(backend: Backend, name: str, mode: str, monkeypat
     layer, x = QuantizedConv2d.from_conv(source, config), normal(3, 8, 9, 11)
     expected = linear_form(source, layer, x)
     assert torch.allclose(expected, source(x), atol=0.1)
-    for values in (1 << 19, 4000, 1):  # all at once, an image at a time, a row at a time
-        monkeypatch.setattr(quantized_conv2d, "PATCH_VALUES", values)
-        y = layer(x)
-        assert torch.equal(y, expected)
-        assert torch.equal(layer(x.to(memory_format=torch.channels_last)), expected)
-        assert torch.equal(layer(x[1]), expected[1])
+    y = layer(x)
+    assert torch.equal(y, expected)
+    assert torch.equal(layer(x.to(memory_format=torch.channels_last)), expected)
+    assert torch.equal(layer(x[1]), expected[1])
+    for values in (1 << 19, 4000, 1):  # composed: all at once, an image at a time, a row at a time
+        monkeypatch.setattr(composition, "PATCH_VALUES", values)
+        assert torch.equal(layer(x.clone().requires_grad_()), expected)
     assert y.is_contiguous(memory_format=torch.channels_last)
     assert layer(x[:0]).shape == (0, *expected.shape[1:])
     assert layer(x.bfloat16()).dtype is torch.bfloat16
@@ -79,30 +82,35 @@ def test_it_is_its_linear_form(backend: Backend, name: str, mode: str, monkeypat
 def test_gradients(backend: Backend, name: str) -> None:
     source = convolution(SETTINGS[name])
     layer = QuantizedConv2d.from_conv(source, bits=8, group_size=8, activation_mode="float")
-    for linear in layer.linears:
-        linear.requires_grad_()
+    layer.requires_grad_()
     x, other = (normal(3, 8, 9, 11).requires_grad_() for _ in range(2))
-    weight = torch.cat([linear.weight.dequantize() for linear in layer.linears])
-    source.weight.data = weight.view(12, *source.kernel_size, -1).permute(0, 3, 1, 2).contiguous()
+    source.weight.data = (
+        layer.linear.weight.dequantize().view(12, *source.kernel_size, -1).permute(0, 3, 1, 2).contiguous()
+    )
     y, expected = layer(x), source(other)
     torch.testing.assert_close(y, expected)
     dy = normal(*y.shape, seed=3)
     y.backward(dy)
     expected.backward(dy)
     torch.testing.assert_close(x.grad, other.grad)
-    torch.testing.assert_close(torch.cat([linear.bias.grad for linear in layer.linears]), source.bias.grad)
+    torch.testing.assert_close(layer.linear.bias.grad, source.bias.grad)
 
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quantized_conv2d, "PATCH_VALUES", 20_000)
+    monkeypatch.setattr(composition, "PATCH_VALUES", 20_000)
     source = convolution({"padding": 1})
     layer, sizes = QuantizedConv2d.from_conv(source, group_size=8), []
-    layer.linears[0].register_forward_pre_hook(lambda _, arguments: sizes.append(arguments[0].numel()))
-    layer(normal(5, 8, 40, 50))
+    geometry = composition.ConvolutionGeometry((3, 3), (1, 1), (1, 1, 1, 1), (1, 1), groups=1)
+
+    def linear(patches: torch.Tensor) -> torch.Tensor:
+        sizes.append(patches.numel())
+        return layer.linear(patches)
+
+    composition.composed_conv2d(linear, normal(5, 40, 50, 8), geometry)
     assert max(sizes) <= 20_000
     assert sum(sizes) == 5 * 40 * 50 * 72
     sizes.clear()
-    layer(normal(100, 8, 6, 6))
+    composition.composed_conv2d(linear, normal(100, 6, 6, 8), geometry)
     assert max(sizes) <= 20_000
     assert len(sizes) == 15, "small images go together"
 
@@ -110,7 +118,7 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_errors() -> None:
     source = convolution({})
     layer = QuantizedConv2d.from_conv(source, group_size=8)
-    (weight,) = (linear.weight for linear in layer.linears)
+    weight = layer.linear.weight
     for shape in ((3, 7, 9, 9), (8, 9), (1, 1, 8, 9, 9)):
         with pytest.raises(ValueError, match=r"x: expected \[\.\.\., 8, H, W\] with or without a batch, got float32"):
             layer(normal(*shape))
@@ -119,34 +127,77 @@ def test_errors() -> None:
     with pytest.raises(TypeError, match="x: expected float16, bfloat16 or float32"):
         layer(normal(1, 8, 9, 9).double())
     wrong: list[tuple[dict[str, Any], str]] = [
-        ({"in_channels": 9}, r"weights: expected \[out_channels / groups, 81\]"),
-        ({"in_channels": 0}, "weights: expected one for each group"),
+        ({"in_channels": 9}, r"weight: expected \[out_channels, 81\], got \[12, 72\]"),
+        ({"in_channels": 0}, "groups: expected a divisor of in_channels=0"),
+        ({"groups": 0}, "groups: expected a divisor of in_channels=8 and out_channels=12, got 0"),
+        ({"groups": 8}, "groups: expected a divisor of in_channels=8 and out_channels=12, got 8"),
         ({"kernel_size": 0}, "kernel_size: expected an int of at least 1, or two, got 0"),
         ({"stride": (1, 2, 3)}, "stride: expected an int of at least 1, or two"),
         ({"padding": -1}, "padding: expected an int of at least 0"),
         ({"padding": "full"}, "padding: expected one of"),
         ({"padding": "same", "stride": 2}, 'padding: "same" goes with stride 1 only'),
         ({"padding_mode": "wrap"}, "padding_mode: expected one of"),
-        ({"bias": torch.zeros(11)}, r"bias: expected \[12\], got float32 \[11\]"),
+        ({"bias": torch.zeros(11)}, r"bias: expected \[12\], one value for each output, got float32 \[11\]"),
     ]
     for settings, message in wrong:
         with pytest.raises(ValueError, match=message):
-            QuantizedConv2d([weight], **{"in_channels": 8, "kernel_size": 3} | settings)
-    with pytest.raises(ValueError, match="weights: expected one for each group"):
-        QuantizedConv2d([], in_channels=8, kernel_size=3)
+            QuantizedConv2d(weight, **{"in_channels": 8, "kernel_size": 3} | settings)
     with pytest.raises(TypeError, match="either a config or its settings"):
         QuantizedConv2d.from_conv(source, QuantizeConfig(), bits=4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"x": torch.zeros(9, 9, 8)}, r"x: expected \[B, H, W, C\]"),
+        ({"x": torch.zeros(1, 9, 9, 8, dtype=torch.float64)}, "x: expected float32, float16 or bfloat16"),
+        ({"x": torch.zeros(1, 9, 9, 7)}, "x: expected as many channels"),
+        ({"x": torch.zeros(1, 2, 9, 8)}, "as large as the kernel"),
+        ({"out_channels": 11}, "out_channels"),
+        ({"bias": torch.zeros(11)}, "bias"),
+        ({"kernel_size": (3,)}, "kernel_size: expected two numbers from 1 on"),
+        ({"kernel_size": (3, 4)}, "x: expected as many channels"),
+        ({"kernel_size": (9, 9)}, "x: expected as many channels"),
+        ({"stride": (0, 1)}, "stride"),
+        ({"dilation": (1, 2**31)}, "dilation"),
+        ({"dilation": (2**31 - 1, 1)}, "as large as the kernel"),
+        ({"padding": (0, 0)}, "padding: expected four numbers"),
+        ({"padding": (0, -1, 0, 0)}, "padding"),
+        ({"padding": (2**31 - 1,) * 4}, "more than 2.63 values"),
+        ({"groups": 0}, "groups"),
+        ({"groups": 3}, "groups"),
+        ({"groups": 2}, "x: expected as many channels"),
+        ({"activation": 4}, "activation: unknown"),
+    ],
+)
+def test_the_operator_refuses(changes: dict[str, Any], message: str) -> None:
+    layer = QuantizedConv2d.from_conv(convolution({}), group_size=8)
+    (prepared,) = layer.linear.weight.prepared_for(bittensor.get_backend("cpp")).tensors
+    arguments: dict[str, Any] = {"x": torch.zeros(1, 9, 9, 8), "prepared": prepared, "out_channels": 12, "bias": None}
+    arguments |= {"kernel_size": (3, 3), "stride": (1, 1), "padding": (0, 0, 0, 0), "dilation": (1, 1)}
+    assert torch.ops.bittensor_cpp.conv2d.default(**arguments).shape == (1, 7, 7, 12)
+    with pytest.raises((RuntimeError, ValueError), match=message):
+        torch.ops.bittensor_cpp.conv2d.default(**arguments | changes)
+
+
+def test_far_strides_and_dilations() -> None:
+    """The result is small; what lies between its patches may not take memory."""
+    far = 2**30
+    source = convolution({"groups": 8, "out_channels": 8, "padding": far, "stride": far, "dilation": far})
+    layer, x = QuantizedConv2d.from_conv(source, group_size=None, activation_mode="float"), normal(1, 8, 3, 4)
+    center = layer.linear.weight.dequantize()[:, 4] * x[0, :, 0, 0] + layer.linear.bias
+    assert torch.allclose(layer(x)[0, :, 0, 0], center, atol=1e-6)
 
 
 def test_saving_and_copying(backend: Backend) -> None:
     layer, x = QuantizedConv2d.from_conv(convolution(SETTINGS["groups"]), group_size=8), normal(2, 8, 9, 9)
     other = QuantizedConv2d.from_conv(convolution({**SETTINGS["groups"], "bias": True}), group_size=8)
     with torch.no_grad():
-        other.linears[0].bias.zero_()
+        other.linear.bias.zero_()
     assert other.load_state_dict(layer.state_dict()) == ([], [])
     assert torch.equal(other(x), layer(x))
     assert torch.equal(copy.deepcopy(layer)(x), layer(x))
-    assert layer.nbytes == sum(linear.weight.nbytes for linear in layer.linears)
+    assert layer.nbytes == layer.linear.weight.nbytes
     assert "groups=2" in repr(layer)
 
 

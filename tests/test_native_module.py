@@ -245,6 +245,35 @@ def test_dequantize_row(name: str, bits: int) -> None:
             _native.dequantize_row(name, prepared, row, values)
 
 
+def check_lanes(multiply: Callable[..., None], name: str, bits: int, mode: str) -> None:
+    weight = bittensor.quantize(torch.randn(13, 20), bits=bits, group_size=8, zero="float")
+    (prepared,) = weight.prepared_for(bittensor.get_backend("cpp")).tensors
+    for positions in (0, 1, 2, 7):
+        x = torch.randn(positions, 20, 16)
+        y = np.full((positions, 16), 99, dtype=np.float32)
+        multiply(name, prepared.numpy(), positions, x.numpy(), y)
+        with bittensor.use_backend("cpp:scalar"):
+            expected = bittensor.linear(x.transpose(1, 2), weight, None, mode)
+        for row in range(13):
+            np.testing.assert_array_equal(y[:, row], expected[:, row, row].numpy())
+    with pytest.raises(ValueError, match="positions: expected at least 0"):
+        multiply(name, prepared.numpy(), -1, x.numpy(), y)
+
+
+@kernels("int8_lanes")
+def test_int8_lanes(name: str, bits: int) -> None:
+    check_lanes(_native.int8_lanes, name, bits, "int8")
+    wide = bittensor.quantize(torch.ones(1, 1 << 17), bits=bits, group_size=1 << 16)
+    (prepared,) = wide.prepared_for(bittensor.get_backend("cpp")).tensors
+    with pytest.raises(ValueError, match="groups of more columns than are exact"):
+        _native.int8_lanes(name, prepared.numpy(), 0, np.zeros(0, np.float32), np.zeros(0, np.float32))
+
+
+@kernels("float_lanes")
+def test_float_lanes(name: str, bits: int) -> None:
+    check_lanes(_native.float_lanes, name, bits, "float")
+
+
 @kernels("panel_product")
 def test_panel_product(name: str, bits: int) -> None:
     random = np.random.default_rng(6)

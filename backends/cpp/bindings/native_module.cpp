@@ -294,6 +294,51 @@ void dequantize_row(const std::string& kernel, const py::buffer& prepared, std::
       layout, weight.bytes, row, view<float>("values", values, layout.in_features + bittensor::row_padding));
 }
 
+/// Patches that follow each other, [positions, in_features, tile_rows], against the first tile of the weight.
+void multiply_lanes(
+    const KernelEntry& entry, const py::buffer& prepared, std::int64_t positions, const py::buffer& x,
+    const py::buffer& y) {
+  const Prepared weight(prepared);
+  const bittensor::PreparedLayout& layout = weight.layout;
+  if (layout.bits != entry.bits) throw std::invalid_argument("prepared: another width than the kernel's");
+  const bool int8 = entry.kind == KernelKind::int8_lanes;
+  if (int8 && layout.group_size > bittensor::most_int8_lanes_columns(layout.bits)) {
+    throw std::invalid_argument("prepared: groups of more columns than are exact");
+  }
+  if (positions < 0) throw std::invalid_argument("positions: expected at least 0");
+  constexpr std::int64_t vector = bittensor::tile_rows;
+  std::vector<std::int64_t> offsets(static_cast<std::size_t>(layout.in_features));
+  for (std::size_t k = 0; k < offsets.size(); ++k) offsets[k] = static_cast<std::int64_t>(k) * vector;
+  std::vector<float> weights(static_cast<std::size_t>((layout.in_features + vector) * vector));
+  bittensor::LanesBlock block{};
+  block.layout = &layout;
+  block.codes = weight.bytes + layout.codes_begin();
+  block.scales = weight.bytes + layout.scales_begin();
+  block.zeros = weight.bytes + layout.zeros_begin();
+  block.x = view<const float>("x", x, positions * layout.in_features * vector);
+  block.offsets = offsets.data();
+  block.rows = positions > 0 ? 1 : 0;
+  block.positions = positions;
+  block.position_stride = layout.in_features * vector;
+  block.weights = weights.data();
+  block.y = view<float>("y", y, positions * vector);
+  block.y_stride = vector;
+  const bittensor::ConvolutionKernels& kernels = bittensor::kernels_for(entry.isa).convolution;
+  (int8 ? kernels.int8_lanes_for(entry.bits) : kernels.float_lanes_for(entry.bits))(block);
+}
+
+void int8_lanes(
+    const std::string& kernel, const py::buffer& prepared, std::int64_t positions, const py::buffer& x,
+    const py::buffer& y) {
+  multiply_lanes(find_kernel(kernel, KernelKind::int8_lanes), prepared, positions, x, y);
+}
+
+void float_lanes(
+    const std::string& kernel, const py::buffer& prepared, std::int64_t positions, const py::buffer& x,
+    const py::buffer& y) {
+  multiply_lanes(find_kernel(kernel, KernelKind::float_lanes), prepared, positions, x, y);
+}
+
 void panel_product(
     const std::string& kernel, std::int64_t rows, std::int64_t depth, std::int64_t tiles, const py::buffer& dy,
     const py::buffer& panel, bool continues, const py::buffer& sums) {
@@ -459,6 +504,12 @@ PYBIND11_MODULE(_native, module, py::mod_gil_not_used()) {
       py::arg("columns"), py::arg("values"));
   module.def(
       "dequantize_row", &dequantize_row, py::arg("kernel"), py::arg("prepared"), py::arg("row"), py::arg("values"));
+  module.def(
+      "int8_lanes", &int8_lanes, py::arg("kernel"), py::arg("prepared"), py::arg("positions"), py::arg("x"),
+      py::arg("y"));
+  module.def(
+      "float_lanes", &float_lanes, py::arg("kernel"), py::arg("prepared"), py::arg("positions"), py::arg("x"),
+      py::arg("y"));
   module.def(
       "panel_product", &panel_product, py::arg("kernel"), py::arg("rows"), py::arg("depth"), py::arg("tiles"),
       py::arg("dy"), py::arg("panel"), py::arg("continues"), py::arg("sums"));

@@ -2,7 +2,11 @@
 
 /// Operands that several operators share.
 
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -56,6 +60,43 @@ struct Activations : Matrix {
     }
     return true;
   }
+};
+
+/// A bias of any float type as float32.
+class FloatBias {
+ public:
+  FloatBias(const std::optional<Tensor>& given, std::int64_t out_features) {
+    if (!given) return;
+    const std::optional<FloatType> type = float_type_of(*given);
+    if (!type) refuse("bias: expected float32, float16 or bfloat16");
+    kept_.emplace("bias", *given);
+    if (kept_->dimensions != 1 || kept_->columns != out_features) {
+      refuse("bias: expected [" + std::to_string(out_features) + "]");
+    }
+    if (*type == FloatType::f32) {
+      values_ = kept_->data<float>();
+    } else if (*type == FloatType::f16) {
+      widen(kept_->data<torch::headeronly::Half>(), out_features);
+    } else {
+      widen(kept_->data<torch::headeronly::BFloat16>(), out_features);
+    }
+  }
+  ~FloatBias() = default;
+  FloatBias(const FloatBias&) = delete;
+  FloatBias& operator=(const FloatBias&) = delete;
+
+  const float* values() const { return values_; }
+
+ private:
+  template <class T>
+  void widen(const T* values, std::int64_t count) {
+    widened_.assign(values, values + count);
+    values_ = widened_.data();
+  }
+
+  std::optional<Matrix> kept_;
+  std::vector<float> widened_;
+  const float* values_ = nullptr;
 };
 
 /// x, a prepared weight and the result of a linear: what every operator that computes one has in common.

@@ -4,8 +4,6 @@
 // Python adapter replaces their messages by those of bittensor.checks, which say more.
 
 #include <torch/csrc/stable/library.h>
-#include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Half.h>
 
 #include <algorithm>
 #include <atomic>
@@ -292,43 +290,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> restore(
   bittensor::restore(blob.data<std::uint8_t>(), layout, weight, kernels(isa), torch_threads());
   return canonical;
 }
-
-/// A bias of any float type as float32.
-class FloatBias {
- public:
-  FloatBias(const std::optional<Tensor>& given, std::int64_t out_features) {
-    if (!given) return;
-    const std::optional<bittensor::FloatType> type = float_type_of(*given);
-    if (!type) refuse("bias: expected float32, float16 or bfloat16");
-    kept_.emplace("bias", *given);
-    if (kept_->dimensions != 1 || kept_->columns != out_features) {
-      refuse("bias: expected [" + std::to_string(out_features) + "]");
-    }
-    if (*type == bittensor::FloatType::f32) {
-      values_ = kept_->data<float>();
-    } else if (*type == bittensor::FloatType::f16) {
-      widen(kept_->data<torch::headeronly::Half>(), out_features);
-    } else {
-      widen(kept_->data<torch::headeronly::BFloat16>(), out_features);
-    }
-  }
-  ~FloatBias() = default;
-  FloatBias(const FloatBias&) = delete;
-  FloatBias& operator=(const FloatBias&) = delete;
-
-  const float* values() const { return values_; }
-
- private:
-  template <class T>
-  void widen(const T* values, std::int64_t count) {
-    widened_.assign(values, values + count);
-    values_ = widened_.data();
-  }
-
-  std::optional<Matrix> kept_;
-  std::vector<float> widened_;
-  const float* values_ = nullptr;
-};
 
 Tensor linear(
     const Tensor& x, const Tensor& prepared, std::int64_t out_features, const std::optional<Tensor>& bias,

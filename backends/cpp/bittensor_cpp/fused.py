@@ -1,4 +1,4 @@
-"""The kernels of the C++ backend for language models."""
+"""The kernels of the C++ backend for language models and convolutions."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ from collections.abc import Callable
 
 import torch
 
+from bittensor.convolution import ConvolutionGeometry
 from bittensor.errors import UnsupportedOperationError
 from bittensor.fused import DecoderLayers, FusedOperations
 from bittensor.prepared_weight import PreparedWeight
 
-from .operators import FLOAT_MODES
+from .operators import EPILOGUES, FLOAT_MODES
 
 _Operator = Callable[..., torch.Tensor]
 _fused_linear: _Operator = torch.ops.bittensor_cpp.fused_linear.default
 _attend: _Operator = torch.ops.bittensor_cpp.attend.default
+_conv2d: _Operator = torch.ops.bittensor_cpp.conv2d.default
 _decoder_layers: _Operator = torch.ops.bittensor_cpp.decoder_layers.default
 
 
@@ -57,6 +59,30 @@ class CppFusedOperations(FusedOperations):
         heads: int,
     ) -> torch.Tensor:
         return _attend(projections, *rotation, keys, values, position, heads, self._isa)
+
+    def conv2d(
+        self,
+        images: torch.Tensor,
+        weight: PreparedWeight,
+        bias: torch.Tensor | None,
+        geometry: ConvolutionGeometry,
+        activation_mode: str,
+        epilogue: str | None,
+    ) -> torch.Tensor:
+        return _conv2d(
+            images,
+            weight.tensors[0],
+            weight.form.shape[0],
+            bias,
+            geometry.kernel_size,
+            geometry.stride,
+            geometry.padding,
+            geometry.dilation,
+            geometry.groups,
+            _float_mode(activation_mode),
+            EPILOGUES[epilogue],
+            self._isa,
+        )
 
     def decode(
         self,

@@ -13,6 +13,7 @@ import torch
 
 from bittensor.checks import dtype_name
 from bittensor.codes import words_per_row
+from bittensor.convolution import ConvolutionGeometry
 from bittensor.linear_gradient import linear_gradients, save_for_gradients
 from bittensor.operators import (
     autocast_linear,
@@ -209,6 +210,26 @@ def _fake_embedding(
     return fake_embedding(indices, [prepared], columns, dtype)
 
 
+def _fake_conv2d(
+    x: torch.Tensor,
+    prepared: torch.Tensor,
+    out_channels: int,
+    bias: torch.Tensor | None,
+    kernel_size: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    dilation: tuple[int, int],
+    groups: int = 1,
+    float_mode: bool = False,
+    activation: int = 0,
+    isa: int = -1,
+) -> torch.Tensor:
+    for name, tensor in (("x", x), ("prepared", prepared), ("bias", bias)):
+        refuse_meta(name, tensor)
+    geometry = ConvolutionGeometry(kernel_size, stride, padding, dilation, groups)
+    return x.new_empty((x.shape[0], *geometry.result_size(x.shape[1], x.shape[2]), out_channels))
+
+
 for _name, _fake in (
     ("pack", _fake_pack),
     ("unpack", _fake_unpack),
@@ -222,11 +243,12 @@ for _name, _fake in (
     ("attend", _fake_attend),
     ("decoder_layers", _fake_decoder_layers),
     ("embedding", _fake_embedding),
+    ("conv2d", _fake_conv2d),
 ):
     torch.library.register_fake(f"bittensor_cpp::{_name}", _fake, lib=_library)
 torch.library.register_autograd("bittensor_cpp::linear", _backward, setup_context=_save, lib=_library)
 torch.library.register_autograd(
     "bittensor_cpp::linear_input_grad", _backward_of_input_grad, setup_context=_save_input_grad, lib=_library
 )
-for _name in ("linear", "linear_forward"):
+for _name in ("linear", "linear_forward", "conv2d"):
     _library.impl(_name, autocast_linear(getattr(torch.ops.bittensor_cpp, _name).default), "AutocastCPU")  # type: ignore[no-untyped-call]

@@ -11,6 +11,7 @@
 #include "bittensor/linear.hpp"
 #include "rounding.hpp"
 #include "scratch.hpp"
+#include "write_patch.hpp"
 
 namespace bittensor {
 
@@ -76,6 +77,9 @@ class Product {
         transformer_(kernels.transformer),
         multiply_(Mode::kernel(kernels.linear, linear.layout.bits)),
         groups_(linear.layout.groups()),
+        outputs_(linear.outputs != 0 ? linear.outputs : linear.layout.out_features),
+        first_tile_(linear.first_output / tile_rows),
+        tiles_(ceil_divide(linear.first_output + outputs_, tile_rows) - first_tile_),
         // 64 bytes more than needed keep rows from meeting in the same sets of the cache.
         x_stride_(round_up(linear.layout.padded_columns(), 64) + 64 / static_cast<std::int64_t>(sizeof(Value))) {
     const std::int64_t row_bytes = x_stride_ * std::int64_t{sizeof(Value)};
@@ -123,7 +127,7 @@ class Product {
     panel_rows_ = std::min(l_.rows, round_up(ceil_divide(l_.rows, ceil_divide(l_.rows, most)), 8));
   }
 
-  std::int64_t products() const { return l_.rows * layout_.in_features * layout_.out_features; }
+  std::int64_t products() const { return l_.rows * layout_.in_features * outputs_; }
   std::int64_t value_bytes() const { return panel_rows_ * x_stride_ * std::int64_t{sizeof(Value)}; }
   std::int64_t factor_bytes() const { return round_up(panel_rows_ * groups_ * 4, 64); }
 
@@ -140,19 +144,23 @@ class Product {
     constexpr std::int64_t serial_values = std::int64_t{1} << 15;
     const bool pays = loop.pays(rows * layout_.in_features, serial_values);
     (pays ? loop : ParallelFor())(rows, [&](std::int64_t begin, std::int64_t end) {
+      const bool is_made = l_.prologue != Prologue::none || l_.patches != nullptr;
       auto* values =
-          l_.prologue == Prologue::none
-              ? nullptr
-              : reinterpret_cast<float*>(scratch(ScratchUse::task, static_cast<std::size_t>(layout_.in_features) * 4));
+          is_made
+              ? reinterpret_cast<float*>(scratch(ScratchUse::task, static_cast<std::size_t>(layout_.in_features) * 4))
+              : nullptr;
       for (std::int64_t m = begin; m < end; ++m) {
         const void* x = static_cast<const std::uint8_t*>(l_.x) + (first + m) * l_.x_row_bytes;
         FloatType type = l_.float_type;
-        if (l_.prologue == Prologue::rms_norm) {
+        if (l_.patches != nullptr) {
+          write_patch(*l_.patches, l_.x, bytes_of(type), first + m, values);
+          x = values;
+        } else if (l_.prologue == Prologue::rms_norm) {
           transformer_.normalize_row(x, type, layout_.in_features, l_.norm_weight, l_.norm_epsilon, values);
         } else if (l_.prologue == Prologue::swiglu) {
           transformer_.gate_row(x, type, layout_.in_features, values);
         }
-        if (values != nullptr) {
+        if (l_.prologue != Prologue::none) {
           x = values;
           type = FloatType::f32;
         }
@@ -164,19 +172,18 @@ class Product {
 
   /// Every thread takes one run of consecutive tiles. Where there are few tiles, rows are shared out as well.
   void multiply(std::int64_t first, std::int64_t rows, const ParallelFor& loop) const {
-    const std::int64_t tiles = layout_.tiles();
-    const std::int64_t wanted = loop.thread_count() == 1 ? 1 : ceil_divide(loop.thread_count() * thread_tiles, tiles);
+    const std::int64_t wanted = loop.thread_count() == 1 ? 1 : ceil_divide(loop.thread_count() * thread_tiles, tiles_);
     const std::int64_t range_rows = ceil_divide(rows, std::clamp<std::int64_t>(wanted, 1, ceil_divide(rows, 16)));
     const std::int64_t ranges = ceil_divide(rows, range_rows);
     if (l_.next != nullptr) loop.expect(l_.next, l_.next_bytes);
-    loop(ranges * tiles, [&](std::int64_t begin, std::int64_t end) {
+    loop(ranges * tiles_, [&](std::int64_t begin, std::int64_t end) {
       auto* y = reinterpret_cast<float*>(scratch(
-          ScratchUse::task, static_cast<std::size_t>(range_rows * std::min(task_tiles, tiles) * tile_rows * 4)));
+          ScratchUse::task, static_cast<std::size_t>(range_rows * std::min(task_tiles, tiles_) * tile_rows * 4)));
       while (begin < end) {
-        const std::int64_t m = begin / tiles * range_rows;
-        const std::int64_t tile = begin % tiles;
-        const std::int64_t count = std::min({task_tiles, tiles - tile, end - begin});
-        multiply_block(first, m, std::min(range_rows, rows - m), tile, count, y);
+        const std::int64_t m = begin / tiles_ * range_rows;
+        const std::int64_t tile = begin % tiles_;
+        const std::int64_t count = std::min({task_tiles, tiles_ - tile, end - begin});
+        multiply_block(first, m, std::min(range_rows, rows - m), first_tile_ + tile, count, y);
         begin += count;
       }
     });
@@ -245,8 +252,9 @@ class Product {
       std::int64_t first, std::int64_t m, std::int64_t rows, std::int64_t tile, std::int64_t tiles, float* y) const {
     const std::int64_t y_stride = tiles * tile_rows;
     multiply_tiles(m, rows, tile, tiles, y, y_stride);
-    const std::int64_t column = tile * tile_rows;
-    const std::int64_t columns = std::min(tiles * tile_rows, layout_.out_features - column);
+    const std::int64_t column = std::max(tile * tile_rows, l_.first_output);
+    const std::int64_t columns = std::min((tile + tiles) * tile_rows, l_.first_output + outputs_) - column;
+    y += column - tile * tile_rows;
     const std::int64_t size = bytes_of(l_.float_type);
     for (std::int64_t i = 0; i < rows; ++i) {
       const std::int64_t offset = ((first + m + i) * layout_.out_features + column) * size;
@@ -263,6 +271,9 @@ class Product {
   const TransformerKernels& transformer_;
   decltype(Mode::kernel(std::declval<const LinearKernels&>(), 4)) multiply_;
   std::int64_t groups_;
+  std::int64_t outputs_;
+  std::int64_t first_tile_;
+  std::int64_t tiles_;
   std::int64_t x_stride_;       // values
   std::int64_t most_rows_ = 0;  // of a panel
   std::int64_t panel_rows_ = 0;

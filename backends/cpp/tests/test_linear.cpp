@@ -146,62 +146,58 @@ std::vector<PreparedLayout> layouts() {
   return all;
 }
 
-void check_linear(const Weight& w, const std::vector<float>& x, std::int64_t rows, bittensor::ThreadPool& pool) {
+/// Prepares the weight, in guarded memory, and calls `check` with the operands of its linear and their result.
+template <class Check>
+void with_linear(
+    const Weight& w, const std::vector<float>& x, std::int64_t rows, const KernelSet& kernels,
+    const bittensor::ParallelFor& loop, const Check& check) {
   const PreparedLayout& l = w.layout;
+  CONTEXT(
+      "%s, %lld x %lld, groups of %lld, %d bits, zero kind %d, %lld rows, threads %d", bittensor::isa_name(kernels.isa),
+      static_cast<long long>(l.out_features), static_cast<long long>(l.in_features),
+      static_cast<long long>(l.group_size), l.bits, static_cast<int>(l.zero_kind), static_cast<long long>(rows),
+      loop.thread_count());
+  Guarded<std::uint8_t> prepared(l.bytes(), Side::back);
+  bittensor::prepare(w.canonical(), l, prepared.data(), kernels, loop);
+  CHECK(prepared.intact());
+  Guarded<float> input(x, Side::back);
+  Guarded<float> out(rows * l.out_features, Side::back);
+  bittensor::Linear linear;
+  linear.x = input.data();
+  linear.x_row_bytes = l.in_features * 4;
+  linear.rows = rows;
+  linear.prepared = prepared.data();
+  linear.layout = bittensor::read_layout(prepared.data(), l.bytes());
+  linear.out = out.data();
+  check(linear, out);
+  CHECK(out.intact());
+}
+
+void check_linear(const Weight& w, const std::vector<float>& x, std::int64_t rows, bittensor::ThreadPool& pool) {
   const std::vector<float> int8_expected = int8_by_definition(w, x, rows);
   const std::vector<float> float_expected = float_by_definition(w, x, rows);
   for (const KernelSet* kernels : kernels_under_test()) {
-    for (const bool threads : {false, true}) {
-      CONTEXT(
-          "%s, %lld x %lld, groups of %lld, %d bits, zero kind %d, %lld rows, threads %d",
-          bittensor::isa_name(kernels->isa), static_cast<long long>(l.out_features),
-          static_cast<long long>(l.in_features), static_cast<long long>(l.group_size), l.bits,
-          static_cast<int>(l.zero_kind), static_cast<long long>(rows), static_cast<int>(threads));
-      const bittensor::ParallelFor loop = threads ? pool.parallel_for() : bittensor::ParallelFor();
-      Guarded<std::uint8_t> prepared(l.bytes(), Side::back);
-      bittensor::prepare(w.canonical(), l, prepared.data(), *kernels, loop);
-      CHECK(prepared.intact());
-      Guarded<float> input(x, Side::back);
-      Guarded<float> out(rows * l.out_features, Side::back);
-      bittensor::Linear linear;
-      linear.x = input.data();
-      linear.x_row_bytes = l.in_features * 4;
-      linear.rows = rows;
-      linear.prepared = prepared.data();
-      linear.layout = bittensor::read_layout(prepared.data(), l.bytes());
-      linear.out = out.data();
-      bittensor::linear_int8(linear, *kernels, loop);
-      check_same(out.values(), int8_expected);
-      bittensor::linear_float(linear, *kernels, loop);
-      check_same(out.values(), float_expected);
-      CHECK(out.intact());
+    for (const bittensor::ParallelFor& loop : {bittensor::ParallelFor(), pool.parallel_for()}) {
+      with_linear(w, x, rows, *kernels, loop, [&](const bittensor::Linear& linear, const Guarded<float>& out) {
+        bittensor::linear_int8(linear, *kernels, loop);
+        check_same(out.values(), int8_expected);
+        bittensor::linear_float(linear, *kernels, loop);
+        check_same(out.values(), float_expected);
+      });
     }
   }
 }
 
-/// The int8 mode of AMX and of the set whose other kernels it has, in guarded memory.
+/// The int8 mode of AMX and of the set whose other kernels it has.
 void check_int8(const Weight& w, const std::vector<float>& x, std::int64_t rows, bittensor::ThreadPool& pool) {
-  const PreparedLayout& l = w.layout;
   const std::vector<float> expected = int8_by_definition(w, x, rows);
   for (const KernelSet* kernels : kernels_under_test()) {
     if (kernels->isa != bittensor::Isa::amx && kernels->isa != bittensor::Isa::avx512vnni) continue;
-    CONTEXT(
-        "%s, groups of %lld, %d bits, zero kind %d, %lld rows", bittensor::isa_name(kernels->isa),
-        static_cast<long long>(l.group_size), l.bits, static_cast<int>(l.zero_kind), static_cast<long long>(rows));
-    Guarded<std::uint8_t> prepared(l.bytes(), Side::back);
-    bittensor::prepare(w.canonical(), l, prepared.data(), *kernels);
-    Guarded<float> input(x, Side::back);
-    Guarded<float> out(rows * l.out_features, Side::back);
-    bittensor::Linear linear;
-    linear.x = input.data();
-    linear.x_row_bytes = l.in_features * 4;
-    linear.rows = rows;
-    linear.prepared = prepared.data();
-    linear.layout = bittensor::read_layout(prepared.data(), l.bytes());
-    linear.out = out.data();
-    bittensor::linear_int8(linear, *kernels, pool.parallel_for());
-    check_same(out.values(), expected);
-    CHECK(out.intact());
+    const bittensor::ParallelFor loop = pool.parallel_for();
+    with_linear(w, x, rows, *kernels, loop, [&](const bittensor::Linear& linear, const Guarded<float>& out) {
+      bittensor::linear_int8(linear, *kernels, loop);
+      check_same(out.values(), expected);
+    });
   }
 }
 

@@ -99,8 +99,10 @@ def test_every_kernel_ran(target: Target) -> None:
     owed = [each for each in cases if operations[type(each)] in declared.operations]
     owed = [each for each in owed if not isinstance(each, LinearCase) or each.mode in modes]
     models = [each for each in owed if isinstance(each, LinearCase) and each.weight.scale_dtype == "float32"][:2]
-    tables = [each for each in owed if isinstance(each, WeightCase)] if "embedding" in declared.operations else []
-    holds(target, _EVERY_KERNEL, cases=owed, models=models, tables=tables, suffix=f"_{target.variant}")
+    weights = [each for each in owed if isinstance(each, WeightCase)]
+    tables = weights if "embedding" in declared.operations else []
+    used = {"models": models, "tables": tables, "weights": weights, "modes": sorted(modes)}
+    holds(target, _EVERY_KERNEL, cases=owed, **used, suffix=f"_{target.variant}")
 
 
 def _check_cases(target: Target, cases: Sequence[Any]) -> None:
@@ -136,6 +138,11 @@ for case in models:
     fused.attend(torch.ones(3, 48), rotation, torch.zeros(1, 1, 16, 64), torch.zeros(1, 8, 16), 0, heads=1)
 for case in tables:
     backend.embedding(torch.tensor([0]), backend.prepare(case.quantized()), torch.float32)
+for case in weights:
+    depthwise = bittensor.convolution.ConvolutionGeometry((10, 13), (1, 1), (0, 0, 0, 0), (1, 1), case.n)
+    weight, images = backend.prepare(case.quantized()), torch.ones(1, 11, 13, case.n)
+    for mode in modes:
+        backend.fused().conv2d(images, weight, None, depthwise, mode, None)
 after = backend.kernel_calls()
 idle = sorted(name for name, count in after.items() if name.endswith(suffix) and count == before.get(name, 0))
 assert not idle, f"kernels that no operation reached: {idle}"

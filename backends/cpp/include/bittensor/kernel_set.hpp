@@ -6,6 +6,7 @@
 
 #include <cstdint>
 
+#include "bittensor/convolution_kernels.hpp"
 #include "bittensor/embedding_kernels.hpp"
 #include "bittensor/gradient_kernels.hpp"
 #include "bittensor/linear_kernels.hpp"
@@ -85,6 +86,7 @@ struct KernelSet {
   GradientKernels gradient;
   TransformerKernels transformer;
   EmbeddingKernels embedding;
+  ConvolutionKernels convolution;
 
   const CodeKernels& for_bits(int bits) const { return codes[bits == 8 ? 3 : bits / 2]; }
 };

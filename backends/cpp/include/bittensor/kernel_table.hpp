@@ -30,6 +30,8 @@ enum class KernelKind : std::uint8_t {
   gate_row,
   softmax_row,
   dequantize_row,
+  int8_lanes,
+  float_lanes,
 };
 
 /// Name of a kind: "pack_row".

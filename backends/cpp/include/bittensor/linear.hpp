@@ -8,6 +8,7 @@
 #include "bittensor/group_quantized.hpp"
 #include "bittensor/isa.hpp"
 #include "bittensor/parallel.hpp"
+#include "bittensor/patches.hpp"
 
 namespace bittensor {
 
@@ -18,11 +19,14 @@ enum class Prologue : std::uint8_t { none, rms_norm, swiglu };
 struct Linear {
   const void* x = nullptr;                // [rows, in_features] of float_type, for swiglu [rows, 2 * in_features]
   std::int64_t x_row_bytes = 0;           // from one row of x to the next
+  const Patches* patches = nullptr;       // x is images, and its rows are their patches; x_row_bytes has no meaning
   std::int64_t rows = 0;                  // M
   FloatType float_type = FloatType::f32;  // of x and out
   const std::uint8_t* prepared = nullptr;
-  PreparedLayout layout{};      // as read_layout gives it
-  const float* bias = nullptr;  // [out_features], or null
+  PreparedLayout layout{};        // as read_layout gives it
+  std::int64_t first_output = 0;  // of the rows of the weight that are multiplied
+  std::int64_t outputs = 0;       // how many of them; 0: all
+  const float* bias = nullptr;    // [out_features], or null
   Activation activation = Activation::none;
   Prologue prologue = Prologue::none;
   const float* norm_weight = nullptr;  // [in_features], for rms_norm

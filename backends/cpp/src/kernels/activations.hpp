@@ -13,6 +13,35 @@ namespace {
 /// Below this magnitude (2^-100) a group counts as zero: 127 / amax would leave the range in which it is exact enough.
 inline constexpr float smallest_amax = 0x1p-100F;
 
+/// The last values of a group as one vector: those of `columns` values that end it, or all of a shorter group with
+/// zeros behind.
+template <class V>
+class LastVector {
+ public:
+  LastVector(const std::uint8_t* group, std::int64_t columns, FloatType type) {
+    const std::int64_t size = bytes_of(type);
+    if (columns >= V::lanes) {
+      values_ = V::load_float(group + (columns - V::lanes) * size, type);
+    } else {
+      alignas(64) std::uint8_t padded[V::lanes * 4] = {};
+      __builtin_memcpy(padded, group, static_cast<std::size_t>(columns * size));
+      values_ = V::load_float(padded, type);
+    }
+  }
+  const typename V::Float& values() const { return values_; }
+
+ private:
+  typename V::Float values_;
+};
+
+/// 1 in the last `count` lanes, which are not all, else 0.
+template <class V>
+typename V::LaneSum last_lanes(std::int64_t count) {
+  alignas(64) static constexpr std::uint8_t zeros_and_ones[2 * tile_rows] = {
+      0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+  return V::load_u8_as_i32(zeros_and_ones + tile_rows - V::lanes + count);
+}
+
 template <class V>
 void quantize_row(
     const void* x, FloatType type, const PreparedLayout& layout, std::int8_t* codes, float* scales,
@@ -22,17 +51,15 @@ void quantize_row(
   for (std::int64_t g = 0; g < layout.groups(); ++g) {
     const std::int64_t columns = layout.columns_of_group(g);
     const std::int64_t padded = layout.blocks_of(columns) * layout.block_columns();
-    const std::int64_t whole = columns / V::lanes * V::lanes;
-    // The rest of a group that is no whole vector, followed by zeros.
-    alignas(64) std::uint8_t rest[V::lanes * 4] = {};
-    __builtin_memcpy(rest, bytes + whole * size, static_cast<std::size_t>((columns - whole) * size));
+    const std::int64_t rest = columns % V::lanes;
+    const std::int64_t whole = columns - rest;
+    const LastVector<V> last(bytes, columns, type);
 
     // For magnitudes the order of the bits is the order of the values, with infinity and NaN on top.
-    typename V::LaneSum largest = V::broadcast_i32(0);
+    typename V::LaneSum largest = V::magnitude_bits(last.values());
     for (std::int64_t k = 0; k < whole; k += V::lanes) {
       largest = V::max_i32(largest, V::magnitude_bits(V::load_float(bytes + k * size, type)));
     }
-    largest = V::max_i32(largest, V::magnitude_bits(V::load_float(rest, type)));
     const std::int32_t amax_bits = V::largest_i32(largest);
     float amax = 0.0F;
     __builtin_memcpy(&amax, &amax_bits, sizeof amax);
@@ -51,15 +78,19 @@ void quantize_row(
         sum = V::add_i32(sum, code);
         V::store_as_i8(codes + k, code);
       }
-      if (whole < padded) {
-        const typename V::LaneSum code = V::round_to_i32(V::multiply(V::load_float(rest, type), inverse));
-        sum = V::add_i32(sum, code);
-        std::int8_t last[V::lanes];
-        V::store_as_i8(last, code);
-        // `rest` is shorter than a vector, the gap may be longer: 8 columns of a group against a block of 16.
-        for (std::int64_t k = whole; k < padded; ++k)
-          codes[k] = k - whole < V::lanes ? last[k - whole] : std::int8_t{0};
+      if (rest > 0) {
+        const typename V::LaneSum code = V::round_to_i32(V::multiply(last.values(), inverse));
+        if (whole > 0) {  // the lanes before the rest are written again, and counted once
+          V::store_as_i8(codes + columns - V::lanes, code);
+          sum = V::add_i32(sum, V::multiply_i32(code, last_lanes<V>(rest)));
+        } else {
+          std::int8_t only[V::lanes];
+          V::store_as_i8(only, code);
+          __builtin_memcpy(codes, only, static_cast<std::size_t>(rest));
+          sum = code;
+        }
       }
+      for (std::int64_t k = columns; k < padded; ++k) codes[k] = 0;
       scales[g] = amax / 127.0F;
       sums[g] = V::sum_i32(sum);
     }
@@ -78,13 +109,17 @@ void widen_row(const void* x, FloatType type, const PreparedLayout& layout, floa
     const std::int64_t whole = columns / V::lanes * V::lanes;
     for (std::int64_t k = 0; k < whole; k += V::lanes)
       V::store_float(values + k, V::load_float(bytes + k * size, type));
-    if (whole < padded) {
-      alignas(64) std::uint8_t rest[V::lanes * 4] = {};
-      alignas(64) float widened[V::lanes];
-      __builtin_memcpy(rest, bytes + whole * size, static_cast<std::size_t>((columns - whole) * size));
-      V::store_float(widened, V::load_float(rest, type));
-      for (std::int64_t k = whole; k < padded; ++k) values[k] = k < columns ? widened[k - whole] : 0.0F;
+    if (whole < columns) {
+      const LastVector<V> last(bytes, columns, type);
+      if (whole > 0) {
+        V::store_float(values + columns - V::lanes, last.values());
+      } else {
+        alignas(64) float only[V::lanes];
+        V::store_float(only, last.values());
+        __builtin_memcpy(values, only, static_cast<std::size_t>(columns) * sizeof(float));
+      }
     }
+    for (std::int64_t k = columns; k < padded; ++k) values[k] = 0.0F;
     if (sums != nullptr) {
       float sum = 0.0F;
       for (std::int64_t k = 0; k < columns; ++k) sum += values[k];

@@ -8,6 +8,7 @@
 #include "float_linear.hpp"
 #include "int8_linear.hpp"
 #include "integer_dot.hpp"
+#include "lanes_product.hpp"
 #include "packing.hpp"
 #include "panel_product.hpp"
 #include "store_outputs.hpp"
@@ -38,7 +39,9 @@ constexpr KernelSet assemble() {
        {codes_product<V, 2>, codes_product<V, 4>, codes_product<V, 8>},
        V::lanes},
       {normalize_row<V>, gate_row<V>, softmax_row<V>},
-      {{dequantize_row<V, 2>, dequantize_row<V, 4>, dequantize_row<V, 8>}}};
+      {{dequantize_row<V, 2>, dequantize_row<V, 4>, dequantize_row<V, 8>}},
+      {{multiply_lanes<V, 2, true>, multiply_lanes<V, 4, true>, multiply_lanes<V, 8, true>},
+       {multiply_lanes<V, 2, false>, multiply_lanes<V, 4, false>, multiply_lanes<V, 8, false>}}};
 }
 
 }  // namespace
