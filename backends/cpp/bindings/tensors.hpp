@@ -145,8 +145,8 @@ inline Tensor new_weight_memory(std::int64_t bytes) {
   const Tensor memory = new_tensor(dtype, bytes + huge_page_bytes);
   const std::int64_t stride = 1;
   AtenTensorHandle handle = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch__reinterpret_tensor(
-      memory.get(), 1, &bytes, &stride, bytes_to_huge_page(memory.data_ptr()), &handle));
+  TORCH_ERROR_CODE_CHECK(
+      aoti_torch__reinterpret_tensor(memory.get(), 1, &bytes, &stride, bytes_to_huge_page(memory.data_ptr()), &handle));
   const Tensor aligned(handle);
   move_to_huge_pages(aligned.data_ptr(), bytes);
   return aligned;
