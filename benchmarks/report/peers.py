@@ -34,7 +34,7 @@ LIMIT = "limit"
 
 ROTATED_FROM = 2**20
 """Bytes of 4-bit codes from which a layer is one of a model beyond the caches: at M = 1 its weights are rotated."""
-BEYOND_CACHE = 4
+BEYOND_CACHE = 2
 """Rotated weights take this many times the largest cache."""
 LARGEST_ERROR = 8
 """An error of one output may be this many times the tolerance, which bounds the root mean square."""

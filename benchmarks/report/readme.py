@@ -21,10 +21,13 @@ README = machine.ROOT / "README.md"
 BEGIN = "<!-- results: generated from benchmarks/results by python -m benchmarks.report.readme -->"
 END = "<!-- end of results -->"
 PEER_ROWS = (1, 8, 128)
+MOST_THREADS = 2
+"""Records of more threads are in the report only."""
 
 
 def section(found: Sequence[Record]) -> str:
     """The text between the marks."""
+    found = [each for each in found if each.machine["threads"] <= MOST_THREADS]
     parts = []
     for of_linear in records.of("linear", found):
         parts += linear(of_linear)
@@ -33,7 +36,8 @@ def section(found: Sequence[Record]) -> str:
     for of_packing in records.of("integer-matmul", found):
         parts += packing(of_packing)
     parts.append(
-        "`make report` draws all records on one page; [docs/benchmarks.md](docs/benchmarks.md) says how they are made."
+        "`make report` draws all records on one page; [docs/benchmarks.md](docs/benchmarks.md) says how they are made, "
+        "and\n[docs/kernels.md](docs/kernels.md) what keeps each kernel from its limit."
     )
     return "\n\n".join(parts)
 
