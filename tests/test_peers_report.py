@@ -116,15 +116,15 @@ def test_one_wrong_output_is_found() -> None:
 
 def test_large_weights_are_rotated_with_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "last_level_cache", lambda: 2**25)
-    assert peers.copies(Cell(4096, 4096, 32, 1), weight_bits=4) == 16
-    assert peers.copies(Cell(4096, 4096, 32, 1), weight_bits=32) == 2
+    assert peers.copies(Cell(4096, 4096, 32, 1), weight_bits=4) == 8
+    assert peers.copies(Cell(4096, 4096, 32, 1), weight_bits=16) == 2
     assert peers.copies(Cell(4096, 4096, 32, 4), weight_bits=4) == 1
     assert peers.copies(Cell(384, 384, 32, 1), weight_bits=4) == 1
 
 
 def test_rotated_weights_are_all_checked_and_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers, "ROTATED_FROM", 1)
-    monkeypatch.setattr(machine, "last_level_cache", lambda: CELL.n * CELL.k // 2)
+    monkeypatch.setattr(machine, "last_level_cache", lambda: CELL.n * CELL.k)
     rows = measured(*OURS, cell=Cell(32, 64, 32, 1))
     assert {row.copies for row in rows.values()} == {4}
     assert {row.status for row in rows.values()} == {"timed"}
