@@ -68,8 +68,10 @@ struct LanesProduct {
     for (int i = 0; i < Positions; ++i) y[i] = none;
     for (std::int64_t left = layout.in_features; left > 0; left -= group_size) {
       const std::int64_t columns = left < group_size ? left : group_size;
+      // NOLINTBEGIN(misc-const-correctness): constant where activations stay float only
       Float x_scale[Positions];
       Float inverse[Positions];
+      // NOLINTEND(misc-const-correctness)
       if constexpr (Quantize) {
         Float amax[Positions];
 #pragma GCC unroll 8
