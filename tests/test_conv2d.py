@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from bittensor_cpp import _native
 
 import bittensor
 from bittensor import Backend, QuantizeConfig
@@ -207,3 +208,26 @@ def test_compiled(backend: Backend) -> None:
     assert torch.equal(torch.compile(layer, fullgraph=True, backend="aot_eager")(x), layer(x))
     assert torch.equal(torch.export.export(layer, (x,)).module()(x), layer(x))
     torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("isa", _native.supported_isas())
+@pytest.mark.parametrize(("channels", "groups"), [(1, 40), (4, 16)])
+def test_narrow_groups_of_every_magnitude(isa: str, channels: int, groups: int) -> None:
+    """Quantizing lane by lane has the rules of section 4 at its edges: zero, the smallest scale, halves, large x."""
+    backend = bittensor.get_backend(f"cpp:{isa}")
+    exponents = (-149, -127, -126, -102, -101, -100, -99, 0, 60, 100)
+    x = normal(len(exponents) + 1, 6, 7, groups * channels).clamp(-1.9, 1.9).double()
+    x[:-1] *= torch.tensor([2.0**exponent for exponent in exponents], dtype=torch.double).view(-1, 1, 1, 1)
+    x[exponents.index(-101)].view(-1)[::3] = 2.0**-100
+    x[-1] = (127 * x[-1]).round() / 2
+    x[-1].view(-1)[::5] = 127.0
+    geometry = composition.ConvolutionGeometry((3, 3), (1, 1), (1, 1, 1, 1), (1, 1), groups)
+    for bits, zero in ((2, "symmetric"), (4, "integer"), (8, "float")):
+        prepared = backend.prepare(bittensor.quantize(normal(groups * channels, 9 * channels), bits, 8, zero))
+        for mode in ("int8", "float"):
+
+            def linear(rows: torch.Tensor, prepared: Any = prepared, mode: Any = mode) -> torch.Tensor:
+                return backend.linear(rows, prepared, None, mode, None)
+
+            result = backend.fused().conv2d(x.float(), prepared, None, geometry, mode, None)
+            assert torch.equal(result, composition.composed_conv2d(linear, x.float(), geometry)), (bits, zero, mode)
