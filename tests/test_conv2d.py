@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from bittensor_cpp import _native
 
 import bittensor
 from bittensor import Backend, QuantizeConfig
@@ -210,11 +209,11 @@ def test_compiled(backend: Backend) -> None:
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("isa", _native.supported_isas())
+@pytest.mark.parametrize("variant", bittensor.get_backend("cpp").capabilities.variants)
 @pytest.mark.parametrize(("channels", "groups"), [(1, 40), (4, 16)])
-def test_narrow_groups_of_every_magnitude(isa: str, channels: int, groups: int) -> None:
+def test_narrow_groups_of_every_magnitude(variant: str, channels: int, groups: int) -> None:
     """Quantizing lane by lane has the rules of section 4 at its edges: zero, the smallest scale, halves, large x."""
-    backend = bittensor.get_backend(f"cpp:{isa}")
+    backend = bittensor.get_backend(f"cpp:{variant}")
     exponents = (-149, -127, -126, -102, -101, -100, -99, 0, 60, 100)
     x = normal(len(exponents) + 1, 6, 7, groups * channels).clamp(-1.9, 1.9).double()
     x[:-1] *= torch.tensor([2.0**exponent for exponent in exponents], dtype=torch.double).view(-1, 1, 1, 1)
