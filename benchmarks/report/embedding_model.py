@@ -5,9 +5,9 @@
 
 "quality" embeds sentences of real speeches with all-MiniLM-L6-v2 in each setting and compares the embeddings with those
 of the float32 model. "speed" times texts to embeddings, tokenization included, at batch 32; settings that differ only
-in how codes are chosen run the same program and are timed once. Calibrated layers (`bittensor.calibrate`, grids of
-"mse") saw other sentences of the same speeches. Each part goes into benchmarks/results/NAME.json, and the table of
-docs/embedding_model.md is written from that file.
+in how codes are chosen run the same program and are timed once. Calibrated layers (`bittensor.calibrate`) saw other
+sentences of the same speeches, with grids of "mse", or random tokens, with grids of "hqq". Each part goes into
+benchmarks/results/NAME.json, and the table of docs/embedding_model.md is written from that file.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from safetensors.torch import save_file
 from torch.ao.quantization import quantize_dynamic
 
 import bittensor
+from bittensor.transformers import random_tokens
 
 from . import generated, machine, program, record
 from .measure import Rounds, Sample, interleaved, timed, with_threads
@@ -69,6 +70,9 @@ def settings() -> list[Setting]:
                     )
                     found.append(Setting(f"{name} {method}", name, quantizer(config)))
                 if zero == "float" and bits != 8:
+                    if bits == 4:
+                        config = bittensor.QuantizeConfig(bits, group_size, zero, "hqq", torch.float16)
+                        found.append(Setting(f"{name} hqq, random tokens", name, without_data(config)))
                     config = bittensor.QuantizeConfig(bits, group_size, zero, "mse", torch.float16)
                     found.append(Setting(f"{name} gptq", name, calibrator(config, "gptq")))
                     if bits == 4:
@@ -89,6 +93,14 @@ def calibrator(config: bittensor.QuantizeConfig, method: str) -> Callable[[torch
         texts, embedder = chosen_sentences(SENTENCES + CALIBRATION, seed=0)[SENTENCES:], Embedder(model)
         batches = [embedder.tokens(texts[start : start + BATCH]) for start in range(0, len(texts), BATCH)]
         bittensor.calibrate(model, batches, config, method=method, progress=False)
+        return model
+
+    return make
+
+
+def without_data(config: bittensor.QuantizeConfig) -> Callable[[torch.nn.Module], torch.nn.Module]:
+    def make(model: torch.nn.Module) -> torch.nn.Module:
+        bittensor.calibrate(model, random_tokens(model), config, progress=False)
         return model
 
     return make
