@@ -53,7 +53,8 @@ def calibrate(
     Args:
         model: changed in place. It runs in eval mode.
         batches: what the model is called with: a mapping of keyword arguments, a tuple or list of arguments, or one
-            argument. They are gone through several times. Without data, `bittensor.transformers.random_tokens` may help.
+            argument. They are gone through several times. `bittensor.transformers.random_tokens` makes some without
+            data.
         config: as for `quantize_`; ``config.method`` says how the grid of a group is chosen.
         filter_fn: as for `quantize_`.
         method: "gptq" or "awq-scale".
