@@ -90,8 +90,11 @@ system-packages: ## What pip cannot install, on Debian and Ubuntu: ccache, and v
 wheel-check: ## pip install . in a clean environment, used from an empty directory
 	scripts/check_wheel $(PYTHON)
 
-wheels: $(REQUIREMENTS) ## Wheels for manylinux in dist, by cibuildwheel, which needs docker
-	$(BIN)/python -m cibuildwheel --platform linux --output-dir dist
+# From the source distribution: cibuildwheel copies all that it is given into the container, .venv with torch too.
+wheels: $(REQUIREMENTS) ## Wheels for manylinux in dist, by cibuildwheel: docker, or CIBW_CONTAINER_ENGINE=podman
+	rm -rf dist
+	$(BIN)/python -m build --sdist --no-isolation --outdir dist
+	$(BIN)/python -m cibuildwheel --platform linux --output-dir dist dist/*.tar.gz
 
 $(REQUIREMENTS): requirements/dev.txt requirements/models.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -168,7 +168,8 @@ def test_int8_linear(name: str, bits: int) -> None:
     weight, prepared = prepared_weight(bits)
     x = np.random.default_rng(4).standard_normal((3, 40)).astype(np.float32)
     rows = [quantized("quantize_row_scalar", bits, row) for row in x]
-    codes, scales, sums = (np.concatenate(parts) for parts in zip(*rows, strict=True))
+    codes, scales, sums = (np.stack(parts) for parts in zip(*rows, strict=True))
+    scales, sums = (np.ascontiguousarray(factors.T) for factors in (scales, sums))  # [groups, rows]
     y = np.zeros((3, 32), dtype=np.float32)
     _native.int8_linear(name, prepared, 3, codes, scales, sums, y)
     with bittensor.use_backend("reference"):

@@ -211,6 +211,7 @@ void int8_linear(
   bittensor::Int8LinearBlock block{};
   set_block(block, weight, rows, y);
   block.x = view<const std::int8_t>("x", x, rows * block.x_stride);
+  block.x_group_stride = rows;
   block.x_scales = view<const float>("scales", scales, rows * weight.layout.groups());
   block.x_sums = view<const std::int32_t>("sums", sums, rows * weight.layout.groups());
   linear_kernels(entry).int8_linear_for(entry.bits)(block);
@@ -225,6 +226,7 @@ void float_linear(
   bittensor::FloatLinearBlock block{};
   set_block(block, weight, rows, y);
   block.x = view<const float>("x", x, rows * block.x_stride);
+  block.x_group_stride = rows;
   block.x_sums = view<const float>("sums", sums, rows * weight.layout.groups());
   linear_kernels(entry).float_linear_for(entry.bits)(block);
 }

@@ -294,6 +294,7 @@ class Cases {
             x + m * columns, FloatType::f32, layout, codes + m * block.x_stride, scales + m * layout.groups(),
             sums + m * layout.groups());
       }
+      block.x_group_stride = rows;  // factors of rows and groups have changed places, which no kernel's time shows
       block.codes = prepared + layout.codes_begin();
       block.scales = prepared + layout.scales_begin();
       block.zeros = prepared + layout.zeros_begin();
@@ -321,6 +322,7 @@ class Cases {
         set.linear.widen_row(
             x + m * columns, FloatType::f32, layout, values + m * block.x_stride, sums + m * layout.groups());
       }
+      block.x_group_stride = rows;
       block.codes = prepared + layout.codes_begin();
       block.scales = prepared + layout.scales_begin();
       block.zeros = prepared + layout.zeros_begin();

@@ -42,6 +42,7 @@ struct Int8Mode {
       float* scales, std::int32_t* sums) {
     kernels.quantize_row(x, type, layout, values, scales, sums);
   }
+  static bool reads_factors(ZeroKind /*unused*/) { return true; }
   static void set_factors(Block& block, const float* scales, const std::int32_t* sums) {
     block.x_scales = scales;
     block.x_sums = sums;
@@ -62,6 +63,7 @@ struct FloatMode {
       float* sums, std::int32_t* /*unused*/) {
     kernels.widen_row(x, type, layout, values, layout.zero_kind == ZeroKind::offset ? sums : nullptr);
   }
+  static bool reads_factors(ZeroKind kind) { return kind == ZeroKind::offset; }
   static void set_factors(Block& block, const float* sums, const std::int32_t* /*unused*/) { block.x_sums = sums; }
 };
 
@@ -177,14 +179,18 @@ class Product {
     const std::int64_t ranges = ceil_divide(rows, range_rows);
     if (l_.next != nullptr) loop.expect(l_.next, l_.next_bytes);
     loop(ranges * tiles_, [&](std::int64_t begin, std::int64_t end) {
-      auto* y = reinterpret_cast<float*>(scratch(
-          ScratchUse::task, static_cast<std::size_t>(range_rows * std::min(task_tiles, tiles_) * tile_rows * 4)));
+      const std::int64_t values = range_rows * std::min(task_tiles, tiles_) * tile_rows;
+      auto* y = reinterpret_cast<float*>(
+          scratch(ScratchUse::task, static_cast<std::size_t>(values + gathered(range_rows)) * sizeof(float)));
       while (begin < end) {
         const std::int64_t m = begin / tiles_ * range_rows;
-        const std::int64_t tile = begin % tiles_;
-        const std::int64_t count = std::min({task_tiles, tiles_ - tile, end - begin});
-        multiply_block(first, m, std::min(range_rows, rows - m), first_tile_ + tile, count, y);
-        begin += count;
+        const Rows range = gather(m, std::min(range_rows, rows - m), y + values);
+        for (const std::int64_t last = std::min(end, (begin / tiles_ + 1) * tiles_); begin < last;) {
+          const std::int64_t tile = begin % tiles_;
+          const std::int64_t count = std::min(task_tiles, last - begin);
+          multiply_block(first, range, first_tile_ + tile, count, y);
+          begin += count;
+        }
       }
     });
   }
@@ -197,14 +203,16 @@ class Product {
     const std::int64_t most = std::min(task_tiles / 2 / unit, units) * unit;
     if (l_.next != nullptr) loop.expect(l_.next, l_.next_bytes);
     loop(units, [&](std::int64_t begin, std::int64_t end) {
+      const std::int64_t values = (rows * 2 + 1) * most * tile_rows;
       auto* y = reinterpret_cast<float*>(
-          scratch(ScratchUse::task, static_cast<std::size_t>((rows * 2 + 1) * most * tile_rows) * sizeof(float)));
+          scratch(ScratchUse::task, static_cast<std::size_t>(values + gathered(rows)) * sizeof(float)));
+      const Rows all = gather(0, rows, y + values);
       const std::int64_t last = std::min(end * unit, tiles);
       for (std::int64_t tile = begin * unit; tile < last; tile += most) {
         const std::int64_t count = std::min(most, last - tile);
         const std::int64_t columns = count * tile_rows;
-        multiply_tiles(0, rows, tile, count, y, 2 * columns);
-        multiply_tiles(0, rows, tiles + tile, count, y + columns, 2 * columns);
+        multiply_tiles(all, tile, count, y, 2 * columns);
+        multiply_tiles(all, tiles + tile, count, y + columns, 2 * columns);
         for (std::int64_t m = 0; m < rows; ++m) {
           float* gated = y + rows * 2 * columns;
           transformer_.gate_row(y + m * 2 * columns, FloatType::f32, columns, gated);
@@ -230,34 +238,64 @@ class Product {
     return std::lcm<std::int64_t>(tile_rows, std::min(layout.group_size, layout.in_features)) / tile_rows;
   }
 
-  /// Results of rows from m on, of a panel.
-  void multiply_tiles(
-      std::int64_t m, std::int64_t rows, std::int64_t tile, std::int64_t tiles, float* y, std::int64_t y_stride) const {
+  /// Rows of a panel, and their factors as kernels read them: group by group, so that those of the rows that a kernel
+  /// takes at a time share cache lines.
+  struct Rows {
+    std::int64_t first;
+    std::int64_t count;
+    const float* factors;
+    const std::int32_t* sums;
+  };
+
+  /// Values that `gather` needs for so many rows.
+  std::int64_t gathered(std::int64_t rows) const {
+    return rows > 1 && Mode::reads_factors(layout_.zero_kind) ? 2 * rows * groups_ : 0;
+  }
+
+  Rows gather(std::int64_t m, std::int64_t rows, float* memory) const {
+    const float* factors = x_factors_ + m * groups_;
+    const std::int32_t* sums = x_sums_ + m * groups_;
+    if (gathered(rows) == 0) return {m, rows, factors, sums};
+    auto* sums_by_group = reinterpret_cast<std::int32_t*>(memory + rows * groups_);
+    for (std::int64_t begin = 0; begin < rows; begin += 16) {  // a cache line of each group
+      const std::int64_t end = std::min<std::int64_t>(begin + 16, rows);
+      for (std::int64_t g = 0; g < groups_; ++g) {
+        for (std::int64_t i = begin; i < end; ++i) {
+          memory[g * rows + i] = factors[i * groups_ + g];
+          sums_by_group[g * rows + i] = sums[i * groups_ + g];
+        }
+      }
+    }
+    return {m, rows, memory, sums_by_group};
+  }
+
+  /// Results of a panel's rows.
+  void multiply_tiles(const Rows& rows, std::int64_t tile, std::int64_t tiles, float* y, std::int64_t y_stride) const {
     typename Mode::Block block{};
     block.layout = &layout_;
     block.codes = l_.prepared + layout_.codes_begin() + tile * layout_.tile_code_bytes();
     block.scales = l_.prepared + layout_.scales_begin() + tile * layout_.tile_scale_bytes();
     block.zeros = l_.prepared + layout_.zeros_begin() + tile * layout_.tile_zero_bytes();
     block.tiles = tiles;
-    block.x = x_ + m * x_stride_;
+    block.x = x_ + rows.first * x_stride_;
     block.x_stride = x_stride_;
-    Mode::set_factors(block, x_factors_ + m * groups_, x_sums_ + m * groups_);
-    block.rows = rows;
+    Mode::set_factors(block, rows.factors, rows.sums);
+    block.x_group_stride = rows.count;
+    block.rows = rows.count;
     block.y = y;
     block.y_stride = y_stride;
     multiply_(block);
   }
 
-  void multiply_block(
-      std::int64_t first, std::int64_t m, std::int64_t rows, std::int64_t tile, std::int64_t tiles, float* y) const {
+  void multiply_block(std::int64_t first, const Rows& rows, std::int64_t tile, std::int64_t tiles, float* y) const {
     const std::int64_t y_stride = tiles * tile_rows;
-    multiply_tiles(m, rows, tile, tiles, y, y_stride);
+    multiply_tiles(rows, tile, tiles, y, y_stride);
     const std::int64_t column = std::max(tile * tile_rows, l_.first_output);
     const std::int64_t columns = std::min((tile + tiles) * tile_rows, l_.first_output + outputs_) - column;
     y += column - tile * tile_rows;
     const std::int64_t size = bytes_of(l_.float_type);
-    for (std::int64_t i = 0; i < rows; ++i) {
-      const std::int64_t offset = ((first + m + i) * layout_.out_features + column) * size;
+    for (std::int64_t i = 0; i < rows.count; ++i) {
+      const std::int64_t offset = ((first + rows.first + i) * layout_.out_features + column) * size;
       kernels_.store_outputs(
           y + i * y_stride, columns, l_.bias != nullptr ? l_.bias + column : nullptr, l_.activation,
           l_.residual != nullptr ? static_cast<const std::uint8_t*>(l_.residual) + offset : nullptr, l_.float_type,

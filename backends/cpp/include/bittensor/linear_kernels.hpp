@@ -17,17 +17,18 @@ using QuantizeRow = void (*)(
 /// Operands of `Int8Linear`: rows of activation codes against consecutive tiles of a prepared weight.
 struct Int8LinearBlock {
   const PreparedLayout* layout;
-  const std::uint8_t* codes;   // of the first tile
-  const std::uint8_t* scales;  // of the first tile
-  const std::uint8_t* zeros;   // of the first tile; zero codes or offsets
-  std::int64_t tiles;          // at least 1
-  const std::int8_t* x;        // [rows, x_stride], from QuantizeRow
-  std::int64_t x_stride;       // bytes
-  const float* x_scales;       // [rows, groups]
-  const std::int32_t* x_sums;  // [rows, groups]
-  std::int64_t rows;           // at least 1
-  float* y;                    // [rows, y_stride], tile_rows values for each tile
-  std::int64_t y_stride;       // floats
+  const std::uint8_t* codes;    // of the first tile
+  const std::uint8_t* scales;   // of the first tile
+  const std::uint8_t* zeros;    // of the first tile; zero codes or offsets
+  std::int64_t tiles;           // at least 1
+  const std::int8_t* x;         // [rows, x_stride], from QuantizeRow
+  std::int64_t x_stride;        // bytes
+  const float* x_scales;        // [groups, x_group_stride], of the rows side by side
+  const std::int32_t* x_sums;   // [groups, x_group_stride]
+  std::int64_t x_group_stride;  // values, at least `rows`
+  std::int64_t rows;            // at least 1
+  float* y;                     // [rows, y_stride], tile_rows values for each tile
+  std::int64_t y_stride;        // floats
 };
 
 /// y = the terms of all groups in docs/numerics.md, section 4, in ascending order.
@@ -40,16 +41,17 @@ using WidenRow = void (*)(const void* x, FloatType type, const PreparedLayout& l
 /// Operands of `FloatLinear`: rows of float32 activations against consecutive tiles of a prepared weight.
 struct FloatLinearBlock {
   const PreparedLayout* layout;
-  const std::uint8_t* codes;   // of the first tile
-  const std::uint8_t* scales;  // of the first tile
-  const std::uint8_t* zeros;   // of the first tile; zero codes or offsets
-  std::int64_t tiles;          // at least 1
-  const float* x;              // [rows, x_stride], from WidenRow
-  std::int64_t x_stride;       // floats
-  const float* x_sums;         // [rows, groups], for offsets
-  std::int64_t rows;           // at least 1
-  float* y;                    // [rows, y_stride], tile_rows values for each tile
-  std::int64_t y_stride;       // floats
+  const std::uint8_t* codes;    // of the first tile
+  const std::uint8_t* scales;   // of the first tile
+  const std::uint8_t* zeros;    // of the first tile; zero codes or offsets
+  std::int64_t tiles;           // at least 1
+  const float* x;               // [rows, x_stride], from WidenRow
+  std::int64_t x_stride;        // floats
+  const float* x_sums;          // [groups, x_group_stride], for offsets
+  std::int64_t x_group_stride;  // values, at least `rows`
+  std::int64_t rows;            // at least 1
+  float* y;                     // [rows, y_stride], tile_rows values for each tile
+  std::int64_t y_stride;        // floats
 };
 
 /// y = the terms of all groups in docs/numerics.md, section 5, in ascending order.

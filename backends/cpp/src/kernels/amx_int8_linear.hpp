@@ -4,14 +4,15 @@
 /// decoded, is a row of a tile register: 16 weight rows x 4 columns. 16 such rows, a step of 64 columns, meet 16 rows
 /// of activations in one instruction of 16 cycles.
 ///
-/// Decoding costs about as much as one such instruction. So a panel of up to `panel_rows` rows shares what was decoded:
-/// a chunk of columns of a few weight tiles, which stays in the first-level cache. It is met by runs of up to 32 rows
-/// of equal length.
+/// Decoding costs more than one such instruction. So a panel of up to `panel_rows` rows shares what was decoded: a
+/// chunk of columns of a few weight tiles, which stays in the first-level cache. It is met by runs of up to 32 rows,
+/// all of one shape.
 ///
 /// Sums leave the registers through memory at the end of each group and become floats there, in the order of every
-/// other instruction set, so that the bits are the same. That takes the vector units about as long as the products
-/// take, and one core reorders too few instructions to overlap the two by itself. Therefore they are interleaved here:
-/// the sums of one run become floats between the products of the run that follows.
+/// other instruction set, so that the bits are the same. One core reorders too few instructions to overlap this with
+/// the products, or to hide how long a product and a store of its sums take, by itself. Therefore both are spread out
+/// here: sums stay in their registers until the next products need these, and what a run of rows left in memory becomes
+/// floats, slice by slice, between the products of the run that follows.
 ///
 /// Where code - zero fits a signed byte, which is everywhere but in 8 bits with zeros of their own, it is what is
 /// decoded, and no zero term remains.
@@ -56,6 +57,7 @@ class AmxInt8Linear {
   static constexpr int panel_rows = 128;
   static constexpr int most_tiles = 4;          // side by side, where one register holds all rows
   static constexpr int sums_of_rows = 4 * 256;  // of a run of rows: four registers
+  static constexpr unsigned most_slices = 8;    // of two runs
   static constexpr int prefetch_bytes = 2048;   // ahead, of the codes of a tile: two chunks at 4 bits
   static constexpr bool unsigned_weight = Bits == 8 && Kind != ZeroKind::symmetric;
   static constexpr bool has_zero_term = unsigned_weight && Kind == ZeroKind::integer;
@@ -73,17 +75,17 @@ class AmxInt8Linear {
   struct Chunk {
     Step steps[chunk_steps];
     int count = 0;
+    const float* parameters = nullptr;  // of the groups that end in it
   };
 
-  /// Sums of groups that wait in memory to become floats: those that ended in a chunk, of up to 32 rows.
-  struct Waiting {
-    const std::int32_t* sums = nullptr;
-    std::int64_t first_group = 0;
-    int groups = 0;
-    std::int64_t row = 0;
-    std::int64_t rows = 0;
-    std::int64_t slices = 0;
-    std::int64_t slices_done = 0;
+  /// Sums in memory that become floats at a time: of a few rows and the groups that ended in a chunk.
+  struct Slice {
+    const std::int32_t* sums;
+    float* y;
+    const float* parameters;  // of the first group
+    std::int64_t factor;      // of the first row and group, in x_scales and x_sums
+    std::int64_t rows;
+    std::int64_t groups;
   };
 
   explicit AmxInt8Linear(const Int8LinearBlock& block)
@@ -111,24 +113,30 @@ class AmxInt8Linear {
   [[gnu::noinline]] void multiply_panel(std::int64_t tile) {
     constexpr std::int64_t most_rows = RowTiles * 16;
     const std::int64_t runs = (panel_count_ + most_rows - 1) / most_rows;
+    run_rows_ = (panel_count_ + runs - 1) / runs;
+    shape_tiles<RowTiles>();
     tile_ = tile;
-    waiting_ = {};
+    unstored_ = nullptr;
+    slices_made_ = slices_ready_ = slices_added_ = 0;
     __builtin_memset(y_, 0, static_cast<std::size_t>(panel_count_ * Tiles * tile_rows * 4));
     Step next = first_step();
-    while (next.group < sizes_.groups) {
+    for (int turn = 0; next.group < sizes_.groups; turn = (turn + 1) % 3) {
       Chunk chunk;
+      float* parameters = parameters_[turn];
+      chunk.parameters = parameters;
       for (; chunk.count < chunk_steps && next.group < sizes_.groups; next = step_behind(next)) {
-        for (int t = 0; t < Tiles; ++t) decode(next, t, weight_ + (chunk.count * Tiles + t) * step_bytes);
+        for (int t = 0; t < Tiles; ++t) {
+          decode(next, t, weight_ + (chunk.count * Tiles + t) * step_bytes);
+          if (next.ends) widen_parameters(next.group, t, parameters + 2 * t * tile_rows);
+        }
+        if (next.ends) parameters += 2 * Tiles * tile_rows;
         chunk.steps[chunk.count++] = next;
       }
-      for (std::int64_t run = 0; run < runs; ++run) {
-        const std::int64_t row = panel_count_ * run / runs;
-        const std::int64_t rows = panel_count_ * (run + 1) / runs - row;
-        shape_tiles<RowTiles>(rows);
-        multiply_chunk<RowTiles, Tiles>(chunk, run, row, rows);
-      }
+      for (std::int64_t run = 0; run < runs; ++run) multiply_chunk<RowTiles, Tiles>(chunk, run);
     }
-    while (waiting_.slices_done < waiting_.slices) add_slice<Tiles>();
+    store_sums<RowTiles, Tiles>();
+    slices_ready_ = slices_made_;
+    add_ready_slices<Tiles>();
     for (std::int64_t m = 0; m < panel_count_; ++m) {
       float* y = b_.y + (panel_first_ + m) * b_.y_stride + tile * tile_rows;
       for (int t = 0; t < Tiles; ++t) {
@@ -154,13 +162,14 @@ class AmxInt8Linear {
     return {step.group, column, left < step_blocks ? left : step_blocks, codes, false, left <= step_blocks};
   }
 
-  /// Shapes for `rows` rows of activations. One register holds them, and registers 0 to 3 hold the sums of as many
+  /// Shapes for the rows of a run. One register holds them, and registers 0 to 3 hold the sums of as many
   /// weight tiles; or two hold a half each, with the sums of the first half in 0 and 1, of the second in 2 and 3.
   template <int RowTiles>
-  void shape_tiles(std::int64_t rows) {
-    if (rows == shaped_rows_) return;
-    shaped_rows_ = rows;
-    const std::int64_t half[2] = {low_rows<RowTiles>(rows), RowTiles == 1 ? rows : rows - low_rows<RowTiles>(rows)};
+  void shape_tiles() {
+    if (run_rows_ == shaped_rows_) return;
+    shaped_rows_ = run_rows_;
+    const std::int64_t low = low_rows<RowTiles>();
+    const std::int64_t half[2] = {low, RowTiles == 1 ? low : run_rows_ - low};
     TileConfig config;
     for (int i = 0; i < 2; ++i) {
       config.set(2 * i, half[i], 64);
@@ -172,8 +181,8 @@ class AmxInt8Linear {
   }
 
   template <int RowTiles>
-  static constexpr std::int64_t low_rows(std::int64_t rows) {
-    return (rows + RowTiles - 1) / RowTiles;
+  std::int64_t low_rows() const {
+    return (run_rows_ + RowTiles - 1) / RowTiles;
   }
 
   /// A step of weight tile t as rows of a tile register; rows behind the last keep what they have, which meets
@@ -214,64 +223,106 @@ class AmxInt8Linear {
     });
   }
 
-  /// A chunk for one run of rows, and between its products the sums that wait.
+  /// Scales of a group of weight tile t and, behind them, its offsets or zeros, as float32 or int32.
+  [[gnu::always_inline]] void widen_parameters(std::int64_t group, int t, float* to) const {
+    const FloatType type = layout_.scale_type;
+    const std::int64_t at = group * tile_rows * bytes_of(type);
+    const std::uint8_t* zeros = b_.zeros + (tile_ + t) * sizes_.zero_bytes;
+    _mm512_store_ps(to, Avx512Vnni::load_float(b_.scales + (tile_ + t) * sizes_.scale_bytes + at, type));
+    if constexpr (Kind == ZeroKind::offset) _mm512_store_ps(to + tile_rows, Avx512Vnni::load_float(zeros + at, type));
+    if constexpr (has_zero_term) {
+      _mm512_store_si512(to + tile_rows, Avx512Vnni::load_u8_as_i32(zeros + group * tile_rows));
+    }
+  }
+
+  /// A chunk for one run of rows, and between its products the slices of the run before: all but those that were ready
+  /// when it began can wait for the next run.
   template <int RowTiles, int Tiles>
-  [[gnu::noinline]] void multiply_chunk(const Chunk& chunk, std::int64_t run, std::int64_t row, std::int64_t rows) {
-    constexpr int registers = RowTiles * Tiles;
-    const std::int64_t low = low_rows<RowTiles>(rows);
-    // In memory the sums of a weight tile follow each other row by row.
-    const auto place = [low](int number) {
-      return number % Tiles * tile_sums<Tiles> + number / Tiles * low * tile_rows;
-    };
+  [[gnu::noinline]] void multiply_chunk(const Chunk& chunk, std::int64_t run) {
+    const std::int64_t low = low_rows<RowTiles>();
+    // The last run may take some rows of the one before again, so that all have one shape; their sums are not used.
+    const std::int64_t first_new = run * run_rows_;
+    const std::int64_t row = first_new < panel_count_ - run_rows_ ? first_new : panel_count_ - run_rows_;
     std::int32_t* const open = open_sums_ + run * sums_of_rows;
-    std::int32_t* const closed =
-        waiting_.sums == closed_sums_ ? closed_sums_ + chunk_steps * sums_of_rows : closed_sums_;
-    Waiting ended{closed, 0, 0, row, rows, 0, 0};
-    const std::int64_t products = chunk.count * registers;
-    std::int64_t product = 0;
-    const auto work_beside = [&] {
-      ++product;
-      while (waiting_.slices_done * products < product * waiting_.slices) add_slice<Tiles>();
-    };
+    std::int32_t* const closed = closed_sums_[closed_turn_ ^= 1];
+    std::int64_t first_group = 0;  // of those that end
+    std::int64_t groups = 0;
     for (int i = 0; i < chunk.count; ++i) {
       const Step& step = chunk.steps[i];
-      for_each_plane<registers>([&]<int Number>() {
-        if (step.starts) {
-          zero_tile<sums_register<Tiles>(Number)>();
-        } else if (i == 0) {
-          load_tile<sums_register<Tiles>(Number)>(open + place(Number), 64);
-        }
-      });
       const std::int8_t* x = b_.x + (panel_first_ + row) * b_.x_stride + step.column;
       std::int64_t stride = b_.x_stride;
       if (step.blocks * planes < step_rows_) [[unlikely]] {
-        take_rest(x, rows, step.blocks * block_columns);
+        take_rest(x, step.blocks * block_columns);
         x = rest_;
         stride = step_columns;
       }
       const std::uint8_t* weight = weight_ + i * Tiles * step_bytes;
-      load_tile<4>(x, stride);
-      if constexpr (RowTiles == 2) load_tile<5>(x + low * stride, stride);
-      for_each_plane<Tiles>([&]<int T>() {
+      std::int32_t* unstored = unstored_;
+      const bool continues = i == 0 && !step.starts;
+      const bool in_place = continues && unstored == open;
+      if (in_place) unstored = nullptr;
+      const auto begin_sums = [&]<int Number>() __attribute__((always_inline)) {
+        constexpr int sums = sums_register<Tiles>(Number);
+        if (unstored != nullptr) store_tile<sums>(unstored + place<Tiles>(Number, low), 64);
+        if (step.starts) {
+          zero_tile<sums>();
+        } else if (continues && !in_place) {
+          load_tile<sums>(open + place<Tiles>(Number, low), 64);
+        }
+      };
+      load_tile_once<4>(x, stride);
+      if constexpr (RowTiles == 2) load_tile_once<5>(x + low * stride, stride);
+      for_each_plane<Tiles>([&]<int T>() __attribute__((always_inline)) {
+        begin_sums.template operator()<T>();
         load_tile<6 + T % 2>(weight + T * step_bytes, 64);
         multiply_tiles<sums_register<Tiles>(T), 4, 6 + T % 2, unsigned_weight>();
-        work_beside();
         if constexpr (RowTiles == 2) {
+          begin_sums.template operator()<Tiles + T>();
           multiply_tiles<sums_register<Tiles>(Tiles + T), 5, 6 + T % 2, unsigned_weight>();
-          work_beside();
+        }
+        if (RowTiles == 2 || T % 2 == 1 || Tiles == 1) {
+          if (slices_added_ != slices_ready_) add_slice<Tiles>(slices_[slices_added_++ % most_slices]);
         }
       });
-      if (!step.ends && i + 1 < chunk.count) continue;
-      std::int32_t* to = open;
-      if (step.ends) {
-        if (ended.groups == 0) ended.first_group = step.group;
-        to = closed + ended.groups++ * sums_of_rows;
+      unstored_ = nullptr;
+      if (i == 0) {  // now all sums of the run before are in memory
+        add_ready_slices<Tiles>();
+        slices_ready_ = slices_made_;
       }
-      for_each_plane<registers>(
-          [&]<int Number>() { store_tile<sums_register<Tiles>(Number)>(to + place(Number), 64); });
+      if (step.ends) {
+        if (groups == 0) first_group = step.group;
+        unstored_ = closed + groups++ * sums_of_rows;
+      } else if (i + 1 == chunk.count) {
+        unstored_ = open;
+      }
     }
-    if (ended.groups > 0) ended.slices = (rows + slice_rows<Tiles> - 1) / slice_rows<Tiles>;
-    waiting_ = ended;
+    if (groups == 0) return;
+    const std::int64_t factor = first_group * b_.x_group_stride + panel_first_ + row;
+    for (std::int64_t m = first_new - row; m < run_rows_; m += slice_rows<Tiles>) {
+      slices_[slices_made_++ % most_slices] = {
+          closed + m * tile_rows,
+          y_ + (row + m) * Tiles * tile_rows,
+          chunk.parameters,
+          factor + m,
+          run_rows_ - m < slice_rows<Tiles> ? run_rows_ - m : slice_rows<Tiles>,
+          groups};
+    }
+  }
+
+  /// Where sums are in memory: those of a weight tile follow each other row by row.
+  template <int Tiles>
+  static constexpr std::int64_t place(int number, std::int64_t low) {
+    return number % Tiles * tile_sums<Tiles> + number / Tiles * low * tile_rows;
+  }
+
+  /// Sums that are still in their registers to memory.
+  template <int RowTiles, int Tiles>
+  void store_sums() {
+    if (unstored_ == nullptr) return;
+    const std::int64_t low = low_rows<RowTiles>();
+    for_each_plane<RowTiles * Tiles>(
+        [&]<int Number>() { store_tile<sums_register<Tiles>(Number)>(unstored_ + place<Tiles>(Number, low), 64); });
+    unstored_ = nullptr;
   }
 
   /// The sums of row tile r and weight tile t have number r * Tiles + t and are in register 2 * r + t.
@@ -284,9 +335,9 @@ class AmxInt8Linear {
   static constexpr std::int64_t tile_sums = sums_of_rows / (Tiles > 2 ? 4 : 2);
 
   /// The last columns of a group that is no whole number of steps, followed by zeros.
-  [[gnu::noinline]] void take_rest(const std::int8_t* x, std::int64_t rows, std::int64_t columns) {
+  [[gnu::noinline]] void take_rest(const std::int8_t* x, std::int64_t columns) {
     __builtin_memset(rest_, 0, sizeof rest_);
-    for (std::int64_t m = 0; m < rows; ++m) {
+    for (std::int64_t m = 0; m < run_rows_; ++m) {
       __builtin_memcpy(rest_ + m * step_columns, x + m * b_.x_stride, static_cast<std::size_t>(columns));
     }
   }
@@ -295,58 +346,62 @@ class AmxInt8Linear {
   template <int Tiles>
   static constexpr int slice_rows = Tiles == 1 ? 16 : (Tiles == 2 ? 8 : 4);
 
-  /// y of the next few rows that wait += the terms of their groups.
   template <int Tiles>
-  [[gnu::noinline]] void add_slice() {
-    const std::int64_t row = waiting_.slices_done++ * slice_rows<Tiles>;
-    if (waiting_.rows - row >= slice_rows<Tiles>) {
-      add_rows<Tiles, slice_rows<Tiles>>(row);
+  void add_ready_slices() {
+    while (slices_added_ != slices_ready_) add_slice<Tiles>(slices_[slices_added_++ % most_slices]);
+  }
+
+  /// y += the terms of the groups.
+  template <int Tiles>
+  [[gnu::noinline]] void add_slice(const Slice& slice) const {
+    if (slice.rows == slice_rows<Tiles>) [[likely]] {
+      add_rows<Tiles, slice_rows<Tiles>>(slice, 0);
     } else {
-      for (std::int64_t m = row; m < waiting_.rows; ++m) add_rows<Tiles, 1>(m);
+      for (std::int64_t m = 0; m < slice.rows; ++m) add_rows<Tiles, 1>(slice, m);
     }
   }
 
   template <int Tiles, int Rows>
-  [[gnu::always_inline]] void add_rows(std::int64_t row) {
-    const FloatType type = layout_.scale_type;
-    float* y = y_ + (waiting_.row + row) * Tiles * tile_rows;
+  [[gnu::always_inline]] void add_rows(const Slice& slice, std::int64_t row) const {
+    float* y = slice.y + row * Tiles * tile_rows;
+    const std::int32_t* sums = slice.sums + row * tile_rows;
+    const float* parameters = slice.parameters;
+    const float* x_scale = b_.x_scales + slice.factor + row;
+    [[maybe_unused]] const std::int32_t* x_sum = b_.x_sums + slice.factor + row;
     __m512 value[Rows][Tiles];
 #pragma GCC unroll 16
     for (int m = 0; m < Rows; ++m) {
 #pragma GCC unroll 4
       for (int t = 0; t < Tiles; ++t) value[m][t] = _mm512_load_ps(y + (m * Tiles + t) * tile_rows);
     }
-    const std::int64_t factor = (panel_first_ + waiting_.row + row) * sizes_.groups + waiting_.first_group;
-    const std::int32_t* sums = waiting_.sums + row * tile_rows;
-    for (int i = 0; i < waiting_.groups; ++i) {
-      const std::int64_t group = waiting_.first_group + i;
-      const float* x_scale = b_.x_scales + factor + i;
-      const std::int32_t* x_sum = b_.x_sums + factor + i;
+    for (int i = 0; i < slice.groups; ++i) {
 #pragma GCC unroll 4
       for (int t = 0; t < Tiles; ++t) {
-        const std::int64_t scale_at = group * tile_rows * bytes_of(type);
-        const std::uint8_t* zeros = b_.zeros + (tile_ + t) * sizes_.zero_bytes;
-        const __m512 scale = Avx512Vnni::load_float(b_.scales + (tile_ + t) * sizes_.scale_bytes + scale_at, type);
-        [[maybe_unused]] __m512 offset;
-        [[maybe_unused]] __m512i zero;
-        if constexpr (Kind == ZeroKind::offset) offset = Avx512Vnni::load_float(zeros + scale_at, type);
-        if constexpr (has_zero_term) zero = Avx512Vnni::load_u8_as_i32(zeros + group * tile_rows);
+        const __m512 scale = _mm512_load_ps(parameters + 2 * t * tile_rows);
+        [[maybe_unused]] __m512 second;
+        if constexpr (Kind == ZeroKind::offset || has_zero_term) {
+          second = _mm512_load_ps(parameters + (2 * t + 1) * tile_rows);
+        }
 #pragma GCC unroll 16
         for (int m = 0; m < Rows; ++m) {
           // NOLINTNEXTLINE(misc-const-correctness): constant for some kinds of zero only
           __m512i sum = _mm512_load_si512(sums + t * tile_sums<Tiles> + m * tile_rows);
-          const __m512 x_factor = _mm512_set1_ps(x_scale[m * sizes_.groups]);
+          const __m512 x_factor = _mm512_set1_ps(x_scale[m]);
           if constexpr (has_zero_term) {
-            sum = _mm512_sub_epi32(sum, _mm512_mullo_epi32(_mm512_set1_epi32(x_sum[m * sizes_.groups]), zero));
+            const __m512i zero = _mm512_castps_si512(second);
+            sum = _mm512_sub_epi32(sum, _mm512_mullo_epi32(_mm512_set1_epi32(x_sum[m]), zero));
           }
           value[m][t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_mul_ps(x_factor, scale), value[m][t]);
           if constexpr (Kind == ZeroKind::offset) {
-            const __m512 total = _mm512_cvtepi32_ps(_mm512_set1_epi32(x_sum[m * sizes_.groups]));
-            value[m][t] = _mm512_fmadd_ps(total, _mm512_mul_ps(x_factor, offset), value[m][t]);
+            const __m512 total = _mm512_cvtepi32_ps(_mm512_set1_epi32(x_sum[m]));
+            value[m][t] = _mm512_fmadd_ps(total, _mm512_mul_ps(x_factor, second), value[m][t]);
           }
         }
       }
       sums += sums_of_rows;
+      parameters += 2 * Tiles * tile_rows;
+      x_scale += b_.x_group_stride;
+      x_sum += b_.x_group_stride;
     }
 #pragma GCC unroll 16
     for (int m = 0; m < Rows; ++m) {
@@ -359,14 +414,21 @@ class AmxInt8Linear {
   const PreparedLayout& layout_;
   TileSizes sizes_;
   std::int64_t step_rows_;  // of a weight in its register: fewer than 16 where groups are shorter than a step
+  std::int64_t run_rows_ = 0;
   std::int64_t shaped_rows_ = 0;
   std::int64_t panel_first_ = 0;
   std::int64_t panel_count_ = 0;
-  std::int64_t tile_ = 0;  // the first of those that are side by side
-  Waiting waiting_;
+  std::int64_t tile_ = 0;             // the first of those that are side by side
+  std::int32_t* unstored_ = nullptr;  // where the sums in the registers belong, if they are not there yet
+  int closed_turn_ = 0;
+  unsigned slices_made_ = 0;
+  unsigned slices_ready_ = 0;  // of them, those with all sums in memory
+  unsigned slices_added_ = 0;
+  Slice slices_[most_slices];
   alignas(64) std::uint8_t weight_[chunk_steps * most_tiles * step_bytes];
   alignas(64) std::int32_t open_sums_[(panel_rows / 32) * sums_of_rows];  // of a group that reaches past the chunk
-  alignas(64) std::int32_t closed_sums_[2 * chunk_steps * sums_of_rows];
+  alignas(64) std::int32_t closed_sums_[2][chunk_steps * sums_of_rows];
+  alignas(64) float parameters_[3][chunk_steps * 2 * most_tiles * tile_rows];
   alignas(64) std::int8_t rest_[32 * step_columns];
   alignas(64) float y_[panel_rows * 2 * tile_rows];
 };
@@ -375,7 +437,7 @@ class AmxInt8Linear {
 /// saves; with short groups the sums leave them too often.
 inline bool tiles_pay(const PreparedLayout& layout, std::int64_t rows) {
   const std::int64_t columns = layout.group_blocks() * layout.block_columns();
-  return columns >= 64 ? rows >= 5 : columns >= 32 && rows >= 12;
+  return columns >= 64 ? rows >= 5 : columns >= 32 && rows >= 9;
 }
 
 template <int Bits>

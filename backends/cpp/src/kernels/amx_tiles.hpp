@@ -43,6 +43,12 @@ template <int Tile>
   __asm__ volatile("tileloadd (%0,%1,1), %%tmm%c2" : : "r"(from), "r"(stride), "i"(Tile) : "memory");
 }
 
+/// The same, of memory that is not read again soon and need not displace other lines of the first-level cache.
+template <int Tile>
+[[gnu::always_inline]] inline void load_tile_once(const void* from, std::int64_t stride) {
+  __asm__ volatile("tileloaddt1 (%0,%1,1), %%tmm%c2" : : "r"(from), "r"(stride), "i"(Tile) : "memory");
+}
+
 template <int Tile>
 [[gnu::always_inline]] inline void store_tile(void* to, std::int64_t stride) {
   __asm__ volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(to), "r"(stride), "i"(Tile) : "memory");

@@ -187,7 +187,7 @@ struct FloatLinearTile {
           if (layout.zero_kind == ZeroKind::offset) {
             const Float offset =
                 V::load_float(zeros + in_tile(tile_zero_bytes, bytes_of(layout.scale_type), v), layout.scale_type);
-            y = V::fma(V::broadcast_f32(block.x_sums[(row + m) * groups + g]), offset, y);
+            y = V::fma(V::broadcast_f32(block.x_sums[g * block.x_group_stride + row + m]), offset, y);
           }
           V::store_float(y_of(m, v), y);
         }

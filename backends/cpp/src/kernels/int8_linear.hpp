@@ -84,8 +84,8 @@ struct Int8LinearTile {
     const std::uint8_t* scales = block.scales + tile * tile_scale_bytes;
     const std::uint8_t* zeros = block.zeros + tile * tile_zero_bytes;
     const std::int8_t* x = block.x + row * block.x_stride;
-    const float* x_scales = block.x_scales + row * groups;
-    const std::int32_t* x_sums = block.x_sums + row * groups;
+    const float* x_scales = block.x_scales + row;
+    const std::int32_t* x_sums = block.x_sums + row;
 
     Float y[Rows][vectors];
 #pragma GCC unroll 8
@@ -102,7 +102,7 @@ struct Int8LinearTile {
       for (int m = 0; m < Rows; ++m) {
 #pragma GCC unroll 16
         for (int v = 0; v < vectors; ++v) {
-          sums[m][v] = zero_term(layout.zero_kind, zeros, tile_zero_bytes, x_sums[m * groups + g], v);
+          sums[m][v] = zero_term(layout.zero_kind, zeros, tile_zero_bytes, x_sums[m], v);
           if constexpr (chains == 2) sums[1][v] = V::broadcast_i32(0);
         }
       }
@@ -147,7 +147,7 @@ struct Int8LinearTile {
       for (int v = 0; v < vectors; ++v) scale[v] = load_float(scales, tile_scale_bytes, layout.scale_type, v);
 #pragma GCC unroll 8
       for (int m = 0; m < Rows; ++m) {
-        const Float x_scale = V::broadcast_f32(x_scales[m * groups + g]);
+        const Float x_scale = V::broadcast_f32(x_scales[m]);
 #pragma GCC unroll 16
         for (int v = 0; v < vectors; ++v) {
           y[m][v] = V::fma(V::to_float(sums[m][v]), V::multiply(x_scale, scale[v]), y[m][v]);
@@ -158,14 +158,16 @@ struct Int8LinearTile {
         for (int v = 0; v < vectors; ++v) scale[v] = load_float(zeros, tile_zero_bytes, layout.scale_type, v);
 #pragma GCC unroll 8
         for (int m = 0; m < Rows; ++m) {
-          const Float x_scale = V::broadcast_f32(x_scales[m * groups + g]);
-          const Float x_sum = V::to_float(V::broadcast_i32(x_sums[m * groups + g]));
+          const Float x_scale = V::broadcast_f32(x_scales[m]);
+          const Float x_sum = V::to_float(V::broadcast_i32(x_sums[m]));
 #pragma GCC unroll 16
           for (int v = 0; v < vectors; ++v) y[m][v] = V::fma(x_sum, V::multiply(x_scale, scale[v]), y[m][v]);
         }
       }
       scales += scale_bytes;
       zeros += zero_bytes;
+      x_scales += block.x_group_stride;
+      x_sums += block.x_group_stride;
     }
 #pragma GCC unroll 8
     for (int m = 0; m < Rows; ++m) {
