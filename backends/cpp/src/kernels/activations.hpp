@@ -34,6 +34,26 @@ class LastVector {
   typename V::Float values_;
 };
 
+/// The groups of a row. Divisions are done once: in the loops over groups they would take longer than the rest.
+struct RowGroups {
+  struct Columns {
+    std::int64_t count;
+    std::int64_t padded;  // to whole blocks
+  };
+
+  explicit RowGroups(const PreparedLayout& layout)
+      : count(layout.groups()), each(columns(layout, 0)), last(columns(layout, count - 1)) {}
+
+  static Columns columns(const PreparedLayout& layout, std::int64_t group) {
+    const std::int64_t count = layout.columns_of_group(group);
+    return {count, layout.blocks_of(count) * layout.block_columns()};
+  }
+
+  std::int64_t count;
+  Columns each;  // of all but the last
+  Columns last;
+};
+
 /// 1 in the last `count` lanes, which are not all, else 0.
 template <class V>
 typename V::LaneSum last_lanes(std::int64_t count) {
@@ -48,9 +68,9 @@ void quantize_row(
     std::int32_t* sums) {
   const auto* bytes = static_cast<const std::uint8_t*>(x);
   const std::int64_t size = bytes_of(type);
-  for (std::int64_t g = 0; g < layout.groups(); ++g) {
-    const std::int64_t columns = layout.columns_of_group(g);
-    const std::int64_t padded = layout.blocks_of(columns) * layout.block_columns();
+  const RowGroups groups(layout);
+  for (std::int64_t g = 0; g < groups.count; ++g) {
+    const auto [columns, padded] = g + 1 < groups.count ? groups.each : groups.last;
     const std::int64_t rest = columns % V::lanes;
     const std::int64_t whole = columns - rest;
     const LastVector<V> last(bytes, columns, type);
@@ -103,9 +123,9 @@ template <class V>
 void widen_row(const void* x, FloatType type, const PreparedLayout& layout, float* values, float* sums) {
   const auto* bytes = static_cast<const std::uint8_t*>(x);
   const std::int64_t size = bytes_of(type);
-  for (std::int64_t g = 0; g < layout.groups(); ++g) {
-    const std::int64_t columns = layout.columns_of_group(g);
-    const std::int64_t padded = layout.blocks_of(columns) * layout.block_columns();
+  const RowGroups groups(layout);
+  for (std::int64_t g = 0; g < groups.count; ++g) {
+    const auto [columns, padded] = g + 1 < groups.count ? groups.each : groups.last;
     const std::int64_t whole = columns / V::lanes * V::lanes;
     for (std::int64_t k = 0; k < whole; k += V::lanes)
       V::store_float(values + k, V::load_float(bytes + k * size, type));

@@ -81,7 +81,10 @@ class AmxInt8Linear {
   /// Sums in memory that become floats at a time: of a few rows and the groups that ended in a chunk.
   struct Slice {
     const std::int32_t* sums;
-    float* y;
+    const float* y;       // of the groups before, in y_
+    std::uint16_t has_y;  // all bits: there are groups before
+    float* to;
+    std::int64_t to_stride;
     const float* parameters;  // of the first group
     std::int64_t factor;      // of the first row and group, in x_scales and x_sums
     std::int64_t rows;
@@ -118,7 +121,6 @@ class AmxInt8Linear {
     tile_ = tile;
     unstored_ = nullptr;
     slices_made_ = slices_ready_ = slices_added_ = 0;
-    __builtin_memset(y_, 0, static_cast<std::size_t>(panel_count_ * Tiles * tile_rows * 4));
     Step next = first_step();
     for (int turn = 0; next.group < sizes_.groups; turn = (turn + 1) % 3) {
       Chunk chunk;
@@ -137,12 +139,6 @@ class AmxInt8Linear {
     store_sums<RowTiles, Tiles>();
     slices_ready_ = slices_made_;
     add_ready_slices<Tiles>();
-    for (std::int64_t m = 0; m < panel_count_; ++m) {
-      float* y = b_.y + (panel_first_ + m) * b_.y_stride + tile * tile_rows;
-      for (int t = 0; t < Tiles; ++t) {
-        _mm512_storeu_ps(y + t * tile_rows, _mm512_load_ps(y_ + (m * Tiles + t) * tile_rows));
-      }
-    }
   }
 
   Step first_step() const { return step_of_group(0, 0, b_.codes + tile_ * sizes_.code_bytes); }
@@ -298,10 +294,16 @@ class AmxInt8Linear {
     }
     if (groups == 0) return;
     const std::int64_t factor = first_group * b_.x_group_stride + panel_first_ + row;
+    const bool is_last = first_group + groups == sizes_.groups;
+    float* const to = is_last ? b_.y + panel_first_ * b_.y_stride + tile_ * tile_rows : y_;
+    const std::int64_t to_stride = is_last ? b_.y_stride : Tiles * tile_rows;
     for (std::int64_t m = first_new - row; m < run_rows_; m += slice_rows<Tiles>) {
       slices_[slices_made_++ % most_slices] = {
           closed + m * tile_rows,
           y_ + (row + m) * Tiles * tile_rows,
+          static_cast<std::uint16_t>(first_group == 0 ? 0 : 0xFFFF),
+          to + (row + m) * to_stride,
+          to_stride,
           chunk.parameters,
           factor + m,
           run_rows_ - m < slice_rows<Tiles> ? run_rows_ - m : slice_rows<Tiles>,
@@ -351,28 +353,34 @@ class AmxInt8Linear {
     while (slices_added_ != slices_ready_) add_slice<Tiles>(slices_[slices_added_++ % most_slices]);
   }
 
-  /// y += the terms of the groups.
+  /// Adds the terms of the groups to y.
   template <int Tiles>
   [[gnu::noinline]] void add_slice(const Slice& slice) const {
-    if (slice.rows == slice_rows<Tiles>) [[likely]] {
+    if (slice.rows == slice_rows<Tiles> && slice.to == slice.y) [[likely]] {
+      add_rows<Tiles, slice_rows<Tiles>, Tiles * tile_rows>(slice, 0);
+    } else if (slice.rows == slice_rows<Tiles>) {
       add_rows<Tiles, slice_rows<Tiles>>(slice, 0);
     } else {
       for (std::int64_t m = 0; m < slice.rows; ++m) add_rows<Tiles, 1>(slice, m);
     }
   }
 
-  template <int Tiles, int Rows>
+  template <int Tiles, int Rows, std::int64_t ToStride = 0>
   [[gnu::always_inline]] void add_rows(const Slice& slice, std::int64_t row) const {
-    float* y = slice.y + row * Tiles * tile_rows;
     const std::int32_t* sums = slice.sums + row * tile_rows;
     const float* parameters = slice.parameters;
     const float* x_scale = b_.x_scales + slice.factor + row;
     [[maybe_unused]] const std::int32_t* x_sum = b_.x_sums + slice.factor + row;
+    const float* y = slice.y + row * Tiles * tile_rows;
+    float* to = slice.to + row * slice.to_stride;
+    const std::int64_t to_stride = ToStride != 0 ? ToStride : slice.to_stride;
     __m512 value[Rows][Tiles];
 #pragma GCC unroll 16
     for (int m = 0; m < Rows; ++m) {
 #pragma GCC unroll 4
-      for (int t = 0; t < Tiles; ++t) value[m][t] = _mm512_load_ps(y + (m * Tiles + t) * tile_rows);
+      for (int t = 0; t < Tiles; ++t) {
+        value[m][t] = _mm512_maskz_load_ps(slice.has_y, y + (m * Tiles + t) * tile_rows);
+      }
     }
     for (int i = 0; i < slice.groups; ++i) {
 #pragma GCC unroll 4
@@ -406,7 +414,7 @@ class AmxInt8Linear {
 #pragma GCC unroll 16
     for (int m = 0; m < Rows; ++m) {
 #pragma GCC unroll 4
-      for (int t = 0; t < Tiles; ++t) _mm512_store_ps(y + (m * Tiles + t) * tile_rows, value[m][t]);
+      for (int t = 0; t < Tiles; ++t) _mm512_storeu_ps(to + m * to_stride + t * tile_rows, value[m][t]);
     }
   }
 
