@@ -27,6 +27,12 @@ inline constexpr std::int64_t task_tiles = 24;
 /// Tiles that a thread should have at least, so that sharing them out leaves no thread idle for long.
 inline constexpr std::int64_t thread_tiles = 6;
 
+/// Rows are shared out, and not tiles, where each thread gets at least so many rows, in units of so many, and where all
+/// threads can keep the weight in their second-level caches.
+inline constexpr std::int64_t own_rows = 32;
+inline constexpr std::int64_t row_unit = 16;
+inline constexpr std::int64_t shared_weight_bytes = std::int64_t{512} << 10;
+
 /// What the two modes do differently: the form of the activations, and the kernels.
 struct Int8Mode {
   using Block = Int8LinearBlock;
@@ -89,14 +95,17 @@ class Product {
   }
 
   void run(const ParallelFor& parallel) {
-    take_panels(most_rows_);
-    take_memory(scratch(ScratchUse::operation, memory()));
     const ParallelFor& loop = parallel.pays(products(), serial_products) ? parallel : ParallelFor();
-    for (std::int64_t first = 0; first < l_.rows; first += panel_rows_) {
-      const std::int64_t rows = std::min(panel_rows_, l_.rows - first);
-      prepare_rows(first, rows, loop);
-      multiply(first, rows, loop);
+    const std::int64_t threads = loop.thread_count();
+    if (threads == 1 || l_.rows < threads * own_rows || layout_.bytes() > shared_weight_bytes) {
+      return run_rows(0, l_.rows, loop);
     }
+    // Each thread prepares the rows that it multiplies, and nothing travels between their caches.
+    if (l_.next != nullptr) loop.expect(l_.next, l_.next_bytes);
+    loop(ceil_divide(l_.rows, row_unit), [&](std::int64_t begin, std::int64_t end) {
+      Product own(*this);
+      own.run_rows(begin * row_unit, std::min(end * row_unit, l_.rows), ParallelFor());
+    });
   }
 
   /// Whether `run_through` can join the two: chunks of gates end where tiles and groups do.
@@ -108,7 +117,7 @@ class Product {
   /// This linear, SwiGLU, and the linear `down` of it, panel by panel. The gates become activations of `down` where
   /// they are computed; they are never stored.
   void run_through(Product& down, const ParallelFor& parallel) {
-    take_panels(std::min(most_rows_, down.most_rows_));
+    take_panels(l_.rows, std::min(most_rows_, down.most_rows_));
     down.panel_rows_ = panel_rows_;
     const std::size_t own = memory();
     std::byte* both = scratch(ScratchUse::operation, own + down.memory());
@@ -124,9 +133,19 @@ class Product {
   }
 
  private:
+  void run_rows(std::int64_t begin, std::int64_t end, const ParallelFor& loop) {
+    take_panels(end - begin, most_rows_);
+    take_memory(scratch(ScratchUse::operation, memory()));
+    for (std::int64_t first = begin; first < end; first += panel_rows_) {
+      const std::int64_t rows = std::min(panel_rows_, end - first);
+      prepare_rows(first, rows, loop);
+      multiply(first, rows, loop);
+    }
+  }
+
   /// Panels of equal height, of at most about `most` rows.
-  void take_panels(std::int64_t most) {
-    panel_rows_ = std::min(l_.rows, round_up(ceil_divide(l_.rows, ceil_divide(l_.rows, most)), 8));
+  void take_panels(std::int64_t rows, std::int64_t most) {
+    panel_rows_ = std::min(rows, round_up(ceil_divide(rows, ceil_divide(rows, most)), 8));
   }
 
   std::int64_t products() const { return l_.rows * layout_.in_features * outputs_; }
