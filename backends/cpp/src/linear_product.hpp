@@ -18,8 +18,10 @@ namespace bittensor {
 /// Below this many products a second thread costs more than it saves: waking it takes about a microsecond.
 inline constexpr std::int64_t serial_products = std::int64_t{3} << 19;
 
-/// Rows are quantized and multiplied in panels of equal height whose codes stay in the second-level cache.
+/// Rows are quantized and multiplied in panels of equal height. Their codes stay in the second-level cache, and with
+/// them the results that wait there for the epilogue.
 inline constexpr std::int64_t panel_bytes = std::int64_t{640} << 10;
+inline constexpr std::int64_t panel_and_results_bytes = std::int64_t{768} << 10;
 
 /// Tiles whose results are gathered before the epilogue: a multiple of the tiles that any kernel takes at a time.
 inline constexpr std::int64_t task_tiles = 24;
@@ -91,7 +93,9 @@ class Product {
         // 64 bytes more than needed keep rows from meeting in the same sets of the cache.
         x_stride_(round_up(linear.layout.padded_columns(), 64) + 64 / static_cast<std::int64_t>(sizeof(Value))) {
     const std::int64_t row_bytes = x_stride_ * std::int64_t{sizeof(Value)};
-    most_rows_ = std::max<std::int64_t>(panel_bytes / row_bytes, 8);
+    const std::int64_t result_bytes = std::min(task_tiles, tiles_) * tile_rows * std::int64_t{sizeof(float)};
+    most_rows_ = std::min(panel_bytes / row_bytes, panel_and_results_bytes / (row_bytes + result_bytes));
+    most_rows_ = std::max<std::int64_t>(most_rows_, 8);
   }
 
   void run(const ParallelFor& parallel) {
