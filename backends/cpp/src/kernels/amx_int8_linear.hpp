@@ -436,7 +436,7 @@ class AmxInt8Linear {
   alignas(64) std::uint8_t weight_[chunk_steps * most_tiles * step_bytes];
   alignas(64) std::int32_t open_sums_[(panel_rows / 32) * sums_of_rows];  // of a group that reaches past the chunk
   alignas(64) std::int32_t closed_sums_[2][chunk_steps * sums_of_rows];
-  alignas(64) float parameters_[3][chunk_steps * 2 * most_tiles * tile_rows];
+  alignas(64) float parameters_[3][chunk_steps * 2 * most_tiles * tile_rows];  // slices may wait for two chunks
   alignas(64) std::int8_t rest_[32 * step_columns];
   alignas(64) float y_[panel_rows * 2 * tile_rows];
 };
