@@ -10,9 +10,9 @@
 ///
 /// Sums leave the registers through memory at the end of each group and become floats there, in the order of every
 /// other instruction set, so that the bits are the same. One core reorders too few instructions to overlap this with
-/// the products, or to hide how long a product and a store of its sums take, by itself. Therefore both are spread out
-/// here: sums stay in their registers until the next products need these, and what a run of rows left in memory becomes
-/// floats, slice by slice, between the products of the run that follows.
+/// the products, or to hide how long a product and a store of its sums take, by itself. Therefore sums stay in their
+/// registers until the next products need these, and what a run of rows left in memory becomes floats behind the
+/// products of later steps, half a run at a time: among tile instructions, conversions would take twice as long.
 ///
 /// Where code - zero fits a signed byte, which is everywhere but in 8 bits with zeros of their own, it is what is
 /// decoded, and no zero term remains.
@@ -57,7 +57,6 @@ class AmxInt8Linear {
   static constexpr int panel_rows = 128;
   static constexpr int most_tiles = 4;          // side by side, where one register holds all rows
   static constexpr int sums_of_rows = 4 * 256;  // of a run of rows: four registers
-  static constexpr unsigned most_slices = 8;    // of two runs
   static constexpr int prefetch_bytes = 2048;   // ahead, of the codes of a tile: two chunks at 4 bits
   static constexpr bool unsigned_weight = Bits == 8 && Kind != ZeroKind::symmetric;
   static constexpr bool has_zero_term = unsigned_weight && Kind == ZeroKind::integer;
@@ -78,18 +77,23 @@ class AmxInt8Linear {
     const float* parameters = nullptr;  // of the groups that end in it
   };
 
-  /// Sums in memory that become floats at a time: of a few rows and the groups that ended in a chunk.
-  struct Slice {
-    const std::int32_t* sums;
-    const float* y;       // of the groups before, in y_
-    std::uint16_t has_y;  // all bits: there are groups before
-    float* to;
-    std::int64_t to_stride;
-    const float* parameters;  // of the first group
-    std::int64_t factor;      // of the first row and group, in x_scales and x_sums
-    std::int64_t rows;
-    std::int64_t groups;
+  /// Sums of a run of rows, of the groups that ended in a chunk, on their way to floats.
+  struct EndedSums {
+    std::int64_t groups = 0;
+    const std::int32_t* sums = nullptr;
+    const float* parameters = nullptr;  // of the first group
+    std::int64_t factor = 0;            // of the first row and group, in x_scales and x_sums
+    std::int64_t row = 0;               // the first, of the panel
+    std::int64_t begin = 0;             // rows of the run that the one before did not have
+    std::int64_t end = 0;
+    std::uint16_t has_y = 0;  // all bits: there are groups before, in y_
+    float* to = nullptr;      // y_ again, or with the last group the results
+    std::int64_t to_stride = 0;
   };
+
+  /// What registers of sums hold before the products of a step: zeros, what the chunk before left in memory, or what
+  /// they held.
+  enum class Begin { zeros, left, held };
 
   explicit AmxInt8Linear(const Int8LinearBlock& block)
       : b_(block),
@@ -115,12 +119,12 @@ class AmxInt8Linear {
   template <int RowTiles, int Tiles>
   [[gnu::noinline]] void multiply_panel(std::int64_t tile) {
     constexpr std::int64_t most_rows = RowTiles * 16;
-    const std::int64_t runs = (panel_count_ + most_rows - 1) / most_rows;
-    run_rows_ = (panel_count_ + runs - 1) / runs;
+    runs_ = (panel_count_ + most_rows - 1) / most_rows;
+    run_rows_ = (panel_count_ + runs_ - 1) / runs_;
     shape_tiles<RowTiles>();
     tile_ = tile;
-    unstored_ = nullptr;
-    slices_made_ = slices_ready_ = slices_added_ = 0;
+    unstored_ = nowhere_;
+    last_ = before_last_ = {};
     Step next = first_step();
     for (int turn = 0; next.group < sizes_.groups; turn = (turn + 1) % 3) {
       Chunk chunk;
@@ -134,11 +138,14 @@ class AmxInt8Linear {
         if (next.ends) parameters += 2 * Tiles * tile_rows;
         chunk.steps[chunk.count++] = next;
       }
-      for (std::int64_t run = 0; run < runs; ++run) multiply_chunk<RowTiles, Tiles>(chunk, run);
+      for (std::int64_t run = 0; run < runs_; ++run) multiply_chunk<RowTiles, Tiles>(chunk, run);
     }
-    store_sums<RowTiles, Tiles>();
-    slices_ready_ = slices_made_;
-    add_ready_slices<Tiles>();
+    const std::int64_t low = low_rows<RowTiles>();
+    for_each_plane<RowTiles * Tiles>(
+        [&]<int Number>() { store_tile<sums_register<Tiles>(Number)>(unstored_ + place<Tiles>(Number, low), 64); });
+    add_second_half<Tiles>(before_last_);
+    add_first_half<Tiles>(last_);
+    add_second_half<Tiles>(last_);
   }
 
   Step first_step() const { return step_of_group(0, 0, b_.codes + tile_ * sizes_.code_bytes); }
@@ -231,100 +238,87 @@ class AmxInt8Linear {
     }
   }
 
-  /// A chunk for one run of rows, and between its products the slices of the run before: all but those that were ready
-  /// when it began can wait for the next run.
+  /// A chunk for one run of rows. Behind the products of the first step comes the second half of the run before last,
+  /// behind those of the last step the first half of the last run: all these sums have left the registers by then.
   template <int RowTiles, int Tiles>
   [[gnu::noinline]] void multiply_chunk(const Chunk& chunk, std::int64_t run) {
-    const std::int64_t low = low_rows<RowTiles>();
     // The last run may take some rows of the one before again, so that all have one shape; their sums are not used.
     const std::int64_t first_new = run * run_rows_;
     const std::int64_t row = first_new < panel_count_ - run_rows_ ? first_new : panel_count_ - run_rows_;
     std::int32_t* const open = open_sums_ + run * sums_of_rows;
     std::int32_t* const closed = closed_sums_[closed_turn_ ^= 1];
-    std::int64_t first_group = 0;  // of those that end
-    std::int64_t groups = 0;
-    for (int i = 0; i < chunk.count; ++i) {
-      const Step& step = chunk.steps[i];
-      const std::int8_t* x = b_.x + (panel_first_ + row) * b_.x_stride + step.column;
-      std::int64_t stride = b_.x_stride;
-      if (step.blocks * planes < step_rows_) [[unlikely]] {
-        take_rest(x, step.blocks * block_columns);
-        x = rest_;
-        stride = step_columns;
-      }
-      const std::uint8_t* weight = weight_ + i * Tiles * step_bytes;
-      std::int32_t* unstored = unstored_;
-      const bool continues = i == 0 && !step.starts;
-      const bool in_place = continues && unstored == open;
-      if (in_place) unstored = nullptr;
-      const auto begin_sums = [&]<int Number>() __attribute__((always_inline)) {
-        constexpr int sums = sums_register<Tiles>(Number);
-        if (unstored != nullptr) store_tile<sums>(unstored + place<Tiles>(Number, low), 64);
-        if (step.starts) {
-          zero_tile<sums>();
-        } else if (continues && !in_place) {
-          load_tile<sums>(open + place<Tiles>(Number, low), 64);
-        }
-      };
-      load_tile_once<4>(x, stride);
-      if constexpr (RowTiles == 2) load_tile_once<5>(x + low * stride, stride);
-      for_each_plane<Tiles>([&]<int T>() __attribute__((always_inline)) {
-        begin_sums.template operator()<T>();
-        load_tile<6 + T % 2>(weight + T * step_bytes, 64);
-        multiply_tiles<sums_register<Tiles>(T), 4, 6 + T % 2, unsigned_weight>();
-        if constexpr (RowTiles == 2) {
-          begin_sums.template operator()<Tiles + T>();
-          multiply_tiles<sums_register<Tiles>(Tiles + T), 5, 6 + T % 2, unsigned_weight>();
-        }
-        if (RowTiles == 2 || T % 2 == 1 || Tiles == 1) {
-          if (slices_added_ != slices_ready_) add_slice<Tiles>(slices_[slices_added_++ % most_slices]);
-        }
-      });
-      unstored_ = nullptr;
-      if (i == 0) {  // now all sums of the run before are in memory
-        add_ready_slices<Tiles>();
-        slices_ready_ = slices_made_;
-      }
-      if (step.ends) {
-        if (groups == 0) first_group = step.group;
-        unstored_ = closed + groups++ * sums_of_rows;
-      } else if (i + 1 == chunk.count) {
-        unstored_ = open;
-      }
+    const std::int8_t* x = b_.x + (panel_first_ + row) * b_.x_stride;
+    const Step& first = chunk.steps[0];
+    if (first.starts) {
+      multiply_step<RowTiles, Tiles, Begin::zeros>(first, x, weight_, unstored_, nullptr);
+    } else if (runs_ == 1) {
+      multiply_step<RowTiles, Tiles, Begin::held>(first, x, weight_, nullptr, nullptr);
+    } else {
+      multiply_step<RowTiles, Tiles, Begin::left>(first, x, weight_, unstored_, open);
     }
-    if (groups == 0) return;
-    const std::int64_t factor = first_group * b_.x_group_stride + panel_first_ + row;
-    const bool is_last = first_group + groups == sizes_.groups;
-    float* const to = is_last ? b_.y + panel_first_ * b_.y_stride + tile_ * tile_rows : y_;
-    const std::int64_t to_stride = is_last ? b_.y_stride : Tiles * tile_rows;
-    for (std::int64_t m = first_new - row; m < run_rows_; m += slice_rows<Tiles>) {
-      slices_[slices_made_++ % most_slices] = {
-          closed + m * tile_rows,
-          y_ + (row + m) * Tiles * tile_rows,
-          static_cast<std::uint16_t>(first_group == 0 ? 0 : 0xFFFF),
-          to + (row + m) * to_stride,
-          to_stride,
-          chunk.parameters,
-          factor + m,
-          run_rows_ - m < slice_rows<Tiles> ? run_rows_ - m : slice_rows<Tiles>,
-          groups};
+    add_second_half<Tiles>(before_last_);
+    std::int64_t groups = first.ends ? 1 : 0;
+    bool ends = first.ends;
+    if (chunk.count == 2) {
+      const Step& second = chunk.steps[1];
+      const std::uint8_t* weight = weight_ + Tiles * step_bytes;
+      if (second.starts) {
+        multiply_step<RowTiles, Tiles, Begin::zeros>(second, x, weight, closed, nullptr);
+      } else {
+        multiply_step<RowTiles, Tiles, Begin::held>(second, x, weight, nullptr, nullptr);
+      }
+      groups += second.ends ? 1 : 0;
+      ends = second.ends;
     }
+    add_first_half<Tiles>(last_);
+    unstored_ = ends ? closed + (groups - 1) * sums_of_rows : open;
+    before_last_ = last_;
+    const bool is_last = first.group + groups == sizes_.groups;
+    last_.groups = groups;
+    last_.sums = closed;
+    last_.parameters = chunk.parameters;
+    last_.factor = first.group * b_.x_group_stride + panel_first_ + row;
+    last_.row = row;
+    last_.begin = first_new - row;
+    last_.end = run_rows_;
+    last_.has_y = static_cast<std::uint16_t>(first.group == 0 ? 0 : 0xFFFF);
+    last_.to = is_last ? b_.y + (panel_first_ + row) * b_.y_stride + tile_ * tile_rows : y_ + row * Tiles * tile_rows;
+    last_.to_stride = is_last ? b_.y_stride : Tiles * tile_rows;
+  }
+
+  /// The products of a step. Sums that are still in the registers go to `unstored`, unless these are what it begins
+  /// with; what a chunk left is in `open`.
+  template <int RowTiles, int Tiles, Begin What>
+  [[gnu::always_inline]] void multiply_step(
+      const Step& step, const std::int8_t* x, const std::uint8_t* weight, std::int32_t* unstored,
+      const std::int32_t* open) {
+    const std::int64_t low = low_rows<RowTiles>();
+    x += step.column;
+    std::int64_t stride = b_.x_stride;
+    if (step.blocks * planes < step_rows_) [[unlikely]] {
+      take_rest(x, step.blocks * block_columns);
+      x = rest_;
+      stride = step_columns;
+    }
+    load_tile_once<4>(x, stride);
+    for_each_plane<RowTiles * Tiles>([=]<int I>() __attribute__((always_inline)) {
+      constexpr int r = I % RowTiles;
+      constexpr int t = I / RowTiles;
+      constexpr int number = r * Tiles + t;
+      constexpr int sums = sums_register<Tiles>(number);
+      if constexpr (r == 0) load_tile<6 + t % 2>(weight + t * step_bytes, 64);
+      if constexpr (I == 1 && r == 1) load_tile_once<5>(x + low * stride, stride);
+      if constexpr (What != Begin::held) store_tile<sums>(unstored + place<Tiles>(number, low), 64);
+      if constexpr (What == Begin::zeros) zero_tile<sums>();
+      if constexpr (What == Begin::left) load_tile<sums>(open + place<Tiles>(number, low), 64);
+      multiply_tiles<sums, 4 + r, 6 + t % 2, unsigned_weight>();
+    });
   }
 
   /// Where sums are in memory: those of a weight tile follow each other row by row.
   template <int Tiles>
   static constexpr std::int64_t place(int number, std::int64_t low) {
     return number % Tiles * tile_sums<Tiles> + number / Tiles * low * tile_rows;
-  }
-
-  /// Sums that are still in their registers to memory.
-  template <int RowTiles, int Tiles>
-  void store_sums() {
-    if (unstored_ == nullptr) return;
-    const std::int64_t low = low_rows<RowTiles>();
-    for_each_plane<RowTiles * Tiles>(
-        [&]<int Number>() { store_tile<sums_register<Tiles>(Number)>(unstored_ + place<Tiles>(Number, low), 64); });
-    unstored_ = nullptr;
   }
 
   /// The sums of row tile r and weight tile t have number r * Tiles + t and are in register 2 * r + t.
@@ -348,41 +342,54 @@ class AmxInt8Linear {
   template <int Tiles>
   static constexpr int slice_rows = Tiles == 1 ? 16 : (Tiles == 2 ? 8 : 4);
 
+  /// The row behind the first half: whole slices.
   template <int Tiles>
-  void add_ready_slices() {
-    while (slices_added_ != slices_ready_) add_slice<Tiles>(slices_[slices_added_++ % most_slices]);
+  static std::int64_t half(const EndedSums& ended) {
+    const std::int64_t slices = (ended.end - ended.begin + slice_rows<Tiles> - 1) / slice_rows<Tiles>;
+    return ended.begin + slices / 2 * slice_rows<Tiles>;
   }
 
-  /// Adds the terms of the groups to y.
   template <int Tiles>
-  [[gnu::noinline]] void add_slice(const Slice& slice) const {
-    if (slice.rows == slice_rows<Tiles> && slice.to == slice.y) [[likely]] {
-      add_rows<Tiles, slice_rows<Tiles>, Tiles * tile_rows>(slice, 0);
-    } else if (slice.rows == slice_rows<Tiles>) {
-      add_rows<Tiles, slice_rows<Tiles>>(slice, 0);
+  [[gnu::always_inline]] void add_first_half(const EndedSums& ended) const {
+    if (ended.groups != 0) add_ended<Tiles>(ended, ended.begin, half<Tiles>(ended));
+  }
+
+  template <int Tiles>
+  [[gnu::always_inline]] void add_second_half(const EndedSums& ended) const {
+    if (ended.groups != 0) add_ended<Tiles>(ended, half<Tiles>(ended), ended.end);
+  }
+
+  /// Adds the terms of the groups to y, for some rows of the run.
+  template <int Tiles>
+  [[gnu::noinline]] void add_ended(const EndedSums& ended, std::int64_t begin, std::int64_t end) const {
+    constexpr int rows = slice_rows<Tiles>;
+    std::int64_t m = begin;
+    if (ended.to_stride == Tiles * tile_rows) {
+      for (; m + rows <= end; m += rows) add_rows<Tiles, rows, Tiles * tile_rows>(ended, m);
     } else {
-      for (std::int64_t m = 0; m < slice.rows; ++m) add_rows<Tiles, 1>(slice, m);
+      for (; m + rows <= end; m += rows) add_rows<Tiles, rows>(ended, m);
     }
+    for (; m < end; ++m) add_rows<Tiles, 1>(ended, m);
   }
 
   template <int Tiles, int Rows, std::int64_t ToStride = 0>
-  [[gnu::always_inline]] void add_rows(const Slice& slice, std::int64_t row) const {
-    const std::int32_t* sums = slice.sums + row * tile_rows;
-    const float* parameters = slice.parameters;
-    const float* x_scale = b_.x_scales + slice.factor + row;
-    [[maybe_unused]] const std::int32_t* x_sum = b_.x_sums + slice.factor + row;
-    const float* y = slice.y + row * Tiles * tile_rows;
-    float* to = slice.to + row * slice.to_stride;
-    const std::int64_t to_stride = ToStride != 0 ? ToStride : slice.to_stride;
+  [[gnu::always_inline]] void add_rows(const EndedSums& ended, std::int64_t row) const {
+    const std::int32_t* sums = ended.sums + row * tile_rows;
+    const float* parameters = ended.parameters;
+    const float* x_scale = b_.x_scales + ended.factor + row;
+    [[maybe_unused]] const std::int32_t* x_sum = b_.x_sums + ended.factor + row;
+    const float* y = y_ + (ended.row + row) * Tiles * tile_rows;
+    float* to = ended.to + row * ended.to_stride;
+    const std::int64_t to_stride = ToStride != 0 ? ToStride : ended.to_stride;
     __m512 value[Rows][Tiles];
 #pragma GCC unroll 16
     for (int m = 0; m < Rows; ++m) {
 #pragma GCC unroll 4
       for (int t = 0; t < Tiles; ++t) {
-        value[m][t] = _mm512_maskz_load_ps(slice.has_y, y + (m * Tiles + t) * tile_rows);
+        value[m][t] = _mm512_maskz_load_ps(ended.has_y, y + (m * Tiles + t) * tile_rows);
       }
     }
-    for (int i = 0; i < slice.groups; ++i) {
+    for (int i = 0; i < ended.groups; ++i) {
 #pragma GCC unroll 4
       for (int t = 0; t < Tiles; ++t) {
         const __m512 scale = _mm512_load_ps(parameters + 2 * t * tile_rows);
@@ -426,18 +433,18 @@ class AmxInt8Linear {
   std::int64_t shaped_rows_ = 0;
   std::int64_t panel_first_ = 0;
   std::int64_t panel_count_ = 0;
-  std::int64_t tile_ = 0;             // the first of those that are side by side
-  std::int32_t* unstored_ = nullptr;  // where the sums in the registers belong, if they are not there yet
+  std::int64_t tile_ = 0;  // the first of those that are side by side
+  std::int64_t runs_ = 0;
+  std::int32_t* unstored_ = nullptr;  // where the sums in the registers belong
   int closed_turn_ = 0;
-  unsigned slices_made_ = 0;
-  unsigned slices_ready_ = 0;  // of them, those with all sums in memory
-  unsigned slices_added_ = 0;
-  Slice slices_[most_slices];
+  EndedSums last_;
+  EndedSums before_last_;  // the first half is done
   alignas(64) std::uint8_t weight_[chunk_steps * most_tiles * step_bytes];
   alignas(64) std::int32_t open_sums_[(panel_rows / 32) * sums_of_rows];  // of a group that reaches past the chunk
   alignas(64) std::int32_t closed_sums_[2][chunk_steps * sums_of_rows];
   alignas(64) float parameters_[3][chunk_steps * 2 * most_tiles * tile_rows];  // slices may wait for two chunks
   alignas(64) std::int8_t rest_[32 * step_columns];
+  alignas(64) std::int32_t nowhere_[sums_of_rows];  // before the first sums
   alignas(64) float y_[panel_rows * 2 * tile_rows];
 };
 
