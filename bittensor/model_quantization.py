@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,6 +90,7 @@ def quantize_(
     filter_fn: Callable[[str, Any], bool] | None = None,
     *,
     kinds: Collection[type[torch.nn.Module]] = (torch.nn.Linear,),
+    batches: Sequence[Any] | None = None,
     progress: bool = True,
 ) -> QuantizeReport:
     """Replace every ``torch.nn.Linear`` of a model by a `bittensor.nn.QuantizedLinear`, in place.
@@ -109,10 +110,14 @@ def quantize_(
         kinds: the layers to replace, out of ``torch.nn.Linear``, ``torch.nn.Embedding``, which becomes a
             `bittensor.nn.QuantizedEmbedding`, and ``torch.nn.Conv2d``, which becomes a
             `bittensor.nn.QuantizedConv2d`.
+        batches: what the model is called with, if errors are to count as its inputs make them: the same as
+            `bittensor.calibrate`, which runs the model, and does not share weights. If None, each weight is
+            rounded by itself. Models of transformers get some without data from `bittensor.transformers.random_tokens`.
         progress: show a progress bar on stderr if that is a terminal.
 
     Raises:
-        ValueError: a kind of layer that cannot be quantized. Nothing has changed then.
+        ValueError: a kind of layer that cannot be quantized, or not with batches. Nothing has changed then.
+        TypeError, ValueError: batches that `bittensor.calibrate` refuses.
 
     Warns:
         UserWarning: layers that could not be quantized, or a model without any layer of the kinds.
@@ -128,6 +133,12 @@ def quantize_(
     if unknown := [kind for kind in kinds if kind not in _PACKED]:
         known = ", ".join(f"torch.nn.{kind.__name__}" for kind in _PACKED)
         raise ValueError(f"kinds: expected some of {known}, got {unknown}")
+    if batches is not None:
+        if set(kinds) != {torch.nn.Linear}:
+            raise ValueError(f"kinds: with batches expected (torch.nn.Linear,), got {tuple(kinds)}")
+        from .calibration import calibrate  # it builds on this module
+
+        return calibrate(model, batches, config, filter_fn, progress=progress)
     makers = {kind: make for kind, make in _PACKED.items() if kind in kinds}
     return _convert(model, makers, "quantize_", config, filter_fn, progress)
 

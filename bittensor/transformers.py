@@ -42,7 +42,8 @@ _BATCH = 32
 def random_tokens(
     model: PreTrainedModel, sequences: int = 128, length: int = 32, *, seed: int = 0
 ) -> list[dict[str, torch.Tensor]]:
-    """Token ids drawn alike from the whole vocabulary of a model, for `bittensor.calibrate` without any data.
+    """Token ids drawn alike from the whole vocabulary of a model, for `bittensor.quantize_` and `bittensor.calibrate`
+    without any data.
 
     What layers are given for such tokens is not what text gives them, but nearer to it than the assumption of
     `bittensor.quantize`, that all columns of a weight count alike. docs/embedding_model.md has figures.
@@ -64,7 +65,7 @@ def random_tokens(
     >>> sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 4}
     >>> model = BertModel(BertConfig(vocab_size=20, **sizes))
     >>> config = bittensor.QuantizeConfig(bits=4, group_size=32, zero="float", method="hqq")
-    >>> len(bittensor.calibrate(model, random_tokens(model), config).quantized)
+    >>> len(bittensor.quantize_(model, config, batches=random_tokens(model)).quantized)
     7
     """
     for name, value in (("sequences", sequences), ("length", length)):

@@ -184,6 +184,25 @@ def test_batches_of_every_kind(batch: Any, model: Attention) -> None:
     assert model.dropout.training
 
 
+def test_quantize_takes_batches(model: Attention) -> None:
+    other = Attention()
+    other.load_state_dict(model.state_dict())
+    config = QuantizeConfig(4, 32, method="hqq")
+    arguments = {"filter_fn": lambda name, _: name != "unused", "progress": False}
+    expected = bittensor.calibrate(other, [inputs(64)], config, **arguments)
+    assert bittensor.quantize_(model, config, batches=[inputs(64)], **arguments) == expected
+    for name in ("query", "key", "output"):
+        assert model.get_submodule(name).weight.equal(other.get_submodule(name).weight), name
+
+
+def test_only_linear_layers_are_quantized_with_batches(model: Attention) -> None:
+    with pytest.raises(ValueError, match="kinds: with batches expected"):
+        bittensor.quantize_(model, batches=[inputs(64)], kinds=(torch.nn.Linear, torch.nn.Embedding))
+    with pytest.raises(ValueError, match="batches: expected at least one, got none"):
+        bittensor.quantize_(model, batches=[])
+    assert type(model.query) is torch.nn.Linear
+
+
 def test_filter_and_obstacles(model: Attention) -> None:
     model.key.weight = model.query.weight
     with pytest.warns(UserWarning, match="shared with"):

@@ -104,7 +104,8 @@ def test_random_tokens_tell_of_the_inputs_of_value_projections() -> None:
     for calibrated in (False, True):
         model = sentence_model.load_float()
         if calibrated:
-            report = bittensor.calibrate(model, random_tokens(model, 32), config, is_value, progress=False)
+            batches = random_tokens(model, 32)
+            report = bittensor.quantize_(model, config, is_value, batches=batches, progress=False)
         else:
             report = bittensor.quantize_(model, config, is_value, progress=False)
         assert len(report.quantized) == 6

@@ -102,7 +102,7 @@ def calibrator(config: bittensor.QuantizeConfig, method: str) -> Callable[[torch
 
 def without_data(config: bittensor.QuantizeConfig) -> Callable[[torch.nn.Module], torch.nn.Module]:
     def make(model: torch.nn.Module) -> torch.nn.Module:
-        bittensor.calibrate(model, random_tokens(model), config, progress=False)
+        bittensor.quantize_(model, config, batches=random_tokens(model), progress=False)
         return model
 
     return make
