@@ -107,6 +107,7 @@ mutants: $(PACKAGE) ## Seeded faults, and how many the conformance suite finds; 
 
 fuzz: $(PACKAGE) $(FUZZER) ## Fuzz operators and checkpoint readers, MINUTES=10 each
 	$(BIN)/python -m conformance.fuzzing operators --minutes $(MINUTES)
+	$(BIN)/python -m conformance.fuzzing model-operators --minutes $(MINUTES)
 	$(BIN)/python -m conformance.fuzzing checkpoints --minutes $(MINUTES)
 
 # All that they need is in the file: nothing else is installed, and no other torch.

@@ -126,6 +126,12 @@ def test_errors() -> None:
         layer(normal(1, 8, 2, 9))
     with pytest.raises(TypeError, match="x: expected float16, bfloat16 or float32"):
         layer(normal(1, 8, 9, 9).double())
+    with pytest.raises(TypeError, match=r"x: expected a tensor \[\.\.\., 8, H, W\], got int"):
+        layer(3)
+    with pytest.raises(TypeError, match="x: expected a tensor of strided layout"):
+        layer(normal(1, 8, 9, 9).to_sparse())
+    with pytest.raises(ValueError, match="x: expected a tensor on cpu"):
+        layer(normal(1, 8, 9, 9).to("meta"))
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"in_channels": 9}, r"weight: expected \[out_channels, 81\], got \[12, 72\]"),
         ({"in_channels": 0}, "groups: expected a divisor of in_channels=0"),
@@ -178,6 +184,19 @@ def test_the_operator_refuses(changes: dict[str, Any], message: str) -> None:
     assert torch.ops.bittensor_cpp.conv2d.default(**arguments).shape == (1, 7, 7, 12)
     with pytest.raises((RuntimeError, ValueError), match=message):
         torch.ops.bittensor_cpp.conv2d.default(**arguments | changes)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("mode", ["int8", "float"])
+@pytest.mark.parametrize("groups", [1, 2, 8])
+def test_images_without_rows_or_columns(groups: int, mode: str, dtype: torch.dtype) -> None:
+    """Of what lies around them, the result is the bias."""
+    source = convolution({"kernel_size": 1, "padding": 1, "groups": groups, "out_channels": 8})
+    layer = QuantizedConv2d.from_conv(source, group_size=None, activation_mode=mode)
+    for size, expected in (((5, 0), (7, 2)), ((0, 5), (2, 7)), ((0, 0), (2, 2))):
+        y = layer(torch.ones(2, 8, *size, dtype=dtype))
+        assert y.shape == (2, 8, *expected)
+        assert torch.equal(y, layer.linear.bias.to(dtype)[:, None, None].expand_as(y))
 
 
 def test_far_strides_and_dilations() -> None:

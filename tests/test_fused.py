@@ -140,6 +140,8 @@ def attend(**changes: object) -> torch.Tensor:
         ({"heads": 3}, "heads: expected a multiple"),
         ({"heads": 0}, "heads"),
         ({"heads": 2**62}, "heads"),
+        ({"cos": torch.zeros(3, 8, device="meta")}, "cos: expected a tensor with memory, got one on meta"),
+        ({"values": torch.zeros(2, 10, 16, device="meta")}, "values: expected a tensor with memory"),
     ],
 )
 def test_attention_refuses(changes: dict[str, object], message: str) -> None:
@@ -160,6 +162,8 @@ def test_attention_refuses(changes: dict[str, object], message: str) -> None:
         ({"residual": torch.zeros(3, 23)}, "residual: expected 3 rows of 24"),
         ({"residual": torch.zeros(3, 24, dtype=torch.float16)}, "residual"),
         ({"x": torch.zeros(3, 16, dtype=torch.float64)}, "x: expected float32"),
+        ({"norm": (torch.ones(16, device="meta"), EPSILON)}, "norm_weight: expected a tensor with memory"),
+        ({"residual": torch.zeros(3, 24, device="meta")}, "residual: expected a tensor with memory"),
     ],
 )
 def test_linear_refuses(changes: dict[str, object], message: str) -> None:
@@ -283,6 +287,7 @@ def decoder_layers(**changes: object) -> torch.Tensor:
         ({"keys": torch.zeros(3, 2, 1, 8, 64)}, "keys, values: expected 2 layers"),
         ({"values": torch.zeros(2, 10, 16)}, "values: expected contiguous"),
         ({"position": 8}, "position: 3 tokens from 8 on"),
+        ({"norms": torch.zeros(2, 2, 16, device="meta")}, "norms: expected a tensor with memory"),
         ({"heads": 2}, r"query_key_value: expected a weight \[48, 16\], got \[64, 16\]"),
         ({"weight_0": (63, 16)}, "query_key_value"),
         ({"weight_1": (16, 24)}, "output"),

@@ -7,11 +7,12 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 
-from ..checks import check_int, describe
+from ..checks import check_int, check_place, describe
 from ..convolution import ConvolutionGeometry
 from ..ops import conv2d
 from ..quantize_config import QuantizeConfig
 from ..quantized_weight import QuantizedWeight
+from ..registry import current_backend
 from ..weight_checks import check_choice
 from .quantized_linear import QuantizedLinear
 
@@ -137,6 +138,9 @@ class QuantizedConv2d(torch.nn.Module):
 
         The result has channels-last strides, in which it was computed.
         """
+        if not isinstance(x, torch.Tensor):
+            raise TypeError(f"x: expected a tensor [..., {self.in_channels}, H, W], got {type(x).__name__}")
+        check_place(current_backend(), "x", x)
         if x.dim() not in (3, 4) or x.shape[-3] != self.in_channels:
             raise ValueError(f"x: expected [..., {self.in_channels}, H, W] with or without a batch, got {describe(x)}")
         images, padding = x if x.dim() == 4 else x[None], self.padding

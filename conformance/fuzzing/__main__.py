@@ -1,4 +1,4 @@
-"""``python -m conformance.fuzzing operators|checkpoints``: fuzz for some minutes, from the seeds on.
+"""``python -m conformance.fuzzing operators|model-operators|checkpoints``: fuzz for some minutes, from the seeds on.
 
 Needs the package atheris (requirements/fuzz.txt). What it learns stays in ``out/fuzzing``, and so do the bytes of a
 failure, which ``--replay FILE`` runs again.
@@ -19,7 +19,11 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 SEEDS = Path(__file__).with_name("seeds")
-MODULES = {"operators": "operator_calls", "checkpoints": "checkpoint_files"}
+MODULES = {
+    "operators": "operator_calls",
+    "model-operators": "model_operator_calls",
+    "checkpoints": "checkpoint_files",
+}
 
 MEMORY = 2 << 30
 """Bytes that a call may take beside what the process has: a count in a file that is taken at its word asks for more."""

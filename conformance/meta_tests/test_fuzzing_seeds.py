@@ -7,10 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from conformance.fuzzing import checkpoint_files, operator_calls
+from conformance.fuzzing import checkpoint_files, model_operator_calls, operator_calls
 
 SEEDS = Path(__file__).parents[1] / "fuzzing" / "seeds"
-RUNS: dict[str, Callable[[bytes], None]] = {"operators": operator_calls.run, "checkpoints": checkpoint_files.run}
+RUNS: dict[str, Callable[[bytes], None]] = {
+    "operators": operator_calls.run,
+    "model-operators": model_operator_calls.run,
+    "checkpoints": checkpoint_files.run,
+}
 
 
 @pytest.mark.filterwarnings("ignore")  # torch warns of some of the arguments

@@ -94,9 +94,9 @@ class LanesConvolution {
   }
 
  private:
-  /// The images as float32: as they are, or widened.
+  /// The images as float32: as they are, or widened. Without columns there is nothing to widen, and only zeros around.
   void widen(const ParallelFor& parallel) {
-    if (c_.float_type == FloatType::f32) {
+    if (c_.float_type == FloatType::f32 || p_.width == 0) {
       images_ = static_cast<const float*>(c_.images);
       line_ = p_.width * p_.channels;
       return;
