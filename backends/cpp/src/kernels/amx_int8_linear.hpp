@@ -93,7 +93,7 @@ class AmxInt8Linear {
 
   /// What registers of sums hold before the products of a step: zeros, what the chunk before left in memory, or what
   /// they held.
-  enum class Begin { zeros, left, held };
+  enum class Begin : std::uint8_t { zeros, left, held };
 
   explicit AmxInt8Linear(const Int8LinearBlock& block)
       : b_(block),
