@@ -236,21 +236,26 @@ def _prepared(
 # Shapes and dtypes of the results, for programs that are traced.
 
 
-def refuse_meta(name: str, tensor: torch.Tensor | None) -> None:
-    """A fake stands for a tensor on a device with memory; one on meta itself is an argument like any other device."""
-    if tensor is not None and tensor.device.type == "meta":
-        raise ValueError(f"{name}: expected a tensor with memory, got one on meta")
+def refuse_meta(**operands: torch.Tensor | Sequence[torch.Tensor] | None) -> None:
+    """A fake stands for a tensor on a device with memory; one on meta itself is an argument like any other device.
+
+    To be called with all operands: where one of several is on meta, torch takes the fake, whose result has no values.
+    """
+    for name, operand in operands.items():
+        for tensor in operand if isinstance(operand, Sequence) else (operand,):
+            if tensor is not None and tensor.device.type == "meta":
+                raise ValueError(f"{name}: expected a tensor with memory, got one on meta")
 
 
 def fake_pack(codes: torch.Tensor, bits: int, *_: Any) -> torch.Tensor:
     """The result of `Backend.pack` without its values."""
-    refuse_meta("codes", codes)
+    refuse_meta(codes=codes)
     return codes.new_empty((*codes.shape[:-1], words_per_row(codes.shape[-1], bits)), dtype=torch.int64)
 
 
 def fake_unpack(words: torch.Tensor, columns: int, bits: int, *_: Any) -> torch.Tensor:
     """The result of `Backend.unpack` without its values."""
-    refuse_meta("words", words)
+    refuse_meta(words=words)
     return words.new_empty((*words.shape[:-1], columns), dtype=torch.uint8)
 
 
@@ -263,8 +268,7 @@ def fake_packed_matmul(
     sums: bool,
 ) -> torch.Tensor:
     """The result of `Backend.packed_matmul` without its values."""
-    for name, tensor in (("x", x), ("weight", weight), ("bias", bias), ("scale", scale)):
-        refuse_meta(name, tensor)
+    refuse_meta(x=x, weight=weight, bias=bias, scale=scale)
     rows = weight.shape[0]
     columns, dtype = (rows, torch.int32) if sums else (words_per_row(rows, bits), torch.int64)
     return x.new_empty((*x.shape[:-1], columns), dtype=dtype)
@@ -274,15 +278,13 @@ def fake_linear(
     x: torch.Tensor, weight: Sequence[torch.Tensor], out_features: int, bias: torch.Tensor | None
 ) -> torch.Tensor:
     """The result of `Backend.linear` without its values."""
-    for name, tensor in (("x", x), *(("weight", each) for each in weight), ("bias", bias)):
-        refuse_meta(name, tensor)
+    refuse_meta(x=x, weight=weight, bias=bias)
     return x.new_empty((*x.shape[:-1], out_features))
 
 
 def fake_linear_input_grad(dy: torch.Tensor, weight: Sequence[torch.Tensor], in_features: int) -> torch.Tensor:
     """The result of `Backend.linear_input_grad` without its values."""
-    for name, tensor in (("dy", dy), *(("weight", each) for each in weight)):
-        refuse_meta(name, tensor)
+    refuse_meta(dy=dy, weight=weight)
     return dy.new_empty((*dy.shape[:-1], in_features))
 
 
@@ -290,8 +292,7 @@ def fake_embedding(
     indices: torch.Tensor, weight: Sequence[torch.Tensor], columns: int, dtype: torch.dtype
 ) -> torch.Tensor:
     """The result of `Backend.embedding` without its values."""
-    for name, tensor in (("indices", indices), *(("weight", each) for each in weight)):
-        refuse_meta(name, tensor)
+    refuse_meta(indices=indices, weight=weight)
     return indices.new_empty((*indices.shape, columns), dtype=dtype)
 
 

@@ -43,12 +43,6 @@ _library = torch.library.Library("bittensor_cpp", "FRAGMENT")  # type: ignore[no
 _EPILOGUE_OF = {number: epilogue for epilogue, number in EPILOGUES.items()}
 
 
-def _refuse_meta(**operands: torch.Tensor | None) -> None:
-    """All operands: where one of several is on meta, torch calls the fake, whose result has no values."""
-    for name, operand in operands.items():
-        refuse_meta(name, operand)
-
-
 def _fake_pack(codes: torch.Tensor, bits: int = 4, isa: int = -1) -> torch.Tensor:
     return fake_pack(codes, bits)
 
@@ -83,7 +77,7 @@ def _fake_prepare(
     group_size: int,
     isa: int = -1,
 ) -> torch.Tensor:
-    _refuse_meta(words=words, scales=scales, zeros=zeros, offsets=offsets)
+    refuse_meta(words=words, scales=scales, zeros=zeros, offsets=offsets)
     zero = 1 if zeros is not None else 2 if offsets is not None else 0
     size = _native.prepared_bytes(
         int(words.shape[0]), int(in_features), bits, group_size, zero, dtype_name(scales.dtype)
@@ -101,7 +95,7 @@ def _fake_restore(
     scale_dtype: torch.dtype,
     isa: int = -1,
 ) -> tuple[torch.Tensor, ...]:
-    _refuse_meta(prepared=prepared)
+    refuse_meta(prepared=prepared)
     grouped = (out_features, -(-in_features // group_size))
     words = prepared.new_empty((out_features, words_per_row(in_features, bits)), dtype=torch.int64)
     zeros = prepared.new_empty(grouped if ZERO_KINDS[zero] == "integer" else (0,), dtype=torch.uint8)
@@ -174,7 +168,7 @@ def _fake_fused_linear(
     float_mode: bool = False,
     isa: int = -1,
 ) -> torch.Tensor:
-    _refuse_meta(x=x, prepared=prepared, norm_weight=norm_weight, residual=residual)
+    refuse_meta(x=x, prepared=prepared, norm_weight=norm_weight, residual=residual)
     return x.new_empty((*x.shape[:-1], out_features))
 
 
@@ -188,7 +182,7 @@ def _fake_attend(
     heads: int,
     isa: int = -1,
 ) -> torch.Tensor:
-    _refuse_meta(projections=projections, cos=cos, sin=sin, keys=keys, values=values)
+    refuse_meta(projections=projections, cos=cos, sin=sin, keys=keys, values=values)
     if projections.dim() != 2 or keys.dim() != 4:
         raise ValueError(
             f"projections, keys: expected 2 and 4 dimensions, got {list(projections.shape)} and {list(keys.shape)}"
@@ -210,9 +204,7 @@ def _fake_decoder_layers(
     float_mode: bool = False,
     isa: int = -1,
 ) -> torch.Tensor:
-    _refuse_meta(x=x, norms=norms, cos=cos, sin=sin, keys=keys, values=values)
-    for weight in weights:
-        _refuse_meta(weights=weight)
+    refuse_meta(x=x, norms=norms, weights=weights, cos=cos, sin=sin, keys=keys, values=values)
     return x.new_empty(x.shape)
 
 
@@ -236,7 +228,7 @@ def _fake_conv2d(
     activation: int = 0,
     isa: int = -1,
 ) -> torch.Tensor:
-    _refuse_meta(x=x, prepared=prepared, bias=bias)
+    refuse_meta(x=x, prepared=prepared, bias=bias)
     geometry = ConvolutionGeometry(kernel_size, stride, padding, dilation, groups)
     return x.new_empty((x.shape[0], *geometry.result_size(x.shape[1], x.shape[2]), out_channels))
 
