@@ -6,8 +6,6 @@ import importlib
 import io
 import json
 import sys
-import threading
-import time
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -225,30 +223,47 @@ def test_absent_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(absent) == {"onnxruntime_linear", "openvino_linear", "torchao_linear"}
 
 
-def test_time_of_a_comparison_is_bounded() -> None:
+class Clock:
+    """Stands in for the module `time`: sleeping takes no time, and the process is busy until it is told."""
+
+    def __init__(self, busy_until: float) -> None:
+        self.now, self.used, self.busy_until = 0.0, 0.0, busy_until
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def process_time(self) -> float:
+        return self.used
+
+    def sleep(self, seconds: float) -> None:
+        self.used += min(seconds, max(0.0, self.busy_until - self.now))
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock(busy_until=0.05)
+    monkeypatch.setattr(measure, "time", clock)
+    return clock
+
+
+def test_time_of_a_comparison_is_bounded(clock: Clock) -> None:
     def slow() -> float:
-        time.sleep(0.02)
+        clock.sleep(0.02)
         return 1.0
 
     assert len(measure.interleaved({"slow": slow}, Rounds(5)).figures["slow"]) == 5
-    assert len(measure.interleaved({"slow": slow}, Rounds(1000, seconds=0.2)).figures["slow"]) in range(4, 12)
+    assert len(measure.interleaved({"slow": slow}, Rounds(1000, seconds=0.19)).figures["slow"]) == 10
     assert len(measure.interleaved({"slow": slow}, Rounds(1000, seconds=0)).figures["slow"]) == Rounds.least
     assert Rounds(12, seconds=7).times(0.5) == Rounds(6, seconds=7)
 
 
-def test_samples_wait_for_spinning_threads() -> None:
-    end = time.perf_counter() + 0.05
-    spinning = threading.Thread(target=lambda: [None for _ in iter(lambda: time.perf_counter() < end, False)])
-    spinning.start()
-    assert measure.when_idle(time.perf_counter)() >= end
-    spinning.join()
+def test_samples_wait_for_spinning_threads(clock: Clock) -> None:
+    taken = measure.when_idle(clock.perf_counter)
+    assert 0.05 <= taken() < 0.06
+    assert taken() < 0.07, "one pause is enough where nothing runs"
 
-    stop = threading.Event()
-    endless = threading.Thread(target=lambda: [None for _ in iter(stop.is_set, True)])
-    endless.start()
-    try:
-        with pytest.raises(RuntimeError, match="still run"):
-            measure.when_idle(lambda: 0.0, give_up=0.05)()
-    finally:
-        stop.set()
-        endless.join()
+    clock.busy_until = 3600.0
+    with pytest.raises(RuntimeError, match=r"still run 2.0 s after the last call"):
+        taken()
+    assert clock.now < 3.0
