@@ -2,6 +2,7 @@
 
 from . import nn
 from ._distribution import __version__, warn_of_name_clash
+from .activation_fusion import fuse_activations_
 from .backend import PROTOCOL_VERSION, Backend, Capabilities
 from .calibration import calibrate
 from .errors import BackendError, BackendLoadError, CheckpointError, UnknownBackendError, UnsupportedOperationError
@@ -40,6 +41,7 @@ __all__ = [
     "convert_qat_",
     "current_backend",
     "embedding",
+    "fuse_activations_",
     "get_backend",
     "linear",
     "load_lora_state_dict_",

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from .module_replacement import replace_module
+from .activation_fusion import fuse_activations_
+from .module_replacement import has_hooks, replace_module
 from .nn import FakeQuantizedLinear, QuantizedConv2d, QuantizedEmbedding, QuantizedLinear, WeightModule
 from .progress import with_progress
 from .quantize_config import QuantizeConfig
@@ -53,9 +54,13 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class QuantizeReport:
-    """What `quantize_` did: one entry for each layer, in the order of the model. Its str lists all of them."""
+    """What `quantize_` did: one entry for each layer, in the order of the model. Its str lists all of them.
+
+    `fused` are the names of linear layers that took the activation after them.
+    """
 
     layers: tuple[LayerReport, ...]
+    fused: tuple[str, ...] = ()
 
     @property
     def quantized(self) -> tuple[str, ...]:
@@ -78,7 +83,10 @@ class QuantizeReport:
             f"{len(self.quantized)} of {len(self.layers)} layers quantized, {before} -> {after} bytes; "
             f"{len(self.failed)} failed, {len(self.excluded)} excluded"
         )
-        return "\n".join([head, *(f"  {layer}" for layer in self.layers)])
+        if self.fused:
+            head += f"; {len(self.fused)} fused"
+        fused = (f"{name}: fused with the activation after it" for name in self.fused)
+        return "\n".join([head, *(f"  {line}" for line in (*self.layers, *fused))])
 
     def _names(self, outcome: str) -> tuple[str, ...]:
         return tuple(layer.name for layer in self.layers if layer.outcome == outcome)
@@ -91,6 +99,7 @@ def quantize_(
     *,
     kinds: Collection[type[torch.nn.Module]] = (torch.nn.Linear,),
     batches: Sequence[Any] | None = None,
+    fuse_activations: bool = False,
     progress: bool = True,
 ) -> QuantizeReport:
     """Replace every ``torch.nn.Linear`` of a model by a `bittensor.nn.QuantizedLinear`, in place.
@@ -113,6 +122,8 @@ def quantize_(
         batches: what the model is called with, if errors are to count as its inputs make them: the same as
             `bittensor.calibrate`, which runs the model, and does not share weights. If None, each weight is
             rounded by itself. Models of transformers get some without data from `bittensor.transformers.random_tokens`.
+        fuse_activations: at the end, make activations part of the linear layers before them, as
+            `bittensor.fuse_activations_` does, which says when that is safe. The report names these layers.
         progress: show a progress bar on stderr if that is a terminal.
 
     Raises:
@@ -129,6 +140,9 @@ def quantize_(
     1 of 2 layers quantized, 8192 -> 1280 bytes; 0 failed, 1 excluded
       0: quantized, 8192 -> 1280 bytes
       2: excluded
+    >>> model = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10))
+    >>> bittensor.quantize_(model, config, fuse_activations=True).fused
+    ('0',)
     """
     if unknown := [kind for kind in kinds if kind not in _PACKED]:
         known = ", ".join(f"torch.nn.{kind.__name__}" for kind in _PACKED)
@@ -138,9 +152,11 @@ def quantize_(
             raise ValueError(f"kinds: with batches expected (torch.nn.Linear,), got {tuple(kinds)}")
         from .calibration import calibrate  # it builds on this module
 
-        return calibrate(model, batches, config, filter_fn, progress=progress)
-    makers = {kind: make for kind, make in _PACKED.items() if kind in kinds}
-    return _convert(model, makers, "quantize_", config, filter_fn, progress)
+        report = calibrate(model, batches, config, filter_fn, progress=progress)
+    else:
+        makers = {kind: make for kind, make in _PACKED.items() if kind in kinds}
+        report = _convert(model, makers, "quantize_", config, filter_fn, progress)
+    return replace(report, fused=fuse_activations_(model)) if fuse_activations else report
 
 
 def prepare_qat_(
@@ -304,8 +320,7 @@ def _obstacle(
         return f"{type(layer).__name__} is a subclass of torch.nn.{kind.__name__}, which may compute something else"
     if not isinstance(layer._parameters.get("weight"), torch.nn.Parameter):
         return "its weight is computed, not a parameter"
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    if any(getattr(layer, kind) for kind in hooks):
+    if has_hooks(layer):
         return "it has hooks, which would be lost"
     if isinstance(layer, torch.nn.Embedding) and layer.max_norm is not None:
         return "it has a max_norm, which changes the table as it is used"

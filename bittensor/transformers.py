@@ -206,14 +206,19 @@ class BitTensorQuantizer(HfQuantizer):
         return model
 
     def _dequantize(self, model: PreTrainedModel, dtype: torch.dtype | None = None) -> PreTrainedModel:
-        for name, module in list(model.named_modules()):
-            if isinstance(module, QuantizedLinear):
-                linear = torch.nn.Linear(1, 1, bias=module.bias is not None)
-                linear.in_features, linear.out_features = module.in_features, module.out_features
-                linear.weight = torch.nn.Parameter(module.weight.dequantize().to(dtype))
-                if module.bias is not None:
-                    linear.bias = torch.nn.Parameter(module.bias.detach().to(dtype))
-                model.set_submodule(name, linear)
+        layers = [(name, module) for name, module in model.named_modules() if isinstance(module, QuantizedLinear)]
+        for name, layer in layers:
+            if layer.epilogue is not None:  # after fuse_activations_
+                raise ValueError(
+                    f"{name}: expected a layer without epilogue, to become a Linear, got {layer.epilogue!r}"
+                )
+        for name, layer in layers:
+            linear = torch.nn.Linear(1, 1, bias=layer.bias is not None)
+            linear.in_features, linear.out_features = layer.in_features, layer.out_features
+            linear.weight = torch.nn.Parameter(layer.weight.dequantize().to(dtype))
+            if layer.bias is not None:
+                linear.bias = torch.nn.Parameter(layer.bias.detach().to(dtype))
+            model.set_submodule(name, linear)
         return model
 
     def is_serializable(self) -> bool:

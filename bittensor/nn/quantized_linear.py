@@ -71,6 +71,24 @@ class QuantizedLinear(WeightModule):
                 )
                 self.weight.prepared_for(backend)
 
+    def set_epilogue(self, epilogue: str | None) -> None:
+        """End with this epilogue from now on, as if the layer had been built with it.
+
+        Raises:
+            ValueError: as `bittensor.linear`.
+
+        >>> import torch, bittensor
+        >>> layer = bittensor.QuantizedLinear.from_linear(torch.nn.Linear(64, 32), group_size=32)
+        >>> x = torch.randn(3, 64)
+        >>> y = layer(x)
+        >>> layer.set_epilogue("relu")
+        >>> torch.equal(layer(x), y.relu())
+        True
+        """
+        check_layer(self.weight, self.bias, self.activation_mode, epilogue)
+        self.epilogue = epilogue
+        self._prepare()
+
     @classmethod
     def from_linear(
         cls, linear: torch.nn.Linear, config: QuantizeConfig | None = None, **settings: Any
