@@ -88,7 +88,7 @@ def int8_by_definition(x: torch.Tensor, weight: QuantizedWeight) -> torch.Tensor
             t = np.float32(sum(p * (q - zero) for p, q in zip(a, codes[n][span], strict=True)))
             terms = [(t, a_scale * scales[n, g])]
             if weight.offsets is not None:
-                terms.append((np.float32(sum(a)), a_scale * weight.offsets[n, g].float().numpy()))
+                terms.append((np.float32(sum(a)) * a_scale, weight.offsets[n, g].float().numpy()))
             for one, other in terms:
                 y[m, n] = rounded(Fraction(float(one)) * Fraction(float(other)) + Fraction(float(y[m, n])))
     return torch.from_numpy(y)

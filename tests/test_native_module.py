@@ -154,6 +154,43 @@ def test_quantize_row(name: str, bits: int) -> None:
     np.testing.assert_array_equal(sums, [expected[:16].sum(), expected[16:32].sum(), expected[32:].sum()])
 
 
+@kernels("quantize_row")
+@pytest.mark.parametrize("weight_bits", [2, 4, 8])
+@pytest.mark.parametrize("group_size", [8, 16, 32, 96, 256, 264])
+@pytest.mark.parametrize("groups", [1, 3, 4, 8, 13, 37])
+def test_quantize_row_of_many_groups(name: str, bits: int, weight_bits: int, group_size: int, groups: int) -> None:
+    """Kernels take groups of whole vectors together: as many as there are lanes, or at least half as many."""
+    generator = np.random.default_rng(group_size + groups)
+    for last, bad, dtype in ((group_size, None, "float32"), (5, np.nan, "float16"), (group_size, np.inf, "float32")):
+        ends = np.cumsum([group_size] * (groups - 1) + [last])
+        columns = int(ends[-1])
+        weight = bittensor.quantize(torch.zeros(1, columns), weight_bits, min(group_size, columns))
+        prepared = bittensor.get_backend("cpp").prepare(weight).tensors[0].numpy()
+        x = generator.standard_normal(ends[-1]).astype(dtype)
+        parts = np.split(x, ends[:-1])
+        if groups > 5:
+            parts[1][:] = 0
+            parts[2][:] = 2.0**-101 if dtype == "float32" else 2.0**-24
+            parts[3][:] = -(2.0**-100) if dtype == "float32" else -(2.0**-24)
+        if bad is not None:
+            parts[groups // 2][-1] = bad
+        block = 32 // weight_bits
+        widths = [-(-part.size // block) * block for part in parts]
+        codes = np.full(sum(widths), 99, dtype=np.int8)
+        scales, sums = np.full(groups, 9, dtype=np.float32), np.full(groups, 9, dtype=np.int32)
+        _native.quantize_row(name, prepared, x, dtype, codes, scales, sums)
+        for part, found, scale, total in zip(parts, np.split(codes, np.cumsum(widths)[:-1]), scales, sums, strict=True):
+            values = part.astype(np.float32)
+            amax = np.abs(values).max()
+            is_used = np.isfinite(amax) and amax >= 2.0**-100
+            expected = np.rint(values * (np.float32(127) / amax)) if is_used else np.zeros_like(values)
+            np.testing.assert_array_equal(found, np.pad(expected, (0, found.size - part.size)))
+            np.testing.assert_array_equal(
+                scale, np.nan if not np.isfinite(amax) else amax / np.float32(127) if is_used else 0
+            )
+            assert total == expected.sum()
+
+
 @kernels("widen_row")
 def test_widen_row(name: str, bits: int) -> None:
     x = np.random.default_rng(3).standard_normal(40).astype(np.float16)

@@ -233,7 +233,7 @@ def linear_int8(x: Floats, weight: Weight, bias: Floats | None, epilogue: str | 
             scale = quantized.scales[:, g, None]
             y = fma(total.astype(np.float32), scale * weight.scales[None, :, g], y)
             if weight.offsets is not None:
-                y = fma(sums[:, g, None].astype(np.float32), scale * weight.offsets[None, :, g], y)
+                y = fma(sums[:, g, None].astype(np.float32) * scale, weight.offsets[None, :, g], y)
         if bias is not None:
             y = y + bias
     y[quantized.not_finite] = np.nan

@@ -218,6 +218,13 @@ class ScalesOneByOne(SoundLinear):
         return super().accumulate((t.float() * a_scale).double(), torch.ones_like(a_scale), w_scale, y)
 
 
+class ScalesTheOffset(SoundLinear):
+    """total * (a_scale * offset), for (total * a_scale) * offset."""
+
+    def accumulate_offset(self, total: Tensor, a_scale: Tensor, offset: Tensor, y: Tensor) -> Tensor:
+        return super().accumulate_offset(total, torch.ones_like(a_scale), a_scale * offset, y)
+
+
 class ExactTotals(SoundLinear):
     """Does not round sums beyond 2^24 to float32: closer, and not what the contract says."""
 

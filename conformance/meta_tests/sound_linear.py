@@ -114,7 +114,7 @@ class SoundLinear(Sound):
         return fma(t.float(), a_scale * w_scale, y)
 
     def accumulate_offset(self, total: Tensor, a_scale: Tensor, offset: Tensor, y: Tensor) -> Tensor:
-        return fma(total.float(), a_scale * offset, y)
+        return fma(total.float() * a_scale, offset, y)
 
     def mark(self, y: Tensor, finite: Tensor) -> Tensor:
         return torch.where(finite, y, torch.nan)

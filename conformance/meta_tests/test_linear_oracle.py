@@ -83,8 +83,8 @@ def _exact_row(x: list[Fraction], case: LinearCase, output: int) -> Fraction:
         t = sum(code * (int(weight.codes[output, k]) - zero) for code, k in zip(codes, columns, strict=True))
         y = nearest(nearest(Fraction(t)) * nearest(scale * Fraction(float(weight.scales[output, group]))) + y)
         if weight.offsets is not None:
-            factor = nearest(scale * Fraction(float(weight.offsets[output, group])))
-            y = nearest(nearest(Fraction(sum(codes))) * factor + y)
+            total = nearest(nearest(Fraction(sum(codes))) * scale)
+            y = nearest(total * Fraction(float(weight.offsets[output, group])) + y)
     if case.bias is not None:
         y = nearest(y + Fraction(float(case.inputs["bias"].values[output])))
     return nearest(max(y, Fraction(0)) if case.epilogue == "relu" else y, case.x_dtype)

@@ -35,6 +35,7 @@ MEANT_FOR: Mapping[str, str] = {
     "AsumMissing": f"{INT8}/int8_every_dtype[4-bit]",
     "MultipliesThenAdds": f"{INT8}/int8_many_groups[4-bit]",
     "ScalesOneByOne": f"{INT8}/int8_every_dtype[4-bit]",
+    "ScalesTheOffset": f"{INT8}/int8_every_dtype[4-bit]",
     "ExactTotals": f"{INT8}/int8_extreme_codes[8-bit]",
     "GroupsDescend": f"{INT8}/int8_many_groups[4-bit]",
     "BiasBeforeTheGroups": f"{INT8}/int8_every_dtype[4-bit]",

@@ -214,6 +214,9 @@ void int8_linear(
   block.x_group_stride = rows;
   block.x_scales = view<const float>("scales", scales, rows * weight.layout.groups());
   block.x_sums = view<const std::int32_t>("sums", sums, rows * weight.layout.groups());
+  std::vector<float> totals(static_cast<std::size_t>(rows * weight.layout.groups()));
+  for (std::size_t i = 0; i < totals.size(); ++i) totals[i] = static_cast<float>(block.x_sums[i]) * block.x_scales[i];
+  block.x_totals = totals.data();
   linear_kernels(entry).int8_linear_for(entry.bits)(block);
 }
 

@@ -288,12 +288,14 @@ class Cases {
       auto* codes = o.array<std::int8_t>(rows * block.x_stride);
       auto* scales = o.array<float>(rows * layout.groups());
       auto* sums = o.array<std::int32_t>(rows * layout.groups());
+      auto* totals = o.array<float>(rows * layout.groups());
       const float* x = o.floats(rows * columns);
       for (std::int64_t m = 0; m < rows; ++m) {
         set.linear.quantize_row(
             x + m * columns, FloatType::f32, layout, codes + m * block.x_stride, scales + m * layout.groups(),
             sums + m * layout.groups());
       }
+      for (std::int64_t i = 0; i < rows * layout.groups(); ++i) totals[i] = static_cast<float>(sums[i]) * scales[i];
       block.x_group_stride = rows;  // factors of rows and groups have changed places, which no kernel's time shows
       block.codes = prepared + layout.codes_begin();
       block.scales = prepared + layout.scales_begin();
@@ -302,6 +304,7 @@ class Cases {
       block.x = codes;
       block.x_scales = scales;
       block.x_sums = sums;
+      block.x_totals = totals;
       block.rows = rows;
       block.y_stride = outputs;
       block.y = o.array<float>(rows * outputs);

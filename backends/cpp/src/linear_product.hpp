@@ -51,9 +51,11 @@ struct Int8Mode {
     kernels.quantize_row(x, type, layout, values, scales, sums);
   }
   static bool reads_factors(ZeroKind /*unused*/) { return true; }
-  static void set_factors(Block& block, const float* scales, const std::int32_t* sums) {
+  static bool reads_totals(ZeroKind kind) { return kind == ZeroKind::offset; }
+  static void set_factors(Block& block, const float* scales, const std::int32_t* sums, const float* totals) {
     block.x_scales = scales;
     block.x_sums = sums;
+    block.x_totals = totals;
   }
 };
 
@@ -72,7 +74,11 @@ struct FloatMode {
     kernels.widen_row(x, type, layout, values, layout.zero_kind == ZeroKind::offset ? sums : nullptr);
   }
   static bool reads_factors(ZeroKind kind) { return kind == ZeroKind::offset; }
-  static void set_factors(Block& block, const float* sums, const std::int32_t* /*unused*/) { block.x_sums = sums; }
+  static bool reads_totals(ZeroKind /*unused*/) { return false; }
+  static void set_factors(
+      Block& block, const float* sums, const std::int32_t* /*unused*/, const float* /*unused*/) {
+    block.x_sums = sums;
+  }
 };
 
 template <class Mode>
@@ -262,34 +268,44 @@ class Product {
   }
 
   /// Rows of a panel, and their factors as kernels read them: group by group, so that those of the rows that a kernel
-  /// takes at a time share cache lines.
+  /// takes at a time share cache lines. Where kernels read totals, there are no sums.
   struct Rows {
     std::int64_t first;
     std::int64_t count;
     const float* factors;
     const std::int32_t* sums;
+    const float* totals;
   };
 
   /// Values that `gather` needs for so many rows.
   std::int64_t gathered(std::int64_t rows) const {
-    return rows > 1 && Mode::reads_factors(layout_.zero_kind) ? 2 * rows * groups_ : 0;
+    const bool moves = rows > 1 && Mode::reads_factors(layout_.zero_kind);
+    return moves || Mode::reads_totals(layout_.zero_kind) ? 2 * rows * groups_ : 0;
   }
 
   Rows gather(std::int64_t m, std::int64_t rows, float* memory) const {
     const float* factors = x_factors_ + m * groups_;
     const std::int32_t* sums = x_sums_ + m * groups_;
-    if (gathered(rows) == 0) return {m, rows, factors, sums};
-    auto* sums_by_group = reinterpret_cast<std::int32_t*>(memory + rows * groups_);
-    for (std::int64_t begin = 0; begin < rows; begin += 16) {  // a cache line of each group
-      const std::int64_t end = std::min<std::int64_t>(begin + 16, rows);
-      for (std::int64_t g = 0; g < groups_; ++g) {
-        for (std::int64_t i = begin; i < end; ++i) {
-          memory[g * rows + i] = factors[i * groups_ + g];
-          sums_by_group[g * rows + i] = sums[i * groups_ + g];
+    if (gathered(rows) == 0) return {m, rows, factors, sums, nullptr};
+    const auto place_all = [&](auto* second, const auto& value) {
+      for (std::int64_t begin = 0; begin < rows; begin += 16) {  // a cache line of each group
+        const std::int64_t end = std::min<std::int64_t>(begin + 16, rows);
+        for (std::int64_t g = 0; g < groups_; ++g) {
+          for (std::int64_t i = begin; i < end; ++i) {
+            memory[g * rows + i] = factors[i * groups_ + g];
+            second[g * rows + i] = value(i * groups_ + g);
+          }
         }
       }
+    };
+    float* second = memory + rows * groups_;
+    if (Mode::reads_totals(layout_.zero_kind)) {
+      place_all(second, [&](std::int64_t i) { return static_cast<float>(sums[i]) * factors[i]; });
+      return {m, rows, memory, nullptr, second};
     }
-    return {m, rows, memory, sums_by_group};
+    auto* sums_by_group = reinterpret_cast<std::int32_t*>(second);
+    place_all(sums_by_group, [&](std::int64_t i) { return sums[i]; });
+    return {m, rows, memory, sums_by_group, nullptr};
   }
 
   /// Results of a panel's rows.
@@ -302,7 +318,7 @@ class Product {
     block.tiles = tiles;
     block.x = x_ + rows.first * x_stride_;
     block.x_stride = x_stride_;
-    Mode::set_factors(block, rows.factors, rows.sums);
+    Mode::set_factors(block, rows.factors, rows.sums, rows.totals);
     block.x_group_stride = rows.count;
     block.rows = rows.count;
     block.y = y;

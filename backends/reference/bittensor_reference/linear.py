@@ -40,7 +40,7 @@ def linear_int8(x: torch.Tensor, weight: QuantizedWeight, codes: torch.Tensor) -
         t = (dot - group.zero * total).to(torch.float32)
         y = fma(t, scale * group.scale, y)
         if group.offset is not None:
-            y = fma(total.to(torch.float32), scale * group.offset, y)
+            y = fma(total.to(torch.float32) * scale, group.offset, y)
     return torch.where(finite, y, torch.nan)
 
 

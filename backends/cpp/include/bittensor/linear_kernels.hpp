@@ -24,7 +24,8 @@ struct Int8LinearBlock {
   const std::int8_t* x;         // [rows, x_stride], from QuantizeRow
   std::int64_t x_stride;        // bytes
   const float* x_scales;        // [groups, x_group_stride], of the rows side by side
-  const std::int32_t* x_sums;   // [groups, x_group_stride]
+  const std::int32_t* x_sums;   // [groups, x_group_stride]; not read where there are offsets
+  const float* x_totals;        // likewise: sums times scales, read only where there are offsets
   std::int64_t x_group_stride;  // values, at least `rows`
   std::int64_t rows;            // at least 1
   float* y;                     // [rows, y_stride], tile_rows values for each tile

@@ -13,6 +13,12 @@ namespace {
 /// Below this magnitude (2^-100) a group counts as zero: 127 / amax would leave the range in which it is exact enough.
 inline constexpr float smallest_amax = 0x1p-100F;
 
+inline constexpr std::int32_t infinity_bits = 0x7F800000;
+
+/// How far ahead activations are prefetched: into the rows behind, which those of the processor, that end with a page,
+/// do not reach.
+inline constexpr std::int64_t x_prefetch_bytes = 6144;
+
 /// The last values of a group as one vector: those of `columns` values that end it, or all of a shorter group with
 /// zeros behind.
 template <class V>
@@ -62,60 +68,139 @@ typename V::LaneSum last_lanes(std::int64_t count) {
   return V::load_u8_as_i32(zeros_and_ones + tile_rows - V::lanes + count);
 }
 
+/// The codes of one group, their sum, and the scale.
+template <class V>
+void quantize_group(
+    const std::uint8_t* x, FloatType type, RowGroups::Columns group, std::int8_t* codes, float* scale,
+    std::int32_t* code_sum) {
+  const std::int64_t size = bytes_of(type);
+  const auto [columns, padded] = group;
+  const std::int64_t rest = columns % V::lanes;
+  const std::int64_t whole = columns - rest;
+  const LastVector<V> last(x, columns, type);
+
+  // For magnitudes the order of the bits is the order of the values, with infinity and NaN on top.
+  typename V::LaneSum largest = V::magnitude_bits(last.values());
+  for (std::int64_t k = 0; k < whole; k += V::lanes) {
+    __builtin_prefetch(x + k * size + x_prefetch_bytes);
+    largest = V::max_i32(largest, V::magnitude_bits(V::load_float(x + k * size, type)));
+  }
+  const std::int32_t amax_bits = V::largest_i32(largest);
+  float amax = 0.0F;
+  __builtin_memcpy(&amax, &amax_bits, sizeof amax);
+  const bool is_finite = amax_bits < infinity_bits;
+  const bool is_zero = is_finite && amax < smallest_amax;
+  if (!is_finite || is_zero) {
+    __builtin_memset(codes, 0, static_cast<std::size_t>(padded));
+    *scale = is_zero ? 0.0F : __builtin_nanf("");
+    *code_sum = 0;
+    return;
+  }
+
+  const typename V::Float inverse = V::broadcast_f32(127.0F / amax);
+  typename V::LaneSum sum = V::broadcast_i32(0);
+  for (std::int64_t k = 0; k < whole; k += V::lanes) {
+    const typename V::LaneSum code = V::round_to_i32(V::multiply(V::load_float(x + k * size, type), inverse));
+    sum = V::add_i32(sum, code);
+    V::store_as_i8(codes + k, code);
+  }
+  if (rest > 0) {
+    const typename V::LaneSum code = V::round_to_i32(V::multiply(last.values(), inverse));
+    if (whole > 0) {  // the lanes before the rest are written again, and counted once
+      V::store_as_i8(codes + columns - V::lanes, code);
+      sum = V::add_i32(sum, V::multiply_i32(code, last_lanes<V>(rest)));
+    } else {
+      std::int8_t only[V::lanes];
+      V::store_as_i8(only, code);
+      __builtin_memcpy(codes, only, static_cast<std::size_t>(rest));
+      sum = code;
+    }
+  }
+  for (std::int64_t k = columns; k < padded; ++k) codes[k] = 0;
+  *scale = amax / 127.0F;
+  *code_sum = V::sum_i32(sum);
+}
+
+/// The same for some groups of whole vectors, at most as many as a vector has lanes: lanes are groups where there is one
+/// number for each. Divisions and sums across lanes take as long as the rest if each group has its own. False, and
+/// nothing is done, if a value is not finite.
+template <class V>
+bool quantize_groups(
+    const std::uint8_t* x, FloatType type, std::int64_t groups, std::int64_t columns, std::int8_t* codes, float* scales,
+    std::int32_t* sums) {
+  using Sum = typename V::LaneSum;
+  using Float = typename V::Float;
+  const std::int64_t step = V::lanes * bytes_of(type);
+  const std::int64_t group_bytes = columns * bytes_of(type);
+  Sum of_groups[V::lanes];
+  for (std::int64_t g = 0; g < groups; ++g) {
+    const std::uint8_t* from = x + g * group_bytes;
+    Sum largest = V::magnitude_bits(V::load_float(from, type));
+    __builtin_prefetch(from + x_prefetch_bytes);
+    for (std::int64_t k = step; k < group_bytes; k += step) {
+      __builtin_prefetch(from + k + x_prefetch_bytes);
+      largest = V::max_i32(largest, V::magnitude_bits(V::load_float(from + k, type)));
+    }
+    of_groups[g] = largest;
+  }
+  for (std::int64_t g = groups; g < V::lanes; ++g) of_groups[g] = V::broadcast_i32(0);
+  const Sum amax_bits = V::across_lanes(of_groups, [](const Sum& a, const Sum& b) { return V::max_i32(a, b); });
+  if (V::largest_i32(amax_bits) >= infinity_bits) return false;
+
+  const Float amax = V::of_bits(amax_bits);
+  const Float above = V::subtract_f32(amax, V::broadcast_f32(smallest_amax));
+  const Float none = V::broadcast_f32(0.0F);
+  const Float most = V::broadcast_f32(127.0F);
+  alignas(64) float inverse[V::lanes];
+  alignas(64) float scale[V::lanes];
+  V::store_float(inverse, V::where_negative(above, none, V::divide(most, amax)));
+  V::store_float(scale, V::where_negative(above, none, V::divide(amax, most)));
+  __builtin_memcpy(scales, scale, static_cast<std::size_t>(groups) * sizeof(float));
+
+  for (std::int64_t g = 0; g < groups; ++g) {
+    const std::uint8_t* from = x + g * group_bytes;
+    const Float factor = V::broadcast_f32(inverse[g]);
+    Sum sum = V::broadcast_i32(0);
+    for (std::int64_t k = 0; k < group_bytes; k += step) {
+      const Sum code = V::round_to_i32(V::multiply(V::load_float(from + k, type), factor));
+      sum = V::add_i32(sum, code);
+      V::store_as_i8(codes, code);
+      codes += V::lanes;
+    }
+    of_groups[g] = sum;
+  }
+  const Sum code_sums = V::across_lanes(of_groups, [](const Sum& a, const Sum& b) { return V::add_i32(a, b); });
+  __builtin_memcpy(sums, &code_sums, static_cast<std::size_t>(groups) * sizeof(std::int32_t));
+  return true;
+}
+
 template <class V>
 void quantize_row(
     const void* x, FloatType type, const PreparedLayout& layout, std::int8_t* codes, float* scales,
     std::int32_t* sums) {
+  constexpr std::int64_t fewest_groups = V::lanes / 2;  // else most lanes are empty
+  constexpr std::int64_t most_columns = 256;            // so that the values of all groups stay close
   const auto* bytes = static_cast<const std::uint8_t*>(x);
   const std::int64_t size = bytes_of(type);
   const RowGroups groups(layout);
-  for (std::int64_t g = 0; g < groups.count; ++g) {
-    const auto [columns, padded] = g + 1 < groups.count ? groups.each : groups.last;
-    const std::int64_t rest = columns % V::lanes;
-    const std::int64_t whole = columns - rest;
-    const LastVector<V> last(bytes, columns, type);
-
-    // For magnitudes the order of the bits is the order of the values, with infinity and NaN on top.
-    typename V::LaneSum largest = V::magnitude_bits(last.values());
-    for (std::int64_t k = 0; k < whole; k += V::lanes) {
-      largest = V::max_i32(largest, V::magnitude_bits(V::load_float(bytes + k * size, type)));
+  const std::int64_t columns = groups.each.count;
+  const bool of_vectors = columns % V::lanes == 0 && columns == groups.each.padded && columns <= most_columns;
+  const std::int64_t equal = groups.last.count == columns ? groups.count : groups.count - 1;
+  for (std::int64_t g = 0; g < groups.count;) {
+    const std::int64_t left = equal - g < V::lanes ? equal - g : V::lanes;
+    const std::int64_t together = of_vectors && left >= fewest_groups ? left : 1;
+    if (together > 1 && quantize_groups<V>(bytes, type, together, columns, codes, scales + g, sums + g)) {
+      bytes += together * columns * size;
+      codes += together * columns;
+      g += together;
+      continue;
     }
-    const std::int32_t amax_bits = V::largest_i32(largest);
-    float amax = 0.0F;
-    __builtin_memcpy(&amax, &amax_bits, sizeof amax);
-    const bool is_finite = amax_bits < 0x7F800000;
-    const bool is_zero = is_finite && amax < smallest_amax;
-
-    if (!is_finite || is_zero) {
-      __builtin_memset(codes, 0, static_cast<std::size_t>(padded));
-      scales[g] = is_zero ? 0.0F : __builtin_nanf("");
-      sums[g] = 0;
-    } else {
-      const typename V::Float inverse = V::broadcast_f32(127.0F / amax);
-      typename V::LaneSum sum = V::broadcast_i32(0);
-      for (std::int64_t k = 0; k < whole; k += V::lanes) {
-        const typename V::LaneSum code = V::round_to_i32(V::multiply(V::load_float(bytes + k * size, type), inverse));
-        sum = V::add_i32(sum, code);
-        V::store_as_i8(codes + k, code);
-      }
-      if (rest > 0) {
-        const typename V::LaneSum code = V::round_to_i32(V::multiply(last.values(), inverse));
-        if (whole > 0) {  // the lanes before the rest are written again, and counted once
-          V::store_as_i8(codes + columns - V::lanes, code);
-          sum = V::add_i32(sum, V::multiply_i32(code, last_lanes<V>(rest)));
-        } else {
-          std::int8_t only[V::lanes];
-          V::store_as_i8(only, code);
-          __builtin_memcpy(codes, only, static_cast<std::size_t>(rest));
-          sum = code;
-        }
-      }
-      for (std::int64_t k = columns; k < padded; ++k) codes[k] = 0;
-      scales[g] = amax / 127.0F;
-      sums[g] = V::sum_i32(sum);
+    for (const std::int64_t end = g + together; g < end; ++g) {
+      const RowGroups::Columns group = g + 1 < groups.count ? groups.each : groups.last;
+      quantize_group<V>(bytes, type, group, codes, scales + g, sums + g);
+      bytes += group.count * size;
+      codes += group.padded;
     }
-    bytes += columns * size;
-    codes += padded;
   }
 }
 

@@ -60,6 +60,7 @@ class AmxInt8Linear {
   static constexpr int prefetch_bytes = 2048;   // ahead, of the codes of a tile: two chunks at 4 bits
   static constexpr bool unsigned_weight = Bits == 8 && Kind != ZeroKind::symmetric;
   static constexpr bool has_zero_term = unsigned_weight && Kind == ZeroKind::integer;
+  static constexpr bool has_offset = Kind == ZeroKind::offset;
 
   /// Up to 64 columns of one group.
   struct Step {
@@ -82,7 +83,7 @@ class AmxInt8Linear {
     std::int64_t groups = 0;
     const std::int32_t* sums = nullptr;
     const float* parameters = nullptr;  // of the first group
-    std::int64_t factor = 0;            // of the first row and group, in x_scales and x_sums
+    std::int64_t factor = 0;            // of the first row and group, in x_scales, x_sums and x_totals
     std::int64_t row = 0;               // the first, of the panel
     std::int64_t begin = 0;             // rows of the run that the one before did not have
     std::int64_t end = 0;
@@ -232,7 +233,7 @@ class AmxInt8Linear {
     const std::int64_t at = group * tile_rows * bytes_of(type);
     const std::uint8_t* zeros = b_.zeros + (tile_ + t) * sizes_.zero_bytes;
     _mm512_store_ps(to, Avx512Vnni::load_float(b_.scales + (tile_ + t) * sizes_.scale_bytes + at, type));
-    if constexpr (Kind == ZeroKind::offset) _mm512_store_ps(to + tile_rows, Avx512Vnni::load_float(zeros + at, type));
+    if constexpr (has_offset) _mm512_store_ps(to + tile_rows, Avx512Vnni::load_float(zeros + at, type));
     if constexpr (has_zero_term) {
       _mm512_store_si512(to + tile_rows, Avx512Vnni::load_u8_as_i32(zeros + group * tile_rows));
     }
@@ -377,7 +378,8 @@ class AmxInt8Linear {
     const std::int32_t* sums = ended.sums + row * tile_rows;
     const float* parameters = ended.parameters;
     const float* x_scale = b_.x_scales + ended.factor + row;
-    [[maybe_unused]] const std::int32_t* x_sum = b_.x_sums + ended.factor + row;
+    [[maybe_unused]] const std::int32_t* x_sum = has_zero_term ? b_.x_sums + ended.factor + row : nullptr;
+    [[maybe_unused]] const float* x_total = has_offset ? b_.x_totals + ended.factor + row : nullptr;
     const float* y = y_ + (ended.row + row) * Tiles * tile_rows;
     float* to = ended.to + row * ended.to_stride;
     const std::int64_t to_stride = ToStride != 0 ? ToStride : ended.to_stride;
@@ -394,7 +396,7 @@ class AmxInt8Linear {
       for (int t = 0; t < Tiles; ++t) {
         const __m512 scale = _mm512_load_ps(parameters + 2 * t * tile_rows);
         [[maybe_unused]] __m512 second;
-        if constexpr (Kind == ZeroKind::offset || has_zero_term) {
+        if constexpr (has_offset || has_zero_term) {
           second = _mm512_load_ps(parameters + (2 * t + 1) * tile_rows);
         }
 #pragma GCC unroll 16
@@ -407,16 +409,14 @@ class AmxInt8Linear {
             sum = _mm512_sub_epi32(sum, _mm512_mullo_epi32(_mm512_set1_epi32(x_sum[m]), zero));
           }
           value[m][t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_mul_ps(x_factor, scale), value[m][t]);
-          if constexpr (Kind == ZeroKind::offset) {
-            const __m512 total = _mm512_cvtepi32_ps(_mm512_set1_epi32(x_sum[m]));
-            value[m][t] = _mm512_fmadd_ps(total, _mm512_mul_ps(x_factor, second), value[m][t]);
-          }
+          if constexpr (has_offset) value[m][t] = _mm512_fmadd_ps(_mm512_set1_ps(x_total[m]), second, value[m][t]);
         }
       }
       sums += sums_of_rows;
       parameters += 2 * Tiles * tile_rows;
       x_scale += b_.x_group_stride;
-      x_sum += b_.x_group_stride;
+      if constexpr (has_zero_term) x_sum += b_.x_group_stride;
+      if constexpr (has_offset) x_total += b_.x_group_stride;
     }
 #pragma GCC unroll 16
     for (int m = 0; m < Rows; ++m) {

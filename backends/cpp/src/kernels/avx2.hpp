@@ -241,6 +241,18 @@ struct Avx2 {
     return _mm_cvtsi128_si32(half);
   }
   static std::int32_t sum_i32(Sum v) { return total(v); }
+  /// In lane i, all lanes of vector i, combined by `op`.
+  template <class Op>
+  static Sum across_lanes(const Sum (&v)[lanes], const Op& op) {
+    const auto four = [&](const Sum* from) {  // in each 128 bits a half of what is left of four vectors
+      const Sum low = op(_mm256_unpacklo_epi32(from[0], from[1]), _mm256_unpackhi_epi32(from[0], from[1]));
+      const Sum high = op(_mm256_unpacklo_epi32(from[2], from[3]), _mm256_unpackhi_epi32(from[2], from[3]));
+      return op(_mm256_unpacklo_epi64(low, high), _mm256_unpackhi_epi64(low, high));
+    };
+    const Sum a = four(v);
+    const Sum b = four(v + 4);
+    return op(_mm256_permute2x128_si256(a, b, 0x20), _mm256_permute2x128_si256(a, b, 0x31));
+  }
   static Sum load_u8_as_i32(const std::uint8_t* from) {
     return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
   }
@@ -270,6 +282,7 @@ struct Avx2 {
   static Float add(Float a, Float b) { return _mm256_add_ps(a, b); }
   static Float fma(Float a, Float b, Float c) { return _mm256_fmadd_ps(a, b, c); }
   static Float to_float(Sum v) { return _mm256_cvtepi32_ps(v); }
+  static Float of_bits(Sum v) { return _mm256_castsi256_ps(v); }
   static Sum round_to_i32(Float v) {
     return _mm256_cvtps_epi32(_mm256_round_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
   }

@@ -226,6 +226,22 @@ struct Avx512 {
   static Sum multiply_i32(Sum a, Sum b) { return _mm512_mullo_epi32(a, b); }
   static Sum max_i32(Sum a, Sum b) { return _mm512_max_epi32(a, b); }
   static std::int32_t largest_i32(Sum v) { return _mm512_reduce_max_epi32(v); }
+  /// In lane i, all lanes of vector i, combined by `op`.
+  template <class Op>
+  static Sum across_lanes(const Sum (&v)[lanes], const Op& op) {
+    Sum fours[4];  // in each 128 bits a part of what is left of four vectors
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      const Sum* const four = v + 4 * i;
+      const Sum low = op(_mm512_unpacklo_epi32(four[0], four[1]), _mm512_unpackhi_epi32(four[0], four[1]));
+      const Sum high = op(_mm512_unpacklo_epi32(four[2], four[3]), _mm512_unpackhi_epi32(four[2], four[3]));
+      fours[i] = op(_mm512_unpacklo_epi64(low, high), _mm512_unpackhi_epi64(low, high));
+    }
+    const auto join = [&op](Sum a, Sum b) {
+      return op(_mm512_shuffle_i32x4(a, b, 0x88), _mm512_shuffle_i32x4(a, b, 0xDD));
+    };
+    return join(join(fours[0], fours[1]), join(fours[2], fours[3]));
+  }
   static std::int32_t sum_i32(Sum v) { return _mm512_reduce_add_epi32(v); }
   static Sum load_u8_as_i32(const std::uint8_t* from) {
     return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
@@ -258,6 +274,7 @@ struct Avx512 {
   static Float add(Float a, Float b) { return _mm512_add_ps(a, b); }
   static Float fma(Float a, Float b, Float c) { return _mm512_fmadd_ps(a, b, c); }
   static Float to_float(Sum v) { return _mm512_cvtepi32_ps(v); }
+  static Float of_bits(Sum v) { return _mm512_castsi512_ps(v); }
   static Sum round_to_i32(Float v) {
     return _mm512_cvt_roundps_epi32(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   }

@@ -84,8 +84,7 @@ struct Int8LinearTile {
     const std::uint8_t* scales = block.scales + tile * tile_scale_bytes;
     const std::uint8_t* zeros = block.zeros + tile * tile_zero_bytes;
     const std::int8_t* x = block.x + row * block.x_stride;
-    const float* x_scales = block.x_scales + row;
-    const std::int32_t* x_sums = block.x_sums + row;
+    std::int64_t factor = row;  // in x_scales, x_sums and x_totals
 
     Float y[Rows][vectors];
 #pragma GCC unroll 8
@@ -100,9 +99,10 @@ struct Int8LinearTile {
       Sum sums[chains * Rows][vectors];
 #pragma GCC unroll 8
       for (int m = 0; m < Rows; ++m) {
+        const std::int32_t x_sum = layout.zero_kind == ZeroKind::offset ? 0 : block.x_sums[factor + m];
 #pragma GCC unroll 16
         for (int v = 0; v < vectors; ++v) {
-          sums[m][v] = zero_term(layout.zero_kind, zeros, tile_zero_bytes, x_sums[m], v);
+          sums[m][v] = zero_term(layout.zero_kind, zeros, tile_zero_bytes, x_sum, v);
           if constexpr (chains == 2) sums[1][v] = V::broadcast_i32(0);
         }
       }
@@ -147,7 +147,7 @@ struct Int8LinearTile {
       for (int v = 0; v < vectors; ++v) scale[v] = load_float(scales, tile_scale_bytes, layout.scale_type, v);
 #pragma GCC unroll 8
       for (int m = 0; m < Rows; ++m) {
-        const Float x_scale = V::broadcast_f32(x_scales[m]);
+        const Float x_scale = V::broadcast_f32(block.x_scales[factor + m]);
 #pragma GCC unroll 16
         for (int v = 0; v < vectors; ++v) {
           y[m][v] = V::fma(V::to_float(sums[m][v]), V::multiply(x_scale, scale[v]), y[m][v]);
@@ -158,16 +158,14 @@ struct Int8LinearTile {
         for (int v = 0; v < vectors; ++v) scale[v] = load_float(zeros, tile_zero_bytes, layout.scale_type, v);
 #pragma GCC unroll 8
         for (int m = 0; m < Rows; ++m) {
-          const Float x_scale = V::broadcast_f32(x_scales[m]);
-          const Float x_sum = V::to_float(V::broadcast_i32(x_sums[m]));
+          const Float x_total = V::broadcast_f32(block.x_totals[factor + m]);
 #pragma GCC unroll 16
-          for (int v = 0; v < vectors; ++v) y[m][v] = V::fma(x_sum, V::multiply(x_scale, scale[v]), y[m][v]);
+          for (int v = 0; v < vectors; ++v) y[m][v] = V::fma(x_total, scale[v], y[m][v]);
         }
       }
       scales += scale_bytes;
       zeros += zero_bytes;
-      x_scales += block.x_group_stride;
-      x_sums += block.x_group_stride;
+      factor += block.x_group_stride;
     }
 #pragma GCC unroll 8
     for (int m = 0; m < Rows; ++m) {

@@ -118,11 +118,11 @@ struct LanesProduct {
 #pragma GCC unroll 8
       for (int i = 0; i < Positions; ++i) {
         const auto scaled = [&](const Float& factor) {
-          if constexpr (Quantize) return V::multiply(x_scale[i], factor);
+          if constexpr (Quantize) return V::multiply(factor, x_scale[i]);
           return factor;
         };
         y[i] = V::fma(product[i], scaled(scale), y[i]);
-        if constexpr (HasOffset) y[i] = V::fma(sum[i], scaled(V::load_float(zeros, layout.scale_type)), y[i]);
+        if constexpr (HasOffset) y[i] = V::fma(scaled(sum[i]), V::load_float(zeros, layout.scale_type), y[i]);
       }
       offsets += group_size;
       weights += group_size * tile_rows;

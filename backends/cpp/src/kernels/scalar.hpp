@@ -245,6 +245,15 @@ struct Scalar {
     for (const Sum value : v.at) sum += value;
     return static_cast<std::int32_t>(sum);
   }
+  /// In lane i, all lanes of vector i, combined by `op`.
+  template <class Op>
+  static LaneSum across_lanes(const LaneSum (&v)[lanes], const Op& op) {
+    LaneSum combined = each([&](int i) { return v[i].at[0]; });
+    for (int lane = 1; lane < lanes; ++lane) {
+      combined = op(combined, each([&](int i) { return v[i].at[lane]; }));
+    }
+    return combined;
+  }
   static LaneSum load_u8_as_i32(const std::uint8_t* from) {
     return each([from](int i) { return Sum{from[i]}; });
   }
@@ -295,6 +304,9 @@ struct Scalar {
   }
   static Float to_float(const LaneSum& v) {
     return each([&](int i) { return static_cast<float>(static_cast<std::int32_t>(v.at[i])); });
+  }
+  static Float of_bits(const LaneSum& v) {
+    return each([&](int i) { return float_of(v.at[i]); });
   }
   static LaneSum round_to_i32(const Float& v) {
     constexpr float whole = 12582912.0F;  // 1.5 * 2^23: adding it rounds |v| <= 127 to a whole number, ties to even
