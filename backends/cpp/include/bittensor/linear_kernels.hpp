@@ -28,11 +28,12 @@ struct Int8LinearBlock {
   const float* x_totals;        // likewise: sums times scales, read only where there are offsets
   std::int64_t x_group_stride;  // values, at least `rows`
   std::int64_t rows;            // at least 1
+  const float* bias;            // tile_rows values for each tile, or null
   float* y;                     // [rows, y_stride], tile_rows values for each tile
   std::int64_t y_stride;        // floats
 };
 
-/// y = the terms of all groups in docs/numerics.md, section 4, in ascending order.
+/// y = the terms of all groups in docs/numerics.md, section 4, in ascending order, and then the bias.
 using Int8Linear = void (*)(const Int8LinearBlock& block);
 
 /// Widens one row of activations to float32, in the padded columns of the layout with zeros in the gaps. If `sums` is

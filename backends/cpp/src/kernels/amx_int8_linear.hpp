@@ -89,6 +89,7 @@ class AmxInt8Linear {
     std::int64_t end = 0;
     std::uint16_t has_y = 0;  // all bits: there are groups before, in y_
     float* to = nullptr;      // y_ again, or with the last group the results
+    const float* bias = nullptr;  // with the last group, if there is one
     std::int64_t to_stride = 0;
   };
 
@@ -285,6 +286,7 @@ class AmxInt8Linear {
     last_.has_y = static_cast<std::uint16_t>(first.group == 0 ? 0 : 0xFFFF);
     last_.to = is_last ? b_.y + (panel_first_ + row) * b_.y_stride + tile_ * tile_rows : y_ + row * Tiles * tile_rows;
     last_.to_stride = is_last ? b_.y_stride : Tiles * tile_rows;
+    last_.bias = is_last && b_.bias != nullptr ? b_.bias + tile_ * tile_rows : nullptr;
   }
 
   /// The products of a step. Sums that are still in the registers go to `unstored`, unless these are what it begins
@@ -417,6 +419,14 @@ class AmxInt8Linear {
       x_scale += b_.x_group_stride;
       if constexpr (has_zero_term) x_sum += b_.x_group_stride;
       if constexpr (has_offset) x_total += b_.x_group_stride;
+    }
+    if (ended.bias != nullptr) {
+#pragma GCC unroll 4
+      for (int t = 0; t < Tiles; ++t) {
+        const __m512 bias = _mm512_loadu_ps(ended.bias + t * tile_rows);
+#pragma GCC unroll 16
+        for (int m = 0; m < Rows; ++m) value[m][t] = _mm512_add_ps(value[m][t], bias);
+      }
     }
 #pragma GCC unroll 16
     for (int m = 0; m < Rows; ++m) {

@@ -171,7 +171,9 @@ struct Int8LinearTile {
     for (int m = 0; m < Rows; ++m) {
 #pragma GCC unroll 16
       for (int v = 0; v < vectors; ++v) {
-        V::store_float(block.y + (row + m) * block.y_stride + tile * tile_rows + v * V::lanes, y[m][v]);
+        const std::int64_t column = tile * tile_rows + v * V::lanes;
+        if (block.bias != nullptr) y[m][v] = V::add(y[m][v], V::load_float(block.bias + column, FloatType::f32));
+        V::store_float(block.y + (row + m) * block.y_stride + column, y[m][v]);
       }
     }
   }
