@@ -81,8 +81,7 @@ struct FloatMode {
   static constexpr bool writes_once = false;
   static bool reads_factors(ZeroKind kind) { return kind == ZeroKind::offset; }
   static bool reads_totals(ZeroKind /*unused*/) { return false; }
-  static void set_factors(
-      Block& block, const float* sums, const std::int32_t* /*unused*/, const float* /*unused*/) {
+  static void set_factors(Block& block, const float* sums, const std::int32_t* /*unused*/, const float* /*unused*/) {
     block.x_sums = sums;
   }
 };
@@ -347,8 +346,8 @@ class Product {
     if (writes_results_ && columns == y_stride) {
       const std::int64_t offset = ((first + rows.first) * layout_.out_features + column) * size;
       multiply_tiles(
-          rows, tile, tiles, reinterpret_cast<float*>(static_cast<std::uint8_t*>(l_.out) + offset), layout_.out_features,
-          l_.bias != nullptr ? l_.bias + column : nullptr);
+          rows, tile, tiles, reinterpret_cast<float*>(static_cast<std::uint8_t*>(l_.out) + offset),
+          layout_.out_features, l_.bias != nullptr ? l_.bias + column : nullptr);
       return;
     }
     multiply_tiles(rows, tile, tiles, y, y_stride);
@@ -371,7 +370,7 @@ class Product {
   std::int64_t outputs_;
   std::int64_t first_tile_;
   std::int64_t tiles_;
-  std::int64_t x_stride_;       // values
+  std::int64_t x_stride_;        // values
   bool writes_results_ = false;  // kernels do, where they belong
   std::int64_t most_rows_ = 0;   // of a panel
   std::int64_t panel_rows_ = 0;

@@ -81,7 +81,7 @@ std::vector<float> int8_by_definition(const Weight& w, const std::vector<float>&
         }
         sum -= static_cast<std::int64_t>(w.zero(group)) * total;
         y = std::fma(static_cast<float>(sum), scale * w.scales[group], y);
-        if (l.zero_kind == ZeroKind::offset) y = std::fma(static_cast<float>(total), scale * w.offsets[group], y);
+        if (l.zero_kind == ZeroKind::offset) y = std::fma(static_cast<float>(total) * scale, w.offsets[group], y);
       }
       all.push_back(y);
     }

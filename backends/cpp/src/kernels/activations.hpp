@@ -121,8 +121,8 @@ void quantize_group(
   *code_sum = V::sum_i32(sum);
 }
 
-/// The same for some groups of whole vectors, at most as many as a vector has lanes: lanes are groups where there is one
-/// number for each. Divisions and sums across lanes take as long as the rest if each group has its own. False, and
+/// The same for some groups of whole vectors, at most as many as a vector has lanes: lanes are groups where there is
+/// one number for each. Divisions and sums across lanes take as long as the rest if each group has its own. False, and
 /// nothing is done, if a value is not finite.
 template <class V>
 bool quantize_groups(

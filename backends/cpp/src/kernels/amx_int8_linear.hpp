@@ -87,8 +87,8 @@ class AmxInt8Linear {
     std::int64_t row = 0;               // the first, of the panel
     std::int64_t begin = 0;             // rows of the run that the one before did not have
     std::int64_t end = 0;
-    std::uint16_t has_y = 0;  // all bits: there are groups before, in y_
-    float* to = nullptr;      // y_ again, or with the last group the results
+    std::uint16_t has_y = 0;      // all bits: there are groups before, in y_
+    float* to = nullptr;          // y_ again, or with the last group the results
     const float* bias = nullptr;  // with the last group, if there is one
     std::int64_t to_stride = 0;
   };
