@@ -1,4 +1,4 @@
-"""Operations around `linear`, of language models and convolutions, which a backend may compute in one step.
+"""Operations around `linear`, of transformers and convolutions, which a backend may compute in one step.
 
 `ComposedOperations` says what they are, in torch and the backend's own `linear`. A backend with kernels for them
 returns its own from `Backend.fused`; docs/numerics.md, section 8, says what those must have in common.
@@ -106,6 +106,28 @@ class FusedOperations(Protocol):
         """
         ...
 
+    def attend_bidirectional(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        key_mask: torch.Tensor | None,
+        scale: float,
+    ) -> torch.Tensor:
+        """Attention of every token of a sequence to every token: ``softmax(scale * query @ key.T) @ value``.
+
+        Args:
+            query: float32 ``[B, heads, T, size]``, of any strides.
+            key, value: float32 ``[B, key_value_heads, S, size]``; so many heads of the query in a row as
+                key_value_heads goes into them share keys and values.
+            key_mask: bool ``[B, S]``, False where a key is not seen, or None.
+            scale: of the scores.
+
+        Returns:
+            float32 ``[B, T, heads * size]``; 0 where no key is seen.
+        """
+        ...
+
     def conv2d(
         self,
         images: torch.Tensor,
@@ -193,6 +215,20 @@ class ComposedOperations(FusedOperations):
                 queries, all_keys, all_values, mask, is_causal=mask is None, enable_gqa=True
             )
         return mixed[0].transpose(0, 1).reshape(count, -1)
+
+    def attend_bidirectional(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        key_mask: torch.Tensor | None,
+        scale: float,
+    ) -> torch.Tensor:
+        mask = None if key_mask is None else key_mask[:, None, None]
+        mixed = F.scaled_dot_product_attention(query, key, value, mask, scale=scale, enable_gqa=True)
+        if mask is not None:
+            mixed = mixed.masked_fill(~mask.any(dim=-1, keepdim=True), 0.0)
+        return mixed.transpose(1, 2).flatten(2)
 
     def conv2d(
         self,

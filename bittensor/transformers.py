@@ -1,6 +1,9 @@
-"""Models of the package transformers with packed weights. Importing this module registers the method "bittensor".
+"""Models of the package transformers with packed weights and the attention of a backend.
 
-    model = AutoModel.from_pretrained(path, quantization_config=BitTensorConfig(bits=4, group_size=64))
+    config = BitTensorConfig(bits=4, group_size=64)
+    model = AutoModel.from_pretrained(path, quantization_config=config, attn_implementation="bittensor")
+
+Importing this module registers both, the quantization method and the attention implementation "bittensor".
 
 Not imported by ``import bittensor``. It needs the extra: ``pip install 'packed-bittensor[transformers]'``.
 """
@@ -17,7 +20,8 @@ from .extras import extra
 
 with extra("transformers", "bittensor.transformers", ("transformers", "safetensors")):
     from safetensors import safe_open
-    from transformers import PreTrainedModel
+    from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+    from transformers.masking_utils import bidirectional_mask_function
     from transformers.quantizers.auto import register_quantization_config, register_quantizer
     from transformers.quantizers.base import HfQuantizer
     from transformers.quantizers.quantizers_utils import should_convert_module
@@ -31,10 +35,17 @@ from .nn import QuantizedEmbedding, QuantizedLinear
 from .prepared_weight import SCALE_DTYPES, WeightForm
 from .quantization import empty_weight
 from .quantize_config import QuantizeConfig
+from .registry import current_backend
 from .weight_checks import check_choice
 
 _SCALE_DTYPES = {dtype_name(dtype): dtype for dtype in SCALE_DTYPES}
 _WEIGHT = ".weight"
+_ATTENTION = "bittensor"
+"""The name of `attend` as an attention implementation of transformers."""
+
+_OTHER_ATTENTION = ("position_bias", "s_aux", "sliding_window", "softcap", "output_attentions")
+"""Arguments for attention that ask for something else than `attend` computes."""
+
 _BATCH = 32
 """Sequences of one batch of `random_tokens`."""
 
@@ -263,6 +274,93 @@ class PackedParts(torch.nn.Module):
         if stored.form != self.expected:
             raise ValueError(f"form: config.json says {self.expected}, but the file {stored.form}")
         return QuantizedLinear(stored, self.bias, activation_mode=activation_mode)
+
+
+def attend(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    is_causal: bool | None = None,
+    **others: Any,
+) -> tuple[torch.Tensor, None]:
+    """The attention implementation "bittensor", for encoders: `FusedOperations.attend_bidirectional` of the backend.
+
+    Chosen by ``attn_implementation="bittensor"`` or `model.set_attn_implementation("bittensor")`. Padding is left out
+    and not only hidden: it costs nothing, and what a sentence gets does not depend on the batch that it is in.
+
+    Args:
+        module: of which `is_causal` counts unless it is given.
+        query: float ``[B, heads, T, size]``; other dtypes than float32 are computed in it.
+        key, value: ``[B, key_value_heads, S, size]``.
+        attention_mask: bool ``[B, S]``, False at padding, or None.
+        scaling: of the scores; None: ``size ** -0.5``.
+        dropout: 0.
+        is_causal: False.
+        others: what else transformers passes; None of `_OTHER_ATTENTION`.
+
+    Returns:
+        ``[B, T, heads, size]`` of the dtype of the query, and None in place of the attention's weights.
+
+    Raises:
+        ValueError: causal attention, dropout, another mask than one of padding, or something else that the
+            model asks of its attention and this does not have.
+        RuntimeError: a gradient is to be recorded.
+    """
+    advice = f"attn_implementation {_ATTENTION!r} is for encoders; use 'sdpa' or 'eager' for this model"
+    if is_causal if is_causal is not None else getattr(module, "is_causal", False):
+        raise ValueError(f"is_causal: expected False, got True: {advice}")
+    if dropout != 0.0:
+        raise ValueError(f"dropout: expected 0, got {dropout}: call model.eval(), or use 'sdpa' to train")
+    if asked := [name for name in _OTHER_ATTENTION if others.get(name) not in (None, False)]:
+        raise ValueError(f"{asked[0]}: expected none, got {others[asked[0]]}: {advice}")
+    if attention_mask is not None and (attention_mask.dim() != 2 or attention_mask.dtype != torch.bool):
+        got = f"{dtype_name(attention_mask.dtype)} {list(attention_mask.shape)}"
+        raise ValueError(f"attention_mask: expected one of padding, [B, S], got {got}: {advice}")
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (query, key, value)):
+        raise RuntimeError(
+            f"attn_implementation {_ATTENTION!r} has no gradient: call the model under torch.inference_mode(), or use "
+            "'sdpa' to train"
+        )
+    batch, heads, tokens, size = query.shape
+    mixed = (
+        current_backend()
+        .fused()
+        .attend_bidirectional(
+            query.float(), key.float(), value.float(), attention_mask, size**-0.5 if scaling is None else scaling
+        )
+    )
+    return mixed.view(batch, tokens, heads, size).to(query.dtype), None
+
+
+def padding_mask(
+    *, kv_length: int, mask_function: Any, attention_mask: torch.Tensor | None = None, **_: Any
+) -> torch.Tensor | None:
+    """The mask that `attend` takes, of what transformers makes masks of.
+
+    Args:
+        kv_length: S.
+        mask_function: which keys a query may see beside padding: all.
+        attention_mask: bool ``[B, S]`` or None.
+
+    Raises:
+        ValueError: another mask function.
+    """
+    if mask_function is not bidirectional_mask_function:
+        raise ValueError(
+            f"attn_implementation {_ATTENTION!r}: expected a model in which every token sees every other, an encoder; "
+            "use 'sdpa' or 'eager' for this one"
+        )
+    if attention_mask is not None and attention_mask.shape[-1] != kv_length:
+        raise ValueError(f"attention_mask: expected {kv_length} tokens, got {attention_mask.shape[-1]}")
+    return attention_mask
+
+
+AttentionInterface.register(_ATTENTION, attend)
+AttentionMaskInterface.register(_ATTENTION, padding_mask)
 
 
 def _layer_of(model: PreTrainedModel, weight: str) -> str:

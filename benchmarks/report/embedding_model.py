@@ -6,9 +6,9 @@
 "quality" embeds sentences of real speeches with all-MiniLM-L6-v2 in each setting and compares the embeddings with those
 of the float32 model. "speed" times texts to embeddings, tokenization included, at batch 32; settings that differ only
 in how codes are chosen run the same program and are timed once. In our settings GELU is part of the linear layer before
-it (`bittensor.fuse_activations_`). Calibrated layers (`bittensor.calibrate`) saw other sentences of the same speeches,
-with grids of "mse", or random tokens, with grids of "hqq". Each part goes into benchmarks/results/NAME.json, and the
-table of docs/embedding_model.md is written from that file.
+it (`bittensor.fuse_activations_`), and attention is that of the backend. Calibrated layers (`bittensor.calibrate`) saw
+other sentences of the same speeches, with grids of "mse", or random tokens, with grids of "hqq". Each part goes into
+benchmarks/results/NAME.json, and the table of docs/embedding_model.md is written from that file.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 from torch.ao.quantization import quantize_dynamic
 
 import bittensor
-from bittensor.transformers import random_tokens
+from bittensor.transformers import random_tokens  # which registers the attention "bittensor" too
 
 from . import generated, machine, program, record
 from .measure import Rounds, Sample, interleaved, timed, with_threads
@@ -60,6 +60,7 @@ def settings() -> list[Setting]:
     """The float model, what torch has, and every way to quantize."""
     found = [
         Setting(FLOAT, FLOAT, lambda model: model),
+        Setting("float32, our attention", "float32, our attention", with_attention),
         Setting("bfloat16", "bfloat16", lambda model: model.to(torch.bfloat16)),
         Setting("torch dynamic int8", "torch dynamic int8", dynamic_int8),
     ]
@@ -86,7 +87,7 @@ def settings() -> list[Setting]:
 def quantizer(config: bittensor.QuantizeConfig) -> Callable[[torch.nn.Module], torch.nn.Module]:
     def make(model: torch.nn.Module) -> torch.nn.Module:
         bittensor.quantize_(model, config, fuse_activations=True, progress=False)
-        return model
+        return with_attention(model)
 
     return make
 
@@ -97,7 +98,7 @@ def calibrator(config: bittensor.QuantizeConfig, method: str) -> Callable[[torch
         batches = [embedder.tokens(texts[start : start + BATCH]) for start in range(0, len(texts), BATCH)]
         bittensor.calibrate(model, batches, config, method=method, progress=False)
         bittensor.fuse_activations_(model)
-        return model
+        return with_attention(model)
 
     return make
 
@@ -105,9 +106,14 @@ def calibrator(config: bittensor.QuantizeConfig, method: str) -> Callable[[torch
 def without_data(config: bittensor.QuantizeConfig) -> Callable[[torch.nn.Module], torch.nn.Module]:
     def make(model: torch.nn.Module) -> torch.nn.Module:
         bittensor.quantize_(model, config, batches=random_tokens(model), fuse_activations=True, progress=False)
-        return model
+        return with_attention(model)
 
     return make
+
+
+def with_attention(model: torch.nn.Module) -> torch.nn.Module:
+    model.set_attn_implementation("bittensor")  # type: ignore[operator]  # a model of transformers
+    return model
 
 
 def dynamic_int8(model: torch.nn.Module) -> torch.nn.Module:

@@ -161,6 +161,24 @@ def _foreign_attention(choices: Choices, _: str) -> None:
     unchanged()
 
 
+def _foreign_bidirectional_attention(choices: Choices, _: str) -> None:
+    batch, shared_heads, size = choices.one_of((1, 2, 3, 0)), 1 + choices.below(2), choices.one_of((16, 1, 8, 24, 33))
+    heads, tokens, keys = shared_heads * (1 + choices.below(3)), choices.one_of(SIZES), choices.one_of(SIZES)
+    shapes = [(batch, tokens, heads, size), *[(batch, keys, shared_heads, size)] * 2]
+    if choices.below(8) == 1:
+        which, place = choices.below(3), choices.below(4)
+        shapes[which] = (*shapes[which][:place], choices.one_of((0, 1, 2, 63)), *shapes[which][place + 1 :])
+    operands = [spoiled_tensor(choices, torch.randn(shape).transpose(1, 2), one_in=6) for shape in shapes]
+    mask = None
+    if choices.below(2):
+        mask = torch.rand(_or_else(choices, batch, (0, 1, 4)), _or_else(choices, keys, SIZES)) < 0.5
+        mask = spoiled_tensor(choices, mask, one_in=6)
+    with suppress(*_REFUSED):
+        result = torch.ops.bittensor_cpp.attend_bidirectional(*operands, mask, 0.5, choices.one_of(_ISAS))
+        query = operands[0]
+        _expect(result, (query.shape[0], query.shape[2], query.shape[1] * query.shape[3]))
+
+
 def _foreign_decoder(choices: Choices, _: str) -> None:
     heads, shared_heads, size, tokens, capacity, position = _attention(choices)
     layers, width, gates = choices.below(3), choices.one_of((8, 16, 24, 33)), choices.one_of((8, 16, 20))
@@ -244,5 +262,6 @@ _CALLS: tuple[Callable[[Choices, str], None], ...] = (
     _foreign_convolution,
     _foreign_fused_linear,
     _foreign_attention,
+    _foreign_bidirectional_attention,
     _foreign_decoder,
 )

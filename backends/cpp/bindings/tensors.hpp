@@ -38,7 +38,7 @@ inline ParallelFor torch_threads() {
   return {run, nullptr, static_cast<int>(count)};
 }
 
-enum class Dtype : std::uint8_t { u8, i32, i64, f32, other };
+enum class Dtype : std::uint8_t { u8, i32, i64, f32, boolean, other };
 
 inline Dtype dtype_of(const Tensor& tensor) {
   std::int32_t dtype = 0;
@@ -47,9 +47,11 @@ inline Dtype dtype_of(const Tensor& tensor) {
   static const std::int32_t i32 = aoti_torch_dtype_int32();
   static const std::int32_t i64 = aoti_torch_dtype_int64();
   static const std::int32_t f32 = aoti_torch_dtype_float32();
+  static const std::int32_t boolean = aoti_torch_dtype_bool();
   if (dtype == u8) return Dtype::u8;
   if (dtype == i32) return Dtype::i32;
   if (dtype == i64) return Dtype::i64;
+  if (dtype == boolean) return Dtype::boolean;
   return dtype == f32 ? Dtype::f32 : Dtype::other;
 }
 

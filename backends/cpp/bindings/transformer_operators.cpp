@@ -1,5 +1,7 @@
-// The operators of language models beside the linear: its fusions, attention over a cache, and whole layers.
+// The operators of transformers beside the linear: its fusions, attention over a cache and of whole sequences, and the
+// layers of a decoder.
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -132,6 +134,69 @@ Tensor attend(
   return out;
 }
 
+/// Vectors of all heads of all tokens; copied unless the values of each follow each other.
+struct HeadTensor : Matrix {
+  bittensor::HeadVectors vectors;
+
+  HeadTensor(const char* name, const Tensor& given) : Matrix(name, given, &has_contiguous_rows) {
+    if (dtype != Dtype::f32 || dimensions != 4) refuse(std::string(name) + ": expected float32 [B, heads, T, size]");
+    const std::int64_t* strides = tensor.strides().data();
+    vectors = {data<float>(), strides[0], strides[1], strides[2]};
+  }
+
+  static bool has_contiguous_rows(const Tensor& tensor) {
+    const std::int64_t last = tensor.dim() - 1;
+    return tensor.sizes()[last] == 1 || tensor.strides()[last] == 1;
+  }
+};
+
+Tensor attend_bidirectional(
+    const Tensor& query, const Tensor& key, const Tensor& value, const std::optional<Tensor>& key_mask, double scale,
+    std::int64_t isa) {
+  const HeadTensor queries("query", query);
+  const HeadTensor keys("key", key);
+  const HeadTensor values("value", value);
+  bittensor::BidirectionalAttention attention;
+  attention.query = queries.vectors;
+  attention.key = keys.vectors;
+  attention.value = values.vectors;
+  attention.scale = static_cast<float>(scale);
+  attention.sequences = queries.sizes[0];
+  attention.heads = queries.sizes[1];
+  attention.queries = queries.sizes[2];
+  attention.head_size = queries.sizes[3];
+  attention.key_value_heads = keys.sizes[1];
+  attention.keys = keys.sizes[2];
+  if (attention.heads < 1 || attention.head_size < 1)
+    refuse("query: expected at least one head, of at least one value");
+  if (keys.sizes[0] != attention.sequences || keys.sizes[3] != attention.head_size || attention.key_value_heads < 1 ||
+      attention.heads % attention.key_value_heads != 0) {
+    refuse("key: expected [B, heads, T, size] with B and size of the query, and heads that divide its heads");
+  }
+  for (std::int64_t i = 0; i < 4; ++i) {
+    if (values.sizes[i] != keys.sizes[i]) refuse("value: expected the shape of the key");
+  }
+  std::optional<Matrix> mask;  // keeps a contiguous copy alive
+  if (key_mask) {
+    mask.emplace("key_mask", *key_mask);
+    if (mask->dtype != Dtype::boolean || mask->dimensions != 2 || mask->rows != attention.sequences ||
+        mask->columns != attention.keys) {
+      refuse(
+          "key_mask: expected bool [" + std::to_string(attention.sequences) + ", " + std::to_string(attention.keys) +
+          "]");
+    }
+    attention.key_mask = mask->data<std::uint8_t>();
+  }
+  const std::int64_t columns = attention.heads * attention.head_size;
+  const std::int64_t sizes[3] = {attention.sequences, attention.queries, columns};
+  const std::int64_t strides[3] = {std::max<std::int64_t>(attention.queries, 1) * columns, columns, 1};
+  const Tensor out =
+      allocate(aoti_torch_dtype_float32(), 3, sizes, strides, attention.sequences * attention.queries * columns);
+  attention.out = static_cast<float*>(out.data_ptr());
+  bittensor::attend_bidirectional(attention, kernels(isa), torch_threads());
+  return out;
+}
+
 /// Weights of a decoder's layers: query_key_value, output, gate_up and down of the first, of the second, and so on.
 class DecoderWeights {
  public:
@@ -220,6 +285,9 @@ STABLE_TORCH_LIBRARY_FRAGMENT(bittensor_cpp, library) {
       "attend(Tensor projections, Tensor cos, Tensor sin, Tensor(a!) keys, Tensor(b!) values, SymInt position, "
       "int heads, int isa=-1) -> Tensor");
   library.def(
+      "attend_bidirectional(Tensor query, Tensor key, Tensor value, Tensor? key_mask, float scale, int isa=-1) "
+      "-> Tensor");
+  library.def(
       "decoder_layers(Tensor x, Tensor norms, Tensor[] weights, float norm_epsilon, Tensor cos, Tensor sin, "
       "Tensor(a!) keys, Tensor(b!) values, SymInt position, int heads, bool float_mode=False, int isa=-1) -> Tensor");
 }
@@ -227,5 +295,6 @@ STABLE_TORCH_LIBRARY_FRAGMENT(bittensor_cpp, library) {
 STABLE_TORCH_LIBRARY_IMPL(bittensor_cpp, CPU, library) {
   library.impl("fused_linear", TORCH_BOX(&bittensor::binding::fused_linear));
   library.impl("attend", TORCH_BOX(&bittensor::binding::attend));
+  library.impl("attend_bidirectional", TORCH_BOX(&bittensor::binding::attend_bidirectional));
   library.impl("decoder_layers", TORCH_BOX(&bittensor::binding::decoder_layers));
 }

@@ -1,4 +1,4 @@
-"""The kernels of the C++ backend for language models and convolutions."""
+"""The kernels of the C++ backend for transformers and convolutions."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from .operators import EPILOGUES, FLOAT_MODES
 _Operator = Callable[..., torch.Tensor]
 _fused_linear: _Operator = torch.ops.bittensor_cpp.fused_linear.default
 _attend: _Operator = torch.ops.bittensor_cpp.attend.default
+_attend_bidirectional: _Operator = torch.ops.bittensor_cpp.attend_bidirectional.default
 _conv2d: _Operator = torch.ops.bittensor_cpp.conv2d.default
 _decoder_layers: _Operator = torch.ops.bittensor_cpp.decoder_layers.default
 
@@ -59,6 +60,16 @@ class CppFusedOperations(FusedOperations):
         heads: int,
     ) -> torch.Tensor:
         return _attend(projections, *rotation, keys, values, position, heads, self._isa)
+
+    def attend_bidirectional(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        key_mask: torch.Tensor | None,
+        scale: float,
+    ) -> torch.Tensor:
+        return _attend_bidirectional(query, key, value, key_mask, scale, self._isa)
 
     def conv2d(
         self,

@@ -190,6 +190,19 @@ def _fake_attend(
     return projections.new_empty((projections.shape[0], heads * keys.shape[2]))
 
 
+def _fake_attend_bidirectional(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    key_mask: torch.Tensor | None,
+    scale: float,
+    isa: int = -1,
+) -> torch.Tensor:
+    refuse_meta(query=query, key=key, value=value, key_mask=key_mask)
+    sequences, heads, tokens, size = query.shape
+    return query.new_empty((sequences, tokens, heads * size))
+
+
 def _fake_decoder_layers(
     x: torch.Tensor,
     norms: torch.Tensor,
@@ -244,6 +257,7 @@ for _name, _fake in (
     ("linear_input_grad", _fake_linear_input_grad),
     ("fused_linear", _fake_fused_linear),
     ("attend", _fake_attend),
+    ("attend_bidirectional", _fake_attend_bidirectional),
     ("decoder_layers", _fake_decoder_layers),
     ("embedding", _fake_embedding),
     ("conv2d", _fake_conv2d),

@@ -1,4 +1,4 @@
-// Attention over a cache: rotation, the two products by the panel kernel of the gradient, and softmax between them.
+// Attention over a cache.
 
 #include "bittensor/attention.hpp"
 
@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "attention_rows.hpp"
 #include "bittensor/kernel_table.hpp"
 #include "rounding.hpp"
 #include "scratch.hpp"
@@ -91,41 +92,20 @@ class Attend {
     const std::int64_t count = std::min(query_block, a_.tokens - first);
     const std::int64_t rows = count * shared_;
     const std::int64_t seen = a_.position + first + count;  // by the last of them
-    const std::int64_t stride = round_up(seen, panel_unit);
     auto* scores = reinterpret_cast<float*>(
-        scratch(ScratchUse::task, static_cast<std::size_t>(rows * (stride + value_stride_) * 4)));
-    float* mixed = scores + rows * stride;
-
-    PanelProductBlock product{};
-    product.rows = rows;
-    product.dy = query(head, first);
-    product.dy_stride = a_.head_size;
-    product.depth = a_.head_size;
-    product.panel_stride = key_panel;
-    product.sums_stride = stride;
-    for (std::int64_t key = 0; key < seen; key += key_panel) {
-      product.panel = a_.keys + (head * panels_ + key / key_panel) * a_.head_size * key_panel;
-      product.tiles = std::min(key_panel, stride - key) / panel_unit;
-      product.sums = scores + key;
-      kernels_.gradient.panel_product(product);
-    }
-    for (std::int64_t t = 0; t < count; ++t) {
-      const std::int64_t visible = a_.position + first + t + 1;
-      for (std::int64_t i = 0; i < shared_; ++i) {
-        float* row = scores + (t * shared_ + i) * stride;
-        kernels_.transformer.softmax_row(row, visible);
-        std::fill(row + visible, row + stride, 0.0F);
-      }
-    }
-    product.dy = scores;
-    product.dy_stride = stride;
-    product.depth = seen;
-    product.panel = a_.values + head * a_.capacity * value_stride_;
-    product.panel_stride = value_stride_;
-    product.tiles = value_stride_ / panel_unit;
-    product.sums = mixed;
-    product.sums_stride = value_stride_;
-    kernels_.gradient.panel_product(product);
+        scratch(ScratchUse::task, static_cast<std::size_t>((score_floats(rows, seen) + rows * value_stride_) * 4)));
+    float* mixed = scores + score_floats(rows, seen);
+    const HeadOperands operands = {
+        query(head, first),
+        a_.head_size,
+        a_.keys + head * panels_ * a_.head_size * key_panel,
+        a_.values + head * a_.capacity * value_stride_,
+        value_stride_,
+        a_.head_size,
+        mixed,
+        value_stride_};
+    const auto visible = [&](std::int64_t row) { return a_.position + first + row / shared_ + 1; };
+    attend_rows(kernels_, operands, rows, seen, visible, scores);
     for (std::int64_t row = 0; row < rows; ++row) {
       std::memcpy(
           a_.out + (first + row / shared_) * a_.heads * a_.head_size + (head * shared_ + row % shared_) * a_.head_size,

@@ -12,6 +12,7 @@
 #include "kernels_under_test.hpp"
 
 using bittensor::Attention;
+using bittensor::BidirectionalAttention;
 using bittensor::FloatType;
 using bittensor::KernelSet;
 
@@ -241,6 +242,139 @@ TEST(a_broken_key_reaches_those_that_see_it_only) {
     CONTEXT("%s", bittensor::isa_name(kernels->isa));
     const std::vector<float> out = tokens.attend(*kernels, 20, {});
     for (std::size_t i = 0; i < out.size(); ++i) CHECK_EQUAL(std::isnan(out[i]), i / 32 >= 9);
+  }
+}
+
+struct SequenceSizes {
+  std::int64_t sequences;
+  std::int64_t heads;
+  std::int64_t shared;  // heads of keys and values
+  std::int64_t size;
+  std::int64_t queries;
+  std::int64_t keys;
+};
+
+/// Whole sequences: [sequences, tokens, heads, size], as projections leave them, and which keys are seen.
+struct Sequences {
+  SequenceSizes s;
+  std::vector<float> query;
+  std::vector<float> key;
+  std::vector<float> value;
+  std::vector<std::uint8_t> mask;
+  float scale = 0.3F;
+
+  Sequences(const SequenceSizes& sizes, Random& random)
+      : s(sizes),
+        query(random_floats(s.sequences * s.queries * s.heads * s.size, random)),
+        key(random_floats(s.sequences * s.keys * s.shared * s.size, random)),
+        value(random_floats(s.sequences * s.keys * s.shared * s.size, random)) {
+    // The first sequence sees all, the second nothing, the others some.
+    for (std::int64_t i = 0; i < s.sequences * s.keys; ++i) {
+      const std::int64_t sequence = i / s.keys;
+      mask.push_back(static_cast<std::uint8_t>(sequence == 0 || (sequence > 1 && random() % 3 != 0)));
+    }
+  }
+
+  bool sees(std::int64_t sequence, std::int64_t j) const {
+    return mask[static_cast<std::size_t>(sequence * s.keys + j)] != 0;
+  }
+
+  /// The result in double, by the formula.
+  std::vector<double> expected() const {
+    std::vector<double> out;
+    for (std::int64_t b = 0; b < s.sequences; ++b) {
+      for (std::int64_t t = 0; t < s.queries; ++t) {
+        for (std::int64_t h = 0; h < s.heads; ++h) append(b, t, h, out);
+      }
+    }
+    return out;
+  }
+
+  std::vector<float> attend(
+      const KernelSet& kernels, const bittensor::ParallelFor& loop, Side side = Side::back) const {
+    Guarded<float> queries(query, side);
+    Guarded<float> keys(key, side);
+    Guarded<float> values(value, side);
+    Guarded<std::uint8_t> seen(mask, side);
+    Guarded<float> out(s.sequences * s.queries * s.heads * s.size, side);
+    BidirectionalAttention attention;
+    attention.query = {queries.data(), s.queries * s.heads * s.size, s.size, s.heads * s.size};
+    attention.key = {keys.data(), s.keys * s.shared * s.size, s.size, s.shared * s.size};
+    attention.value = {values.data(), s.keys * s.shared * s.size, s.size, s.shared * s.size};
+    attention.key_mask = seen.data();
+    attention.scale = scale;
+    attention.sequences = s.sequences;
+    attention.heads = s.heads;
+    attention.key_value_heads = s.shared;
+    attention.head_size = s.size;
+    attention.queries = s.queries;
+    attention.keys = s.keys;
+    attention.out = out.data();
+    bittensor::attend_bidirectional(attention, kernels, loop);
+    return {out.data(), out.data() + s.sequences * s.queries * s.heads * s.size};
+  }
+
+ private:
+  void append(std::int64_t b, std::int64_t t, std::int64_t h, std::vector<double>& out) const {
+    const std::int64_t shared = h / (s.heads / s.shared);
+    const float* q = query.data() + ((b * s.queries + t) * s.heads + h) * s.size;
+    std::vector<double> mixed(static_cast<std::size_t>(s.size));
+    double sum = 0;
+    for (std::int64_t j = 0; j < s.keys; ++j) {
+      if (!sees(b, j)) continue;
+      const std::int64_t at = ((b * s.keys + j) * s.shared + shared) * s.size;
+      double score = 0;
+      for (std::int64_t i = 0; i < s.size; ++i)
+        score += static_cast<double>(q[i]) * key[static_cast<std::size_t>(at + i)];
+      const double weight = std::exp(score * scale);
+      sum += weight;
+      for (std::int64_t i = 0; i < s.size; ++i) {
+        mixed[static_cast<std::size_t>(i)] += weight * value[static_cast<std::size_t>(at + i)];
+      }
+    }
+    for (const double each : mixed) out.push_back(sum == 0 ? 0 : each / sum);
+  }
+};
+
+constexpr SequenceSizes sequence_sizes[] = {
+    {1, 1, 1, 1, 1, 1},     {3, 4, 4, 32, 55, 55}, {4, 6, 2, 24, 7, 17},
+    {3, 2, 1, 64, 130, 65}, {2, 3, 3, 16, 1, 129}, {4, 2, 2, 33, 64, 64},
+};
+
+TEST(bidirectional_attention_is_its_formula_with_the_same_bits_everywhere) {
+  Random random(6);
+  bittensor::ThreadPool pool(3);
+  for (const SequenceSizes& sizes : sequence_sizes) {
+    const Sequences sequences(sizes, random);
+    const std::vector<double> expected = sequences.expected();
+    const std::vector<float> scalar = sequences.attend(bittensor::kernels_for(bittensor::Isa::scalar), {});
+    for (std::size_t i = 0; i < scalar.size(); ++i) check_near(scalar[i], expected[i], 4e-6);
+    for (const KernelSet* kernels : kernels_under_test()) {
+      CONTEXT(
+          "%s, %lld heads of %lld", bittensor::isa_name(kernels->isa), static_cast<long long>(sizes.heads),
+          static_cast<long long>(sizes.size));
+      for (const Side side : sides) check_bits(sequences.attend(*kernels, {}, side), scalar);
+      check_bits(sequences.attend(*kernels, pool.parallel_for(), Side::back), scalar);
+    }
+  }
+}
+
+TEST(keys_that_are_not_seen_leave_no_trace) {
+  Random random(7);
+  for (const SequenceSizes& sizes : sequence_sizes) {
+    const Sequences sequences(sizes, random);
+    for (const KernelSet* kernels : kernels_under_test()) {
+      CONTEXT("%s", bittensor::isa_name(kernels->isa));
+      const std::vector<float> expected = sequences.attend(*kernels, {});
+      Sequences broken = sequences;
+      const std::int64_t width = sizes.shared * sizes.size;
+      for (std::int64_t i = 0; i < sizes.sequences * sizes.keys; ++i) {
+        if (broken.mask[static_cast<std::size_t>(i)] != 0) continue;
+        std::fill_n(broken.key.begin() + i * width, width, std::numeric_limits<float>::quiet_NaN());
+        std::fill_n(broken.value.begin() + i * width, width, std::numeric_limits<float>::infinity());
+      }
+      check_bits(broken.attend(*kernels, {}), expected);
+    }
   }
 }
 

@@ -87,7 +87,7 @@ class AmxInt8Linear {
     std::int64_t row = 0;               // the first, of the panel
     std::int64_t begin = 0;             // rows of the run that the one before did not have
     std::int64_t end = 0;
-    std::uint16_t has_y = 0;      // all bits: there are groups before, in y_
+    bool has_y = false;           // there are groups before, in y_
     float* to = nullptr;          // y_ again, or with the last group the results
     const float* bias = nullptr;  // with the last group, if there is one
     std::int64_t to_stride = 0;
@@ -283,7 +283,7 @@ class AmxInt8Linear {
     last_.row = row;
     last_.begin = first_new - row;
     last_.end = run_rows_;
-    last_.has_y = static_cast<std::uint16_t>(first.group == 0 ? 0 : 0xFFFF);
+    last_.has_y = first.group != 0;
     last_.to = is_last ? b_.y + (panel_first_ + row) * b_.y_stride + tile_ * tile_rows : y_ + row * Tiles * tile_rows;
     last_.to_stride = is_last ? b_.y_stride : Tiles * tile_rows;
     last_.bias = is_last && b_.bias != nullptr ? b_.bias + tile_ * tile_rows : nullptr;
@@ -386,11 +386,17 @@ class AmxInt8Linear {
     float* to = ended.to + row * ended.to_stride;
     const std::int64_t to_stride = ToStride != 0 ? ToStride : ended.to_stride;
     __m512 value[Rows][Tiles];
+    if (ended.has_y) {
 #pragma GCC unroll 16
-    for (int m = 0; m < Rows; ++m) {
+      for (int m = 0; m < Rows; ++m) {
 #pragma GCC unroll 4
-      for (int t = 0; t < Tiles; ++t) {
-        value[m][t] = _mm512_maskz_load_ps(ended.has_y, y + (m * Tiles + t) * tile_rows);
+        for (int t = 0; t < Tiles; ++t) value[m][t] = _mm512_load_ps(y + (m * Tiles + t) * tile_rows);
+      }
+    } else {
+#pragma GCC unroll 16
+      for (int m = 0; m < Rows; ++m) {
+#pragma GCC unroll 4
+        for (int t = 0; t < Tiles; ++t) value[m][t] = _mm512_setzero_ps();
       }
     }
     for (int i = 0; i < ended.groups; ++i) {

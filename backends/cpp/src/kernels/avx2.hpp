@@ -296,6 +296,18 @@ struct Avx2 {
   static void store_float(float* to, Float v) { _mm256_storeu_ps(to, v); }
   /// NaN stays NaN: VMAXPS returns its second operand if one is NaN.
   static Float max(Float v, Float low) { return _mm256_max_ps(low, v); }
+  /// The largest lane, if none is NaN.
+  static float largest_f32(Float v) {
+    __m128 four = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    four = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(four, _mm_movehdup_ps(four)));
+  }
+  /// Adds lane i and lane i + 4, then i + 2, then i + 1.
+  static float sum_of_halves(Float v) {
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    four = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
+  }
   static void store_rounded(void* to, FloatType type, Float v) {
     if (type == FloatType::f32) {
       _mm256_storeu_ps(static_cast<float*>(to), v);

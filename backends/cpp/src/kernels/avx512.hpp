@@ -288,6 +288,15 @@ struct Avx512 {
   static void store_float(float* to, Float v) { _mm512_storeu_ps(to, v); }
   /// NaN stays NaN: VMAXPS returns its second operand if one is NaN.
   static Float max(Float v, Float low) { return _mm512_max_ps(low, v); }
+  /// The largest lane, if none is NaN.
+  static float largest_f32(Float v) { return _mm512_reduce_max_ps(v); }
+  /// Adds lane i and lane i + 8, then i + 4, then i + 2, then i + 1.
+  static float sum_of_halves(Float v) {
+    const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    four = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
+  }
   static void store_rounded(void* to, FloatType type, Float v) {
     if (type == FloatType::f32) {
       _mm512_storeu_ps(to, v);

@@ -302,6 +302,20 @@ struct Scalar {
   static Float max(const Float& v, const Float& low) {
     return each([&](int i) { return v.at[i] < low.at[i] ? low.at[i] : v.at[i]; });
   }
+  /// The largest lane, if none is NaN.
+  static float largest_f32(const Float& v) {
+    float largest = v.at[0];
+    for (const float value : v.at) largest = value > largest ? value : largest;
+    return largest;
+  }
+  /// Adds lane i and lane i + 8, then i + 4, then i + 2, then i + 1.
+  static float sum_of_halves(const Float& v) {
+    Float sum = v;
+    for (int half = lanes / 2; half > 0; half /= 2) {
+      for (int i = 0; i < half; ++i) sum.at[i] += sum.at[i + half];
+    }
+    return sum.at[0];
+  }
   static Float to_float(const LaneSum& v) {
     return each([&](int i) { return static_cast<float>(static_cast<std::int32_t>(v.at[i])); });
   }

@@ -24,12 +24,8 @@ struct PartialSums {
     for (int v = 0; v < vectors; ++v) at[v] = V::broadcast_f32(0.0F);
   }
   float total() const {
-    alignas(64) float sums[partial_sums];
-    for (int v = 0; v < vectors; ++v) V::store_float(sums + v * V::lanes, at[v]);
-    for (int half = partial_sums / 2; half > 0; half /= 2) {
-      for (int i = 0; i < half; ++i) sums[i] += sums[i + half];
-    }
-    return sums[0];
+    static_assert(vectors <= 2);
+    return V::sum_of_halves(vectors == 1 ? at[0] : V::add(at[0], at[vectors - 1]));
   }
 };
 
@@ -96,40 +92,37 @@ void gate_row(const void* x, FloatType type, std::int64_t columns, float* out) {
 
 template <class V>
 void softmax_row(float* scores, std::int64_t columns) {
-  const std::int64_t padded = (columns + partial_sums - 1) / partial_sums * partial_sums;
-  for (std::int64_t k = columns; k < padded; ++k) scores[k] = scores[0];
-  typename V::Float largest = V::load_float(scores, FloatType::f32);
-  for (std::int64_t k = V::lanes; k < padded; k += V::lanes) {
-    largest = V::max(V::load_float(scores + k, FloatType::f32), largest);
-  }
-  alignas(64) float lanes[V::lanes];
-  V::store_float(lanes, largest);
-  float top = lanes[0];
-  for (const float value : lanes) top = value > top ? value : top;
-  const typename V::Float most = V::broadcast_f32(top);
-  const auto exponential = [&](std::int64_t k) {
-    const typename V::Float below = V::subtract_f32(most, V::load_float(scores + k, FloatType::f32));
-    // The difference with itself is 0, or NaN where a score is NaN or infinite: the exponential alone would hide it.
-    const typename V::Float value = V::add(exp_of_negative<V>(below), V::subtract_f32(below, below));
-    V::store_float(scores + k, value);
-    return value;
+  using Float = typename V::Float;
+  static constexpr float lane_numbers[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  static_assert(V::lanes <= 16);
+  const Float numbers = V::load_float(lane_numbers, FloatType::f32);
+  // `outside` in the lanes behind the last column.
+  const auto inside = [&](std::int64_t k, const Float& value, const Float& outside) {
+    if (k + V::lanes <= columns) return value;
+    return V::where_negative(
+        V::subtract_f32(numbers, V::broadcast_f32(static_cast<float>(columns - k))), value, outside);
   };
+  const std::int64_t padded = (columns + partial_sums - 1) / partial_sums * partial_sums;
+  const Float first = V::broadcast_f32(scores[0]);
+  Float largest = first;
+  for (std::int64_t k = 0; k < padded; k += V::lanes) {
+    largest = V::max(inside(k, V::load_float(scores + k, FloatType::f32), first), largest);
+  }
+  const Float most = V::broadcast_f32(V::largest_f32(largest));
   PartialSums<V> sums;
-  const std::int64_t whole = columns / partial_sums * partial_sums;
-  for (std::int64_t first = 0; first < whole; first += partial_sums) {
+  for (std::int64_t block = 0; block < padded; block += partial_sums) {
 #pragma GCC unroll 16
     for (int v = 0; v < PartialSums<V>::vectors; ++v) {
-      sums.at[v] = V::add(sums.at[v], exponential(first + v * V::lanes));
+      const std::int64_t k = block + v * V::lanes;
+      const Float below = V::subtract_f32(most, inside(k, V::load_float(scores + k, FloatType::f32), first));
+      // The difference with itself is 0, or NaN where a score is NaN or infinite: the exponential alone would hide it.
+      const Float value = V::add(exp_of_negative<V>(below), V::subtract_f32(below, below));
+      const Float weight = inside(k, value, V::broadcast_f32(0.0F));
+      V::store_float(scores + k, weight);
+      sums.at[v] = V::add(sums.at[v], weight);
     }
   }
-  if (whole < columns) {
-    for (std::int64_t k = whole; k < padded; k += V::lanes) exponential(k);
-    for (std::int64_t k = columns; k < padded; ++k) scores[k] = 0.0F;
-    for (int v = 0; v < PartialSums<V>::vectors; ++v) {
-      sums.at[v] = V::add(sums.at[v], V::load_float(scores + whole + v * V::lanes, FloatType::f32));
-    }
-  }
-  const typename V::Float inverse = V::broadcast_f32(1.0F / sums.total());
+  const Float inverse = V::broadcast_f32(1.0F / sums.total());
   for (std::int64_t k = 0; k < padded; k += V::lanes) {
     V::store_float(scores + k, V::multiply(V::load_float(scores + k, FloatType::f32), inverse));
   }
