@@ -30,6 +30,12 @@ PROTOCOL = "protocol"
 
 _INT8_LINEAR = "docs/numerics.md#4-linear-with-int8-activations"
 _FLOAT_LINEAR = "docs/numerics.md#5-linear-with-float-activations"
+_BESIDE_LINEAR: Mapping[str, str] = {
+    "8_transformer": "docs/numerics.md#8-what-lies-between-the-linears-of-a-transformer",
+    "10_convolution": "docs/numerics.md#10-convolution",
+}
+"""Chapters about what backends compute with their linear."""
+
 SECTIONS: Mapping[str, str] = {
     PROTOCOL: "docs/backends.md#the-protocol",
     "pack": "docs/numerics.md#1-packed-words",
@@ -96,6 +102,8 @@ class Check:
                 yield Instance(check_id, self.operation, bits, section, self.searches, arguments)
 
     def _section(self, case: Any) -> str:
+        if self.chapter in _BESIDE_LINEAR:
+            return _BESIDE_LINEAR[self.chapter]
         floats = case == "float" or (self.chapter.startswith("5_") and case != "int8")
         return _FLOAT_LINEAR if self.operation == "linear" and floats else SECTIONS[self.operation]
 

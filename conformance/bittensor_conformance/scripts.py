@@ -35,6 +35,7 @@ _IMPORTS: Mapping[str, str] = {
     "torch": "import torch",
     "oracle": f"from {_SUITE} import oracle",
     "oracle_linear": f"from {_SUITE} import oracle_linear",
+    "oracle_transformer": f"from {_SUITE} import oracle_transformer",
     "same": f"from {_SUITE}.compare import same",
     **{name: f"from {_SUITE}.cases import {name}" for name in ("PackCase", "UnpackCase", "MatmulCase", "ScaleFill")},
     **{name: f"from {_SUITE}.fills import {name}" for name in ("BiasFill", "Fill")},

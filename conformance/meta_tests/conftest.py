@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from broken_backends import FAULTS
 from broken_linears import LINEAR_FAULTS
+from broken_operations import OPERATION_FAULTS
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -17,7 +18,8 @@ def installed_faults(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     distribution = folder / "broken_backends-1.dist-info"
     distribution.mkdir()
     (distribution / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-backends\nVersion: 1\n")
-    points = "".join(f"{name} = {fault.__module__}:{name}\n" for name, fault in (FAULTS | LINEAR_FAULTS).items())
+    faults = FAULTS | LINEAR_FAULTS | OPERATION_FAULTS
+    points = "".join(f"{name} = {fault.__module__}:{name}\n" for name, fault in faults.items())
     (distribution / "entry_points.txt").write_text(f"[bittensor.backends]\n{points}")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)

@@ -3,6 +3,7 @@
 /// The part that all attention has in common: queries against the keys and values of one head.
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 
 #include "bittensor/attention.hpp"
@@ -26,6 +27,12 @@ struct HeadOperands {
 /// Floats that `attend_rows` needs for so many queries that see so many keys.
 constexpr std::int64_t score_floats(std::int64_t rows, std::int64_t seen) {
   return rows * round_up(seen, panel_unit);
+}
+
+inline bool has_nan(const float* values, std::int64_t count) {
+  bool found = false;
+  for (std::int64_t i = 0; i < count; ++i) found |= std::isnan(values[i]);
+  return found;
 }
 
 /// The products with keys and values by the panel kernel of the gradient, and softmax between them. Query m sees the
@@ -63,6 +70,15 @@ void attend_rows(
   product.sums = head.out;
   product.sums_stride = head.out_stride;
   kernels.gradient.panel_product(product);
+  // What a query does not see has the weight 0; but 0 times a NaN or an infinity is NaN.
+  product.rows = 1;
+  for (std::int64_t m = 0; m < rows; ++m) {
+    product.sums = head.out + m * head.out_stride;
+    product.depth = visible(m);
+    if (product.depth == seen || !has_nan(product.sums, head.size)) continue;
+    product.dy = scores + m * stride;
+    kernels.gradient.panel_product(product);
+  }
 }
 
 }  // namespace bittensor

@@ -234,14 +234,25 @@ TEST(attention_is_its_formula_with_the_same_bits_everywhere) {
   }
 }
 
-TEST(a_broken_key_reaches_those_that_see_it_only) {
+TEST(a_broken_key_or_value_reaches_those_that_see_it_only) {
   Random random(5);
-  Tokens tokens({2, 1, 16, 20, 32}, random);
-  tokens.projections[static_cast<std::size_t>(9 * tokens.stride() + 2 * 16)] = std::numeric_limits<float>::quiet_NaN();
-  for (const KernelSet* kernels : kernels_under_test()) {
-    CONTEXT("%s", bittensor::isa_name(kernels->isa));
-    const std::vector<float> out = tokens.attend(*kernels, 20, {});
-    for (std::size_t i = 0; i < out.size(); ++i) CHECK_EQUAL(std::isnan(out[i]), i / 32 >= 9);
+  const Tokens sound({2, 1, 16, 20, 32}, random);
+  for (const std::int64_t vector : {2, 3}) {
+    Tokens tokens = sound;
+    tokens.projections[static_cast<std::size_t>(9 * tokens.stride() + vector * 16)] =
+        std::numeric_limits<float>::quiet_NaN();
+    for (const KernelSet* kernels : kernels_under_test()) {
+      CONTEXT("%s, vector %lld", bittensor::isa_name(kernels->isa), static_cast<long long>(vector));
+      const std::vector<float> out = tokens.attend(*kernels, 20, {});
+      // A key makes all values of its queries NaN, a value only its own component.
+      for (std::size_t i = 0; i < out.size(); ++i) {
+        CHECK_EQUAL(std::isnan(out[i]), i / 32 >= 9 && (vector == 2 || i % 16 == 0));
+      }
+      check_bits({out.begin(), out.begin() + 9 * 32}, [&] {
+        const std::vector<float> expected = sound.attend(*kernels, 20, {});
+        return std::vector<float>(expected.begin(), expected.begin() + 9 * 32);
+      }());
+    }
   }
 }
 
