@@ -325,6 +325,14 @@ def test_a_sentence_is_embedded_alike_in_any_batch(bert: Path) -> None:
         assert torch.equal(alone[0], together[i, :length])
 
 
+@torch.inference_mode()
+def test_attention_is_compiled(bert: Path) -> None:
+    model = load(bert, quantization_config=BitTensorConfig(group_size=32), attn_implementation="bittensor")
+    program = torch.compile(model, fullgraph=True, backend="aot_eager")
+    for batch in (PADDED, {name: tensor[:2, :5] for name, tensor in PADDED.items()}):
+        assert torch.equal(program(**batch).last_hidden_state, model(**batch).last_hidden_state)
+
+
 def test_attention_that_is_refused(bert: Path, llama: Path) -> None:
     model = load(bert, attn_implementation="bittensor")
     with pytest.raises(RuntimeError, match=r"has no gradient: call the model under torch\.inference_mode"):

@@ -30,7 +30,8 @@ class AttendBidirectional {
 
   void run(const ParallelFor& parallel) const {
     constexpr std::int64_t serial_products = std::int64_t{1} << 15;
-    const std::int64_t products = a_.sequences * a_.heads * a_.head_size * a_.queries * a_.keys;
+    const std::int64_t results = a_.sequences * a_.heads * a_.head_size * a_.queries;
+    const std::int64_t products = results * std::min(a_.keys, serial_products);  // no fewer than pay
     (parallel.pays(products, serial_products) ? parallel : ParallelFor())(
         a_.sequences * a_.key_value_heads, [&](std::int64_t begin, std::int64_t end) {
           std::vector<std::int64_t> seen;

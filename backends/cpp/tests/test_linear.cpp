@@ -27,6 +27,7 @@ struct Weight {
   std::vector<std::uint8_t> zeros;
   std::vector<float> offsets;
   std::vector<std::uint64_t> words;
+  std::vector<float> bias;
 
   Weight(const PreparedLayout& form, Random& random, bool largest_codes) : layout(form) {
     const std::int64_t groups = layout.out_features * layout.groups();
@@ -37,6 +38,7 @@ struct Weight {
       scales.push_back(values(random));
       offsets.push_back(values(random));
     }
+    for (std::int64_t n = 0; n < layout.out_features; ++n) bias.push_back(values(random));
     zeros = random_codes(random, groups, layout.bits);
     words = packed_by_rule(codes, layout.out_features, layout.in_features, layout.bits);
   }
@@ -146,7 +148,14 @@ std::vector<PreparedLayout> layouts() {
   return all;
 }
 
-/// Prepares the weight, in guarded memory, and calls `check` with the operands of its linear and their result.
+/// The same with the bias.
+std::vector<float> with_bias(std::vector<float> y, const Weight& w) {
+  for (std::size_t i = 0; i < y.size(); ++i) y[i] += w.bias[i % w.bias.size()];
+  return y;
+}
+
+/// Prepares the weight, in guarded memory, and calls `check` with the operands of its linear and their result: without
+/// a bias, and with one.
 template <class Check>
 void with_linear(
     const Weight& w, const std::vector<float>& x, std::int64_t rows, const KernelSet& kernels,
@@ -171,6 +180,10 @@ void with_linear(
   linear.out = out.data();
   check(linear, out);
   CHECK(out.intact());
+  Guarded<float> bias(w.bias, Side::back);
+  linear.bias = bias.data();
+  check(linear, out);
+  CHECK(out.intact());
 }
 
 void check_linear(const Weight& w, const std::vector<float>& x, std::int64_t rows, bittensor::ThreadPool& pool) {
@@ -180,9 +193,9 @@ void check_linear(const Weight& w, const std::vector<float>& x, std::int64_t row
     for (const bittensor::ParallelFor& loop : {bittensor::ParallelFor(), pool.parallel_for()}) {
       with_linear(w, x, rows, *kernels, loop, [&](const bittensor::Linear& linear, const Guarded<float>& out) {
         bittensor::linear_int8(linear, *kernels, loop);
-        check_same(out.values(), int8_expected);
+        check_same(out.values(), linear.bias == nullptr ? int8_expected : with_bias(int8_expected, w));
         bittensor::linear_float(linear, *kernels, loop);
-        check_same(out.values(), float_expected);
+        check_same(out.values(), linear.bias == nullptr ? float_expected : with_bias(float_expected, w));
       });
     }
   }
@@ -196,7 +209,7 @@ void check_int8(const Weight& w, const std::vector<float>& x, std::int64_t rows,
     const bittensor::ParallelFor loop = pool.parallel_for();
     with_linear(w, x, rows, *kernels, loop, [&](const bittensor::Linear& linear, const Guarded<float>& out) {
       bittensor::linear_int8(linear, *kernels, loop);
-      check_same(out.values(), expected);
+      check_same(out.values(), linear.bias == nullptr ? expected : with_bias(expected, w));
     });
   }
 }
