@@ -41,7 +41,8 @@ BATCHES = 2  # that one sample of the speed embeds
 FLOAT = "float32"
 SPEED = ("sentences_per_second", "times_float32", "times_float32_quartiles")
 """What a row has of `speed`."""
-BITS, GROUP_SIZES, METHODS, ZEROS = (8, 4, 2), (32, 64, 128), ("rtn", "mse", "hqq"), ("float", "symmetric")
+BITS, GROUP_SIZES, METHODS = (8, 4, 2), (32, 64, 128), ("rtn", "mse", "hqq")
+ZEROS = ("float", "integer", "symmetric")
 
 
 @dataclass(frozen=True)
@@ -73,10 +74,10 @@ def settings() -> list[Setting]:
                         bits, group_size, zero=zero, method=method, scale_dtype=torch.float16
                     )
                     found.append(Setting(f"{name} {method}", name, quantizer(config)))
+                if bits == 4 and zero != "symmetric":
+                    config = bittensor.QuantizeConfig(bits, group_size, zero, "hqq", torch.float16)
+                    found.append(Setting(f"{name} hqq, random tokens", name, without_data(config)))
                 if zero == "float" and bits != 8:
-                    if bits == 4:
-                        config = bittensor.QuantizeConfig(bits, group_size, zero, "hqq", torch.float16)
-                        found.append(Setting(f"{name} hqq, random tokens", name, without_data(config)))
                     config = bittensor.QuantizeConfig(bits, group_size, zero, "mse", torch.float16)
                     found.append(Setting(f"{name} gptq", name, calibrator(config, "gptq")))
                     if bits == 4:
