@@ -1,4 +1,4 @@
-"""What a language model computes around its linears: fused with them, and attention over a cache."""
+"""What a transformer computes around its linears: fused with them, attention over a cache and of whole sequences."""
 
 from __future__ import annotations
 
@@ -63,3 +63,23 @@ class Attention(Timing):
 
     def time_attend(self, backend: str, tokens: str) -> None:
         self.fused.attend(self.projections, self.rotation, self.keys, self.values, self.position, HEADS)
+
+
+class BidirectionalAttention(Timing):
+    """A batch of sentences of an encoder, padded to the longest; and one long text."""
+
+    params = (FAST_BACKENDS, ["32 of 55", "1 of 512"])
+    param_names = ("backend", "sequences")
+
+    def setup(self, backend: str, sequences: str) -> None:
+        self.fused = fused_operations(backend)
+        if not hasattr(self.fused, "attend_bidirectional"):
+            raise SkipNotImplemented("this commit has no attention of whole sequences")
+        count, tokens = map(int, sequences.split(" of "))
+        vectors = torch.randn(3, count, tokens, 12, 32).transpose(2, 3)
+        self.query, self.key, self.value = vectors
+        lengths = tokens - torch.arange(count) * tokens // (2 * count)
+        self.mask = torch.arange(tokens) < lengths[:, None]
+
+    def time_attend(self, backend: str, sequences: str) -> None:
+        self.fused.attend_bidirectional(self.query, self.key, self.value, self.mask, 0.2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -294,7 +295,7 @@ class BiasAfterScale(Sound):
 # Memory
 
 
-def _as_if_contiguous(tensor: Tensor) -> Tensor:
+def as_if_contiguous(tensor: Tensor) -> Tensor:
     size, available = tensor.numel(), tensor.untyped_storage().nbytes() // tensor.element_size()
     offset = max(0, min(tensor.storage_offset(), available - size))
     flat = tensor.as_strided((min(size, available),), (1,), offset)
@@ -306,12 +307,12 @@ class StrideOfXIgnored(Sound):
         return super().product(x, weight, bits)
 
     def packed_matmul(self, x: Tensor, *rest: Any) -> Tensor:
-        return super().packed_matmul(_as_if_contiguous(x), *rest)
+        return super().packed_matmul(as_if_contiguous(x), *rest)
 
 
 class StrideOfBiasIgnored(Sound):
     def add_bias(self, acc: Tensor, bias: Tensor) -> Tensor:
-        return super().add_bias(acc, _as_if_contiguous(bias))
+        return super().add_bias(acc, as_if_contiguous(bias))
 
 
 class WritesToItsInput(Sound):
@@ -464,8 +465,13 @@ class IdleKernel(_WithVariant):
         return {**self.calls, "pack_fast": 0}
 
 
-FAULTS: dict[str, type[Sound]] = {
-    each.__name__: each
-    for each in list(globals().values())
-    if isinstance(each, type) and issubclass(each, Sound) and not each.__name__.startswith("_")
-}
+def faults_of(module: str, kind: type[Sound]) -> dict[str, type[Sound]]:
+    """The classes of a kind that a module defines, by name, but for those that begin with an underscore."""
+    return {
+        name: each
+        for name, each in vars(sys.modules[module]).items()
+        if isinstance(each, type) and issubclass(each, kind) and each.__module__ == module and not name.startswith("_")
+    }
+
+
+FAULTS = faults_of(__name__, Sound)

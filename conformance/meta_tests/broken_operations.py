@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from broken_backends import Sound
+from broken_backends import faults_of
 from sound_linear import SoundLinear
 
 from bittensor.convolution import ConvolutionGeometry
@@ -331,8 +331,4 @@ class AttentionDiffersOnTheVariant(_OperationsVariant):
             return mixed * (1 + 2.0**-22 * getattr(self.backend, "is_fast", False))
 
 
-OPERATION_FAULTS: dict[str, type[Sound]] = {
-    each.__name__: each
-    for each in globals().values()
-    if isinstance(each, type) and issubclass(each, SoundOperations) and not each.__name__.startswith("_")
-}
+OPERATION_FAULTS = faults_of(__name__, SoundOperations)

@@ -1,4 +1,4 @@
-"""A linear that is right, in steps that broken_linears.py replaces one by one."""
+"""A linear that is right, in steps that broken_linears.py and broken_gradients.py replace one by one."""
 
 from __future__ import annotations
 

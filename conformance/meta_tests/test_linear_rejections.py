@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pytest
+from broken_gradients import GRADIENT_FAULTS
 from broken_linears import LINEAR_FAULTS
+from broken_promises import PROMISE_FAULTS
 from test_rejections import check_rejected, outcomes, run_checks
 
 WEIGHTS, INT8, FLOAT, RELATIONS = "3_group_quantized", "4_linear_int8", "5_linear_float", "5_linear_relations"
@@ -104,7 +106,11 @@ def test_a_fault_is_rejected_by_the_check_meant_for_it(target: str, check_id: st
 
 
 def test_every_fault_has_its_check() -> None:
-    assert {target.partition(":")[0] for target in MEANT_FOR} == set(LINEAR_FAULTS) - CONTROLS
+    assert {target.partition(":")[0] for target in MEANT_FOR} == {
+        *LINEAR_FAULTS,
+        *GRADIENT_FAULTS,
+        *PROMISE_FAULTS,
+    } - CONTROLS
 
 
 def test_the_sound_linear_passes_the_same_checks() -> None:

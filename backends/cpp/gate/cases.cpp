@@ -477,14 +477,16 @@ class Cases {
       return [=] { kernels.gate_row(x, type, columns, out); };
     });
     if (type != FloatType::f32) return;  // scores are float32 always
-    add(KernelKind::softmax_row, 0, "k4096", real(columns), real(columns * 8), [=](Operands& o) -> Run {
-      const float* scores = o.floats(columns);
-      auto* weights = o.array<float>(columns);
-      return [=] {
-        std::copy_n(scores, columns, weights);
-        kernels.softmax_row(weights, columns);
-      };
-    });
+    for (const std::int64_t scored : {std::int64_t{32}, columns}) {
+      add(KernelKind::softmax_row, 0, "k" + number(scored), real(scored), real(scored * 8), [=](Operands& o) -> Run {
+        const float* scores = o.floats(scored);
+        auto* weights = o.array<float>(scored);
+        return [=] {
+          std::copy_n(scores, scored, weights);
+          kernels.softmax_row(weights, scored);
+        };
+      });
+    }
   }
 
   /// Whole operations on one thread: the loop nests around the kernels.
