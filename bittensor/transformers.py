@@ -43,7 +43,10 @@ _WEIGHT = ".weight"
 _ATTENTION = "bittensor"
 """The name of `attend` as an attention implementation of transformers."""
 
-_OTHER_ATTENTION = ("position_bias", "s_aux", "sliding_window", "softcap", "output_attentions")
+_OTHER_ATTENTION = (
+    *("position_bias", "s_aux", "sliding_window", "softcap", "output_attentions"),
+    *("cu_seq_lens_q", "cu_seq_lens_k"),  # sequences without padding, one behind the other
+)
 """Arguments for attention that ask for something else than `attend` computes."""
 
 _BATCH = 32
@@ -315,8 +318,11 @@ def attend(
         raise ValueError(f"is_causal: expected False, got True: {advice}")
     if dropout != 0.0:
         raise ValueError(f"dropout: expected 0, got {dropout}: call model.eval(), or use 'sdpa' to train")
-    if asked := [name for name in _OTHER_ATTENTION if others.get(name) not in (None, False)]:
-        raise ValueError(f"{asked[0]}: expected none, got {others[asked[0]]}: {advice}")
+    for name in _OTHER_ATTENTION:
+        asked = others.get(name)
+        if asked is not None and asked is not False:
+            got = f"a tensor {list(asked.shape)}" if isinstance(asked, torch.Tensor) else asked
+            raise ValueError(f"{name}: expected none, got {got}: {advice}")
     if attention_mask is not None and (attention_mask.dim() != 2 or attention_mask.dtype != torch.bool):
         got = f"{dtype_name(attention_mask.dtype)} {list(attention_mask.shape)}"
         raise ValueError(f"attention_mask: expected one of padding, [B, S], got {got}: {advice}")

@@ -355,6 +355,8 @@ def test_attention_that_is_refused(bert: Path, llama: Path) -> None:
         ({"sliding_window": 4}, "sliding_window: expected none, got 4"),
         ({"softcap": 30.0}, "softcap: expected none, got 30.0"),
         ({"output_attentions": True}, "output_attentions: expected none, got True"),
+        ({"position_bias": torch.zeros(1, 2, 3, 3)}, r"position_bias: expected none, got a tensor \[1, 2, 3, 3\]"),
+        ({"cu_seq_lens_q": torch.tensor([0, 3])}, r"cu_seq_lens_q: expected none, got a tensor \[2\]"),
     ],
 )
 def test_arguments_of_attention_that_are_refused(settings: dict[str, Any], reason: str) -> None:

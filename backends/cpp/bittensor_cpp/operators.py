@@ -199,6 +199,8 @@ def _fake_attend_bidirectional(
     isa: int = -1,
 ) -> torch.Tensor:
     refuse_meta(query=query, key=key, value=value, key_mask=key_mask)
+    if query.dim() != 4:
+        raise ValueError(f"query: expected 4 dimensions, got {list(query.shape)}")
     sequences, heads, tokens, size = query.shape
     return query.new_empty((sequences, tokens, heads * size))
 
