@@ -82,6 +82,30 @@ class FusedOperations(Protocol):
         """
         ...
 
+    def feed_forward(
+        self,
+        x: torch.Tensor,
+        up: PreparedWeight,
+        up_bias: torch.Tensor | None,
+        epilogue: str | None,
+        down: PreparedWeight,
+        down_bias: torch.Tensor | None,
+        activation_mode: str,
+    ) -> torch.Tensor:
+        """``linear(epilogue(linear(x, up, up_bias)), down, down_bias)``, with the bits of these linears.
+
+        Args:
+            x: float ``[..., K]``.
+            up: ``[H, K]``, and its bias ``[H]`` or None.
+            epilogue: as in `bittensor.linear`. What it gives is rounded to the dtype of x.
+            down: ``[N, H]``, and its bias ``[N]`` or None.
+            activation_mode: of both linears.
+
+        Returns:
+            ``[..., N]`` of the dtype of x.
+        """
+        ...
+
     def attend(
         self,
         projections: torch.Tensor,
@@ -187,6 +211,19 @@ class ComposedOperations(FusedOperations):
             return self._backend.linear(rows, weight, None, activation_mode, None)
 
         return composed_linear(product, x, norm, gated, residual)
+
+    def feed_forward(
+        self,
+        x: torch.Tensor,
+        up: PreparedWeight,
+        up_bias: torch.Tensor | None,
+        epilogue: str | None,
+        down: PreparedWeight,
+        down_bias: torch.Tensor | None,
+        activation_mode: str,
+    ) -> torch.Tensor:
+        hidden = self._backend.linear(x, up, up_bias, activation_mode, epilogue)
+        return self._backend.linear(hidden, down, down_bias, activation_mode, None)
 
     def attend(
         self,

@@ -26,8 +26,10 @@ inline const KernelSet& kernels(std::int64_t isa) {
   return bittensor::kernels_for(known[static_cast<std::size_t>(isa)]);
 }
 
-inline bittensor::PreparedLayout layout_of(const Matrix& prepared) {
-  if (prepared.dtype != Dtype::u8 || prepared.dimensions != 1) refuse("prepared: expected uint8 [bytes]");
+inline bittensor::PreparedLayout layout_of(const Matrix& prepared, const char* name = "prepared") {
+  if (prepared.dtype != Dtype::u8 || prepared.dimensions != 1) {
+    refuse(std::string(name) + ": expected uint8 [bytes]");
+  }
   return bittensor::read_layout(prepared.data<std::uint8_t>(), prepared.columns);
 }
 
@@ -65,13 +67,13 @@ struct Activations : Matrix {
 /// A bias of any float type as float32.
 class FloatBias {
  public:
-  FloatBias(const std::optional<Tensor>& given, std::int64_t out_features) {
+  FloatBias(const std::optional<Tensor>& given, std::int64_t out_features, const char* name = "bias") {
     if (!given) return;
     const std::optional<FloatType> type = float_type_of(*given);
-    if (!type) refuse("bias: expected float32, float16 or bfloat16");
-    kept_.emplace("bias", *given);
+    if (!type) refuse(std::string(name) + ": expected float32, float16 or bfloat16");
+    kept_.emplace(name, *given);
     if (kept_->dimensions != 1 || kept_->columns != out_features) {
-      refuse("bias: expected [" + std::to_string(out_features) + "]");
+      refuse(std::string(name) + ": expected [" + std::to_string(out_features) + "]");
     }
     if (*type == FloatType::f32) {
       values_ = kept_->data<float>();

@@ -1,5 +1,5 @@
-// The operators of transformers beside the linear: its fusions, attention over a cache and of whole sequences, and the
-// layers of a decoder.
+// The operators of transformers beside the linear: its fusions, the feed-forward network, attention over a cache and of
+// whole sequences, and the layers of a decoder.
 
 #include <algorithm>
 #include <cstdint>
@@ -43,6 +43,42 @@ Tensor fused_linear(
     product.residual = added->data<void>();
   }
   return operands.multiply(float_mode, isa);
+}
+
+Tensor feed_forward(
+    const Tensor& x, const Tensor& up, const std::optional<Tensor>& up_bias, const Tensor& down,
+    std::int64_t out_features, const std::optional<Tensor>& down_bias, bool float_mode, std::int64_t activation,
+    std::int64_t isa) {
+  const bittensor::PreparedLayout up_layout = layout_of(Matrix("up", up), "up");
+  LinearOperands first(x, up, up_layout.out_features);
+  if (activation < 0 || activation > 3) refuse("activation: unknown");
+  first.product.activation = static_cast<bittensor::Activation>(activation);
+  const FloatBias first_bias(up_bias, up_layout.out_features, "up_bias");
+  first.product.bias = first_bias.values();
+  const Matrix down_blob("down", down);
+  const bittensor::PreparedLayout down_layout = layout_of(down_blob, "down");
+  if (down_layout.in_features != up_layout.out_features) {
+    refuse(
+        "down: expected a weight of " + std::to_string(up_layout.out_features) + " columns, as up has rows, got " +
+        std::to_string(down_layout.in_features));
+  }
+  if (down_layout.out_features != out_features) refuse("out_features: the prepared weight has another number");
+  const FloatBias second_bias(down_bias, out_features, "down_bias");
+  // Values of other dtypes than float32 are rounded in between.
+  if (first.type != FloatType::f32 || first.product.rows == 0 || !joins_in_mlp(up_layout, down_layout)) {
+    LinearOperands second(first.multiply(float_mode, isa), down, out_features);
+    second.product.bias = second_bias.values();
+    return second.multiply(float_mode, isa);
+  }
+  bittensor::Linear second;
+  second.rows = first.product.rows;
+  second.prepared = down_blob.data<std::uint8_t>();
+  second.layout = down_layout;
+  second.bias = second_bias.values();
+  const Tensor out = new_matrix(first.x, out_features, torch_dtype_of(first.type));
+  second.out = out.data_ptr();
+  (float_mode ? mlp_float : mlp_int8)(first.product, second, kernels(isa), torch_threads());
+  return out;
 }
 
 /// A part of the cache, which is written where it lies.
@@ -282,6 +318,9 @@ STABLE_TORCH_LIBRARY_FRAGMENT(bittensor_cpp, library) {
       "fused_linear(Tensor x, Tensor prepared, SymInt out_features, Tensor? norm_weight=None, float norm_epsilon=0.0, "
       "bool gated=False, Tensor? residual=None, bool float_mode=False, int isa=-1) -> Tensor");
   library.def(
+      "feed_forward(Tensor x, Tensor up, Tensor? up_bias, Tensor down, SymInt out_features, Tensor? down_bias, "
+      "bool float_mode=False, int activation=0, int isa=-1) -> Tensor");
+  library.def(
       "attend(Tensor projections, Tensor cos, Tensor sin, Tensor(a!) keys, Tensor(b!) values, SymInt position, "
       "int heads, int isa=-1) -> Tensor");
   library.def(
@@ -294,6 +333,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(bittensor_cpp, library) {
 
 STABLE_TORCH_LIBRARY_IMPL(bittensor_cpp, CPU, library) {
   library.impl("fused_linear", TORCH_BOX(&bittensor::binding::fused_linear));
+  library.impl("feed_forward", TORCH_BOX(&bittensor::binding::feed_forward));
   library.impl("attend", TORCH_BOX(&bittensor::binding::attend));
   library.impl("attend_bidirectional", TORCH_BOX(&bittensor::binding::attend_bidirectional));
   library.impl("decoder_layers", TORCH_BOX(&bittensor::binding::decoder_layers));

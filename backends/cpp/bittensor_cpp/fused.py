@@ -15,6 +15,7 @@ from .operators import EPILOGUES, FLOAT_MODES
 
 _Operator = Callable[..., torch.Tensor]
 _fused_linear: _Operator = torch.ops.bittensor_cpp.fused_linear.default
+_feed_forward: _Operator = torch.ops.bittensor_cpp.feed_forward.default
 _attend: _Operator = torch.ops.bittensor_cpp.attend.default
 _attend_bidirectional: _Operator = torch.ops.bittensor_cpp.attend_bidirectional.default
 _conv2d: _Operator = torch.ops.bittensor_cpp.conv2d.default
@@ -47,6 +48,28 @@ class CppFusedOperations(FusedOperations):
             gated,
             residual,
             float_mode,
+            self._isa,
+        )
+
+    def feed_forward(
+        self,
+        x: torch.Tensor,
+        up: PreparedWeight,
+        up_bias: torch.Tensor | None,
+        epilogue: str | None,
+        down: PreparedWeight,
+        down_bias: torch.Tensor | None,
+        activation_mode: str,
+    ) -> torch.Tensor:
+        return _feed_forward(
+            x,
+            up.tensors[0],
+            up_bias,
+            down.tensors[0],
+            down.form.shape[0],
+            down_bias,
+            _float_mode(activation_mode),
+            EPILOGUES[epilogue],
             self._isa,
         )
 

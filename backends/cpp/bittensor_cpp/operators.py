@@ -172,6 +172,21 @@ def _fake_fused_linear(
     return x.new_empty((*x.shape[:-1], out_features))
 
 
+def _fake_feed_forward(
+    x: torch.Tensor,
+    up: torch.Tensor,
+    up_bias: torch.Tensor | None,
+    down: torch.Tensor,
+    out_features: int,
+    down_bias: torch.Tensor | None,
+    float_mode: bool = False,
+    activation: int = 0,
+    isa: int = -1,
+) -> torch.Tensor:
+    refuse_meta(x=x, up=up, up_bias=up_bias, down=down, down_bias=down_bias)
+    return x.new_empty((*x.shape[:-1], out_features))
+
+
 def _fake_attend(
     projections: torch.Tensor,
     cos: torch.Tensor,
@@ -258,6 +273,7 @@ for _name, _fake in (
     ("linear_forward", _fake_linear),
     ("linear_input_grad", _fake_linear_input_grad),
     ("fused_linear", _fake_fused_linear),
+    ("feed_forward", _fake_feed_forward),
     ("attend", _fake_attend),
     ("attend_bidirectional", _fake_attend_bidirectional),
     ("decoder_layers", _fake_decoder_layers),
@@ -269,5 +285,5 @@ torch.library.register_autograd("bittensor_cpp::linear", _backward, setup_contex
 torch.library.register_autograd(
     "bittensor_cpp::linear_input_grad", _backward_of_input_grad, setup_context=_save_input_grad, lib=_library
 )
-for _name in ("linear", "linear_forward", "conv2d"):
+for _name in ("linear", "linear_forward", "feed_forward", "conv2d"):
     _library.impl(_name, autocast_linear(getattr(torch.ops.bittensor_cpp, _name).default), "AutocastCPU")  # type: ignore[no-untyped-call]

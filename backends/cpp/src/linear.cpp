@@ -1,4 +1,4 @@
-// The group-quantized linear, and two of them with SwiGLU in between.
+// The group-quantized linear, and two of them in a row.
 
 #include "bittensor/linear.hpp"
 
@@ -22,10 +22,10 @@ void run_linear(const Linear& linear, const KernelSet& kernels, const ParallelFo
 }
 
 template <class Mode>
-void run_mlp(const Linear& gate_up, const Linear& down, const KernelSet& kernels, const ParallelFor& parallel) {
-  count_kernels<Mode>(gate_up, kernels);
+void run_mlp(const Linear& up, const Linear& down, const KernelSet& kernels, const ParallelFor& parallel) {
+  count_kernels<Mode>(up, kernels);
   count_kernels<Mode>(down, kernels);
-  Product<Mode> first(gate_up, kernels);
+  Product<Mode> first(up, kernels);
   Product<Mode> second(down, kernels);
   first.run_through(second, parallel);
 }
@@ -40,16 +40,16 @@ void linear_float(const Linear& linear, const KernelSet& kernels, const Parallel
   run_linear<FloatMode>(linear, kernels, parallel);
 }
 
-bool joins_in_mlp(const PreparedLayout& gate_up, const PreparedLayout& down) {
-  return Product<Int8Mode>::joins(gate_up, down);
+bool joins_in_mlp(const PreparedLayout& up, const PreparedLayout& down) {
+  return Product<Int8Mode>::joins(up, down);
 }
 
-void mlp_int8(const Linear& gate_up, const Linear& down, const KernelSet& kernels, const ParallelFor& parallel) {
-  run_mlp<Int8Mode>(gate_up, down, kernels, parallel);
+void mlp_int8(const Linear& up, const Linear& down, const KernelSet& kernels, const ParallelFor& parallel) {
+  run_mlp<Int8Mode>(up, down, kernels, parallel);
 }
 
-void mlp_float(const Linear& gate_up, const Linear& down, const KernelSet& kernels, const ParallelFor& parallel) {
-  run_mlp<FloatMode>(gate_up, down, kernels, parallel);
+void mlp_float(const Linear& up, const Linear& down, const KernelSet& kernels, const ParallelFor& parallel) {
+  run_mlp<FloatMode>(up, down, kernels, parallel);
 }
 
 }  // namespace bittensor

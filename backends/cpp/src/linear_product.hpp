@@ -30,7 +30,8 @@ inline constexpr std::int64_t task_tiles = 24;
 inline constexpr std::int64_t thread_tiles = 6;
 
 /// Rows are shared out, and not tiles, where each thread gets at least so many rows, in units of so many, and where all
-/// threads can keep the weight in their second-level caches.
+/// threads can keep the weight in their second-level caches or fill whole panels: then no thread reads more of the
+/// weight for each of its products than if all shared tiles.
 inline constexpr std::int64_t own_rows = 32;
 inline constexpr std::int64_t row_unit = 16;
 inline constexpr std::int64_t shared_weight_bytes = std::int64_t{512} << 10;
@@ -111,47 +112,56 @@ class Product {
 
   void run(const ParallelFor& parallel) {
     const ParallelFor& loop = parallel.pays(products(), serial_products) ? parallel : ParallelFor();
-    const std::int64_t threads = loop.thread_count();
-    const bool is_result = l_.residual == nullptr && l_.activation == Activation::none;
-    const std::int64_t result_bytes = l_.rows * outputs_ * std::int64_t{sizeof(float)};
-    writes_results_ = Mode::writes_once && is_result && l_.float_type == FloatType::f32 &&
-                      result_bytes <= threads * direct_result_bytes;
-    if (threads == 1 || l_.rows < threads * own_rows || layout_.bytes() > shared_weight_bytes) {
-      return run_rows(0, l_.rows, loop);
-    }
-    // Each thread prepares the rows that it multiplies, and nothing travels between their caches.
-    if (l_.next != nullptr) loop.expect(l_.next, l_.next_bytes);
-    loop(ceil_divide(l_.rows, row_unit), [&](std::int64_t begin, std::int64_t end) {
+    write_directly(loop);
+    for_rows(loop, layout_.bytes(), most_rows_, [&](std::int64_t begin, std::int64_t end, const ParallelFor& inner) {
       Product own(*this);
-      own.run_rows(begin * row_unit, std::min(end * row_unit, l_.rows), ParallelFor());
+      own.run_rows(begin, end, inner);
     });
   }
 
-  /// Whether `run_through` can join the two: chunks of gates end where tiles and groups do.
-  static bool joins(const PreparedLayout& gate_up, const PreparedLayout& down) {
-    return down.in_features % tile_rows == 0 && 2 * down.in_features == gate_up.out_features &&
-           unit_tiles(down) <= task_tiles / 2;
+  /// Whether `run_through` can join the two: chunks of hidden columns end where tiles and groups do.
+  static bool joins(const PreparedLayout& up, const PreparedLayout& down) {
+    const std::int64_t unit = unit_tiles(down);
+    if (up.out_features == down.in_features) return unit <= task_tiles;
+    return down.in_features % tile_rows == 0 && 2 * down.in_features == up.out_features && unit <= task_tiles / 2;
   }
 
-  /// This linear, SwiGLU, and the linear `down` of it, panel by panel. The gates become activations of `down` where
-  /// they are computed; they are never stored.
+  /// This linear and the linear `down` of its results, or of SwiGLU of them, panel by panel. Hidden values become
+  /// activations of `down` where they are computed; they are never stored.
   void run_through(Product& down, const ParallelFor& parallel) {
-    take_panels(l_.rows, std::min(most_rows_, down.most_rows_));
-    down.panel_rows_ = panel_rows_;
-    const std::size_t own = memory();
-    std::byte* both = scratch(ScratchUse::operation, own + down.memory());
-    take_memory(both);
-    down.take_memory(both + own);
     const ParallelFor& loop = parallel.pays(products() + down.products(), serial_products) ? parallel : ParallelFor();
-    for (std::int64_t first = 0; first < l_.rows; first += panel_rows_) {
-      const std::int64_t rows = std::min(panel_rows_, l_.rows - first);
-      prepare_rows(first, rows, loop);
-      multiply_gates(rows, down, loop);
-      down.multiply(first, rows, loop);
-    }
+    down.write_directly(loop);
+    const std::int64_t weight_bytes = std::max(layout_.bytes(), down.layout_.bytes());
+    for_rows(
+        loop, weight_bytes, most_rows_with(down), [&](std::int64_t begin, std::int64_t end, const ParallelFor& inner) {
+          Product own(*this);
+          Product own_down(down);
+          own.run_rows_through(begin, end, own_down, inner);
+        });
   }
 
  private:
+  /// Whether kernels may write results where they belong.
+  void write_directly(const ParallelFor& loop) {
+    const bool is_result = l_.residual == nullptr && l_.activation == Activation::none;
+    const std::int64_t result_bytes = l_.rows * outputs_ * std::int64_t{sizeof(float)};
+    writes_results_ = Mode::writes_once && is_result && l_.float_type == FloatType::f32 &&
+                      result_bytes <= loop.thread_count() * direct_result_bytes;
+  }
+
+  /// Calls f(begin, end, loop) for all rows, which share `loop`, or on each thread for rows of its own: then it
+  /// prepares the rows that it multiplies, and nothing travels between the caches.
+  template <class F>
+  void for_rows(const ParallelFor& loop, std::int64_t weight_bytes, std::int64_t most_rows, const F& f) const {
+    const std::int64_t threads = loop.thread_count();
+    const std::int64_t least = weight_bytes > shared_weight_bytes ? std::max(most_rows, own_rows) : own_rows;
+    if (threads == 1 || l_.rows < threads * least) return f(0, l_.rows, loop);
+    if (l_.next != nullptr) loop.expect(l_.next, l_.next_bytes);
+    loop(ceil_divide(l_.rows, row_unit), [&](std::int64_t begin, std::int64_t end) {
+      f(begin * row_unit, std::min(end * row_unit, l_.rows), ParallelFor());
+    });
+  }
+
   void run_rows(std::int64_t begin, std::int64_t end, const ParallelFor& loop) {
     take_panels(end - begin, most_rows_);
     take_memory(scratch(ScratchUse::operation, memory()));
@@ -161,6 +171,23 @@ class Product {
       multiply(first, rows, loop);
     }
   }
+
+  void run_rows_through(std::int64_t begin, std::int64_t end, Product& down, const ParallelFor& loop) {
+    take_panels(end - begin, most_rows_with(down));
+    down.panel_rows_ = panel_rows_;
+    const std::size_t own = memory();
+    std::byte* both = scratch(ScratchUse::operation, own + down.memory());
+    take_memory(both);
+    down.take_memory(both + own);
+    for (std::int64_t first = begin; first < end; first += panel_rows_) {
+      const std::int64_t rows = std::min(panel_rows_, end - first);
+      prepare_rows(first, rows, loop);
+      multiply_hidden(rows, down, loop);
+      down.multiply(first, rows, loop);
+    }
+  }
+
+  std::int64_t most_rows_with(const Product& down) const { return std::min(most_rows_, down.most_rows_); }
 
   /// Panels of equal height, of at most about `most` rows.
   void take_panels(std::int64_t rows, std::int64_t most) {
@@ -233,28 +260,40 @@ class Product {
     });
   }
 
-  /// The same for tiles of gates and, half of all tiles behind, of what they multiply; the results go to `down`.
-  void multiply_gates(std::int64_t rows, const Product& down, const ParallelFor& loop) const {
+  /// The same for hidden columns, which go to `down`. With SwiGLU they are made of tiles of gates and, half of all
+  /// tiles behind, of what these multiply.
+  void multiply_hidden(std::int64_t rows, const Product& down, const ParallelFor& loop) const {
+    const bool gated = down.l_.prologue == Prologue::swiglu;
+    const std::int64_t parts = gated ? 2 : 1;
     const std::int64_t unit = unit_tiles(down.layout_);
-    const std::int64_t tiles = layout_.tiles() / 2;
+    const std::int64_t tiles = tiles_ / parts;
     const std::int64_t units = ceil_divide(tiles, unit);
-    const std::int64_t most = std::min(task_tiles / 2 / unit, units) * unit;
+    const std::int64_t most = std::min(task_tiles / parts / unit, units) * unit;
     if (l_.next != nullptr) loop.expect(l_.next, l_.next_bytes);
     loop(units, [&](std::int64_t begin, std::int64_t end) {
-      const std::int64_t values = (rows * 2 + 1) * most * tile_rows;
+      const std::int64_t values = (rows * parts + 1) * most * tile_rows;
       auto* y = reinterpret_cast<float*>(
           scratch(ScratchUse::task, static_cast<std::size_t>(values + gathered(rows)) * sizeof(float)));
       const Rows all = gather(0, rows, y + values);
       const std::int64_t last = std::min(end * unit, tiles);
       for (std::int64_t tile = begin * unit; tile < last; tile += most) {
         const std::int64_t count = std::min(most, last - tile);
-        const std::int64_t columns = count * tile_rows;
-        multiply_tiles(all, tile, count, y, 2 * columns);
-        multiply_tiles(all, tiles + tile, count, y + columns, 2 * columns);
+        const std::int64_t y_stride = parts * count * tile_rows;
+        const std::int64_t column = tile * tile_rows;
+        const std::int64_t columns = std::min(count * tile_rows, down.layout_.in_features - column);
+        for (std::int64_t part = 0; part < parts; ++part) {
+          multiply_tiles(all, part * tiles + tile, count, y + part * count * tile_rows, y_stride);
+        }
+        float* hidden = y + rows * y_stride;
         for (std::int64_t m = 0; m < rows; ++m) {
-          float* gated = y + rows * 2 * columns;
-          transformer_.gate_row(y + m * 2 * columns, FloatType::f32, columns, gated);
-          down.take_columns(m, tile * tile_rows, columns, gated);
+          if (gated) {
+            transformer_.gate_row(y + m * y_stride, FloatType::f32, columns, hidden);
+          } else {
+            kernels_.store_outputs(
+                y + m * y_stride, columns, l_.bias != nullptr ? l_.bias + column : nullptr, l_.activation, nullptr,
+                FloatType::f32, hidden);
+          }
+          down.take_columns(m, column, columns, hidden);
         }
       }
     });
@@ -273,7 +312,8 @@ class Product {
 
   /// Tiles of which the columns that follow each other are whole groups.
   static std::int64_t unit_tiles(const PreparedLayout& layout) {
-    return std::lcm<std::int64_t>(tile_rows, std::min(layout.group_size, layout.in_features)) / tile_rows;
+    if (layout.group_size >= layout.in_features) return ceil_divide(layout.in_features, tile_rows);
+    return std::lcm<std::int64_t>(tile_rows, layout.group_size) / tile_rows;
   }
 
   /// Rows of a panel, and their factors as kernels read them: group by group, so that those of the rows that a kernel

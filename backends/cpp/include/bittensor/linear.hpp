@@ -44,16 +44,17 @@ BITTENSOR_API void linear_int8(const Linear& linear, const KernelSet& kernels, c
 /// Activations stay float32; products are added in the order of the columns, with the same guarantee.
 BITTENSOR_API void linear_float(const Linear& linear, const KernelSet& kernels, const ParallelFor& parallel = {});
 
-/// Whether `mlp_int8` and `mlp_float` take weights of these layouts: a chunk of gates that ends where tiles of both and
-/// a group of `down` end must be small.
-BITTENSOR_API bool joins_in_mlp(const PreparedLayout& gate_up, const PreparedLayout& down);
+/// Whether `mlp_int8` and `mlp_float` take weights of these layouts: `up` has as many outputs as `down` has columns, or
+/// twice as many for SwiGLU, and a chunk of hidden columns that ends where tiles of `up` and a group of `down` end is
+/// small.
+BITTENSOR_API bool joins_in_mlp(const PreparedLayout& up, const PreparedLayout& down);
 
-/// `down` of SwiGLU of `gate_up`, with the bits of one linear after the other, but the gates are never stored. `down`
-/// has the prologue swiglu, and takes no x; `gate_up` has neither bias, activation, residual nor out. Both have at
-/// least one row of float32.
+/// `down` of the results of `up`, with the bits of one linear after the other, but these are never stored. `down` takes
+/// no x. If it has the prologue swiglu, it multiplies SwiGLU of the results, and `up` has neither bias nor activation;
+/// otherwise it has no prologue. `up` has no residual and no out. Both have at least one row of float32.
 BITTENSOR_API void mlp_int8(
-    const Linear& gate_up, const Linear& down, const KernelSet& kernels, const ParallelFor& parallel = {});
+    const Linear& up, const Linear& down, const KernelSet& kernels, const ParallelFor& parallel = {});
 BITTENSOR_API void mlp_float(
-    const Linear& gate_up, const Linear& down, const KernelSet& kernels, const ParallelFor& parallel = {});
+    const Linear& up, const Linear& down, const KernelSet& kernels, const ParallelFor& parallel = {});
 
 }  // namespace bittensor
