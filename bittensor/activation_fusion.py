@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch.fx import Graph, Tracer
+from torch.fx import Graph
 
-from .module_replacement import has_hooks
+from .module_traces import forward_traces, runs_its_class
 from .nn import QuantizedLinear
 from .registry import current_backend
 
@@ -102,14 +102,14 @@ def _pairs(parent: torch.nn.Module, places: Mapping[int, int]) -> list[_Pair]:
     declared = current_backend().capabilities.epilogues
     found = {name: _epilogue_of(child) for name, child in children.items()}
     epilogues = {name: each for name, each in found.items() if each is not None and each in declared}
-    if not epilogues or (before := _traces(parent, {})) is None:
+    if not epilogues or (before := forward_traces(parent, {})) is None:
         return []
     first, *others = (_pairs_in(graph, linears, epilogues) for graph in before)
     pairs = [pair for pair in first if all(pair in other for other in others)]
     # Whoever reads more of these modules than their results, or has them from elsewhere, is now traced differently.
     stand_ins: dict[str, torch.nn.Module] = {pair.linear: torch.nn.Module() for pair in pairs}
     stand_ins |= {pair.activation: torch.nn.Identity() for pair in pairs}
-    after = _traces(parent, stand_ins) if pairs else None
+    after = forward_traces(parent, stand_ins) if pairs else None
     return pairs if after is not None and list(map(str, before)) == list(map(str, after)) else []
 
 
@@ -130,14 +130,14 @@ def _pairs_in(graph: Graph, linears: Collection[str], epilogues: Mapping[str, st
 
 def _takes_epilogue(module: torch.nn.Module) -> bool:
     """Whether it is a packed layer that can end with an activation."""
-    return type(module) is QuantizedLinear and module.epilogue is None and _runs_its_class(module)
+    return type(module) is QuantizedLinear and module.epilogue is None and runs_its_class(module)
 
 
 def _epilogue_of(module: torch.nn.Module) -> str | None:
     """The epilogue that a module computes, and does nothing else; None if there is none."""
-    if any(True for _ in module.parameters()) or any(True for _ in module.buffers()) or not _runs_its_class(module):
+    if any(True for _ in module.parameters()) or any(True for _ in module.buffers()) or not runs_its_class(module):
         return None
-    graphs = _traces(module, {})
+    graphs = forward_traces(module, {})
     if graphs is None:
         return None
     first, *others = (_epilogue_in(graph, module) for graph in graphs)
@@ -157,48 +157,3 @@ def _epilogue_in(graph: Graph, module: torch.nn.Module) -> str | None:
     if called.op != "call_function" or settings not in ({}, {"approximate": "none"}):
         return None
     return _EPILOGUES.get(called.target)
-
-
-def _runs_its_class(module: torch.nn.Module) -> bool:
-    """Whether a call is that of the forward of its class, without hooks."""
-    return "forward" not in vars(module) and not has_hooks(module)
-
-
-class _OneModule(Tracer):
-    """Traces the forward of one module: the modules that it calls are steps, and so are reads of its tensors."""
-
-    proxy_buffer_attributes = True  # or the trace would run what changes them
-
-    def is_leaf_module(self, m: torch.nn.Module, module_qualified_name: str) -> bool:
-        return True
-
-
-def _traces(module: torch.nn.Module, stand_ins: Mapping[str, torch.nn.Module]) -> list[Graph] | None:
-    """The forward of a module for evaluation and for training, with `stand_ins` in place of some children.
-
-    None if it cannot be traced, or if the traces may not be all that it does.
-    """
-    if "forward" in vars(module):
-        return None
-    graphs = []
-    for training in (False, True):
-        # A copy, which the forward may change: its own dictionaries, and the same tensors and children.
-        copy = object.__new__(type(module))
-        vars(copy).update(vars(module), training=training)
-        for kind in ("_parameters", "_buffers", "_modules"):
-            vars(copy)[kind] = dict(vars(module)[kind])
-        copy._modules.update(stand_ins)
-        attributes, tracer = dict(vars(copy)), _OneModule()
-        try:
-            with torch.random.fork_rng(devices=()):
-                graph = tracer.trace(copy)
-        except Exception:  # the forward is code of others, which may fail in any way without tensors
-            return None
-        changed = {name for name, value in vars(copy).items() if attributes.get(name) is not value}
-        constants = set(tracer.tensor_attrs.values()) - attributes.keys()  # which the tracer put there
-        if changed - constants:
-            return None
-        if any(node.op == "placeholder" and (node.args or str(node.target).startswith("*")) for node in graph.nodes):
-            return None  # who leaves out an argument may take another path
-        graphs.append(graph)
-    return graphs

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from .module_replacement import replace_module
-from .nn import LoRALinear, QuantizedLinear
+from .nn import FeedForwardDown, LoRALinear, QuantizedLinear
 
 _ENTRIES = ("lora_a", "lora_b", "alpha")
 
@@ -49,7 +49,7 @@ def add_lora_(
 
     Raises:
         TypeError, ValueError: as `bittensor.nn.LoRALinear`; or there is no layer to adapt, the model is one itself, or
-            it has adapters already. Nothing has changed then.
+            it has adapters already, or layers in one step. Nothing has changed then.
 
     >>> import torch, bittensor
     >>> model = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10))
@@ -63,6 +63,11 @@ def add_lora_(
         raise ValueError("model: a layer cannot replace itself; use bittensor.nn.LoRALinear")
     if adapted := [name for name, _ in _adapters(model)]:
         raise ValueError(f"model: expected one without adapters, found them in {', '.join(adapted)}; merge_lora_ first")
+    if joined := [name for name, module in model.named_modules() if isinstance(module, FeedForwardDown)]:
+        raise ValueError(
+            f"model: expected one with layers of their own, found two in one step in {', '.join(joined)}; adapt it "
+            "before fuse_feed_forward_"
+        )
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, QuantizedLinear)]
     chosen = [(name, layer) for name, layer in layers if filter_fn is None or filter_fn(name, layer)]
     if not chosen:

@@ -220,6 +220,34 @@ def linear(
         raise
 
 
+def feed_forward(
+    x: torch.Tensor,
+    up: QuantizedWeight,
+    up_bias: torch.Tensor | None,
+    epilogue: str | None,
+    down: QuantizedWeight,
+    down_bias: torch.Tensor | None,
+    activation_mode: str,
+) -> torch.Tensor:
+    """What `bittensor.nn.FeedForwardDown` computes: see `bittensor.fused.FusedOperations.feed_forward`.
+
+    It passes gradients as `linear` does: then it is one linear after the other.
+    """
+    backend = current_backend()
+    needs_gradient = any(each is not None and each.requires_grad for each in (x, up_bias, down_bias))
+    if not backend.capabilities.operators or (needs_gradient and torch.is_grad_enabled()):
+        hidden = linear(x, up, up_bias, activation_mode, epilogue)
+        return linear(hidden, down, down_bias, activation_mode)
+    try:
+        return backend.fused().feed_forward(
+            x, up.prepared_for(backend), up_bias, epilogue, down.prepared_for(backend), down_bias, activation_mode
+        )
+    except (*REFUSALS, AttributeError):
+        check_linear(backend, x, up, up_bias, activation_mode, epilogue)
+        check_linear(backend, x.new_empty((0, up.shape[0])), down, down_bias, activation_mode, None)
+        raise
+
+
 def conv2d(
     images: torch.Tensor,
     weight: QuantizedWeight,

@@ -3,7 +3,8 @@
     config = BitTensorConfig(bits=4, group_size=64)
     model = AutoModel.from_pretrained(path, quantization_config=config, attn_implementation="bittensor")
 
-Importing this module registers both, the quantization method and the attention implementation "bittensor".
+Importing this module registers both, the quantization method and the attention implementation "bittensor". It has
+`fuse_feed_forward_` too, from feed_forward_fusion.py.
 
 Not imported by ``import bittensor``. It needs the extra: ``pip install 'packed-bittensor[transformers]'``.
 """
@@ -29,9 +30,10 @@ with extra("transformers", "bittensor.transformers", ("transformers", "safetenso
 
 from .checkpoints import ReorderedWeight, native
 from .checks import check_int, dtype_name
+from .feed_forward_fusion import fuse_feed_forward_ as fuse_feed_forward_
 from .form_entry import form_entry
 from .model_quantization import quantize_
-from .nn import QuantizedEmbedding, QuantizedLinear
+from .nn import FeedForwardDown, QuantizedEmbedding, QuantizedLinear
 from .prepared_weight import SCALE_DTYPES, WeightForm
 from .quantization import empty_weight
 from .quantize_config import QuantizeConfig
@@ -221,6 +223,8 @@ class BitTensorQuantizer(HfQuantizer):
 
     def _dequantize(self, model: PreTrainedModel, dtype: torch.dtype | None = None) -> PreTrainedModel:
         layers = [(name, module) for name, module in model.named_modules() if isinstance(module, QuantizedLinear)]
+        if fused := [name for name, module in model.named_modules() if isinstance(module, FeedForwardDown)]:
+            raise ValueError(f"{fused[0]}: expected a layer of its own, to become a Linear, got one of two in one step")
         for name, layer in layers:
             if layer.epilogue is not None:  # after fuse_activations_
                 raise ValueError(

@@ -1,6 +1,8 @@
 """Modules on packed weights."""
 
 from .fake_quantized_linear import FakeQuantizedLinear
+from .feed_forward import FeedForwardDown, FeedForwardUp
+from .linear_weight_module import LinearWeightModule
 from .lora_linear import LoRALinear
 from .packed_linear import PackedLinear
 from .quantized_conv2d import QuantizedConv2d
@@ -11,6 +13,9 @@ from .weight_module import WeightModule
 
 __all__ = [
     "FakeQuantizedLinear",
+    "FeedForwardDown",
+    "FeedForwardUp",
+    "LinearWeightModule",
     "LoRALinear",
     "PackedLinear",
     "QuantizedConv2d",

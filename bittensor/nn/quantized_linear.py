@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Any
 
 import torch
 
-from ..checks import dtype_name
-from ..errors import UnsupportedOperationError
-from ..linear_checks import check_layer, check_product
+from ..linear_checks import check_layer
 from ..ops import linear
 from ..quantize_config import QuantizeConfig
 from ..quantized_weight import QuantizedWeight
-from ..registry import current_backend
-from .weight_module import WeightModule
+from .linear_weight_module import LinearWeightModule
 
 
-class QuantizedLinear(WeightModule):
+class QuantizedLinear(LinearWeightModule):
     """``torch.nn.Linear`` on a group-quantized weight: `bittensor.linear` as a module.
 
     The weight is held, saved and shared as `bittensor.nn.WeightModule` says; beside it a state_dict has ``bias``.
@@ -39,37 +35,6 @@ class QuantizedLinear(WeightModule):
     >>> layer(torch.randn(3, 64)).shape
     torch.Size([3, 32])
     """
-
-    bias: torch.nn.Parameter | None
-
-    def __init__(
-        self,
-        weight: QuantizedWeight,
-        bias: torch.Tensor | None = None,
-        *,
-        activation_mode: str = "int8",
-        epilogue: str | None = None,
-    ) -> None:
-        super().__init__(check_layer(weight, bias, activation_mode, epilogue))
-        parameter = None if bias is None else torch.nn.Parameter(bias.detach(), requires_grad=False)
-        self.register_parameter("bias", parameter)
-        self.activation_mode = activation_mode
-        self.epilogue = epilogue
-        self._prepare()
-
-    def _prepare(self) -> None:
-        if self.weight.device.type in (backend := current_backend()).capabilities.devices:
-            with suppress(UnsupportedOperationError):  # of another backend's layer; the call says so if it is not
-                check_product(
-                    backend,
-                    torch.empty(0, self.in_features, device=self.weight.device),
-                    self.weight.form,
-                    self.weight.device,
-                    None,
-                    self.activation_mode,
-                    self.epilogue,
-                )
-                self.weight.prepared_for(backend)
 
     def set_epilogue(self, epilogue: str | None) -> None:
         """End with this epilogue from now on, as if the layer had been built with it.
@@ -118,25 +83,6 @@ class QuantizedLinear(WeightModule):
         """
         return cls(weight, bias, **settings)
 
-    @property
-    def in_features(self) -> int:
-        """Columns of the weight."""
-        return self.weight.shape[1]
-
-    @property
-    def out_features(self) -> int:
-        """Rows of the weight."""
-        return self.weight.shape[0]
-
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Floats ``[..., in_features]`` to ``[..., out_features]`` of the same dtype."""
         return linear(x, self.weight, self.bias, self.activation_mode, self.epilogue)
-
-    def extra_repr(self) -> str:
-        form = self.weight.form
-        settings = (
-            f"in_features={self.in_features}, out_features={self.out_features}, bits={form.bits}, "
-            f"group_size={form.group_size}, zero={form.zero!r}, scales={dtype_name(form.scale_dtype)}, "
-            f"bias={self.bias is not None}, activation_mode={self.activation_mode!r}"
-        )
-        return settings if self.epilogue is None else f"{settings}, epilogue={self.epilogue!r}"
