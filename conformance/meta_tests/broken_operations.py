@@ -56,6 +56,22 @@ class TokenByToken(FusedOperations):
     def add(self, residual: Tensor, y: Tensor) -> Tensor:
         return residual + y
 
+    def feed_forward(
+        self,
+        x: Tensor,
+        up: PreparedWeight,
+        up_bias: Tensor | None,
+        epilogue: str | None,
+        down: PreparedWeight,
+        down_bias: Tensor | None,
+        activation_mode: str,
+    ) -> Tensor:
+        hidden = self.hidden(self.backend.linear(x, up, up_bias, activation_mode, epilogue))
+        return self.backend.linear(hidden, down, down_bias, activation_mode, None)
+
+    def hidden(self, values: Tensor) -> Tensor:
+        return values
+
     def attend(
         self,
         projections: Tensor,
@@ -187,6 +203,31 @@ class ForgetsTheResidual(SoundOperations):
     class Operations(TokenByToken):
         def add(self, residual: Tensor, y: Tensor) -> Tensor:
             return y
+
+
+# Two linears in one step
+
+
+class FeedForwardWithoutTheEpilogue(SoundOperations):
+    class Operations(TokenByToken):
+        def feed_forward(
+            self, x: Tensor, up: PreparedWeight, up_bias: Tensor | None, epilogue: str | None, *rest: Any
+        ) -> Tensor:
+            return super().feed_forward(x, up, up_bias, None, *rest)
+
+
+class HiddenValuesInHalfPrecision(SoundOperations):
+    class Operations(TokenByToken):
+        def hidden(self, values: Tensor) -> Tensor:
+            return values.bfloat16().to(values.dtype)
+
+
+class HiddenValuesKeepTheirPrecision(SoundOperations):
+    """They are not rounded to the dtype of x."""
+
+    class Operations(TokenByToken):
+        def feed_forward(self, x: Tensor, *rest: Any) -> Tensor:
+            return super().feed_forward(x.float(), *rest).to(x.dtype)
 
 
 # Attention

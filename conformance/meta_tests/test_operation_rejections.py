@@ -9,6 +9,7 @@ from broken_operations import OPERATION_FAULTS
 from test_rejections import check_rejected, outcomes, run_checks
 
 _LINEAR = "8_transformer/linear_behind_norms_and_gates[float,4-bit]"
+_FEED_FORWARD = "8_transformer/feed_forward_is_its_linears[float,4-bit]"
 _CACHE = "8_transformer/attention_over_a_cache"
 _WHOLE = "8_transformer/attention_of_whole_sequences"
 _BITS = "8_transformer/a_token_has_the_same_bits_in_any_company"
@@ -19,6 +20,9 @@ MEANT_FOR: Mapping[str, str] = {
     "NormOfTheSum": _LINEAR,
     "GateAndUpSwapped": _LINEAR,
     "ForgetsTheResidual": _LINEAR,
+    "FeedForwardWithoutTheEpilogue": _FEED_FORWARD,
+    "HiddenValuesInHalfPrecision": _FEED_FORWARD,
+    "HiddenValuesKeepTheirPrecision": _FEED_FORWARD,
     "LooksAhead": _CACHE,
     "KeepsPlainKeys": _CACHE,
     "ForgetsThePosition": _CACHE,

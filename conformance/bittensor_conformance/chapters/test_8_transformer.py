@@ -8,7 +8,7 @@ operations of torch, of which the others are composed, promise neither: there su
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import product
+from itertools import cycle, product
 from typing import Any
 
 import torch
@@ -24,6 +24,9 @@ from ..scripts import holds, on_threads
 from ..targets import Target
 
 _MODES: Mapping[str, Mode] = {"int8": "int8", "float": "float"}
+
+# Hidden values of a feed-forward network, and columns of a group of the weight that takes them.
+_HIDDEN = ((8, 8), (100, 24), (424, 40), (416, 416))
 
 # Heads, heads of keys and values, values of a head, tokens, room in the cache.
 _CACHED = ((1, 1, 2, 1, 1), (6, 2, 24, 17, 17), (9, 3, 64, 66, 70), (2, 2, 18, 33, 64), (4, 1, 80, 5, 130))
@@ -57,6 +60,17 @@ def test_linear_behind_norms_and_gates(target: Target, bits: int, case: Mode) ->
         for epsilon in (1e-5, 0.5) if before == "norm" else (0.0,):
             names = {"weight": weight, "x": FloatFill(seed=k), "before": before, "residual": residual}
             holds(target, _LINEAR, **names, epsilon=epsilon, mode=case, exact=target.is_exact)
+
+
+@check("linear", cases=_MODES, applies=_declared)
+def test_feed_forward_is_its_linears(target: Target, bits: int, case: Mode) -> None:
+    """Two linears in one step, in each zero kind, with epilogues and biases in turn; rounded in between to bfloat16."""
+    within = scope(target.capabilities)
+    epilogues, biased = cycle(within.epilogues), cycle((True, True, False, True, True))
+    for (hidden, group_size), zero, dtype in product(_HIDDEN, within.zeros, ("float32", "bfloat16")):
+        up, down = within.weight(bits, hidden, 24, 8, zero), within.weight(bits, 19, hidden, group_size, zero)
+        names = {"up": up, "down": down, "epilogue": next(epilogues), "biased": next(biased), "dtype": dtype}
+        holds(target, _FEED_FORWARD, **names, mode=case, exact=target.is_exact)
 
 
 @check("linear")
@@ -132,8 +146,9 @@ def test_attention_is_the_same_on_every_variant(target: Target) -> None:
 @check("linear", variants_only=True)
 def test_operations_run_their_own_kernels(target: Target, bits: int) -> None:
     """Only kernels called ``..._<variant>`` gain calls, and at least one does."""
-    weight = scope(target.capabilities).weight(bits, 24, 16, 8)
-    holds(target, _KERNELS, weight=weight, variant=target.variant)
+    within = scope(target.capabilities)
+    weight, down = within.weight(bits, 24, 16, 8), within.weight(bits, 16, 24, 8)
+    holds(target, _KERNELS, weight=weight, down=down, variant=target.variant)
 
 
 # Whether a backend has operations of its own.
@@ -176,6 +191,28 @@ assert (errors <= reach).all(), f"an error of {errors.max():.3g} where {reach.re
 if own and exact:
     for row in range(5):
         same(call(slice(row, row + 1)), actual[row : row + 1])
+"""
+)
+
+_FEED_FORWARD = (
+    _OWN
+    + """
+prepared = backend.prepare(up.quantized()), backend.prepare(down.quantized())
+biases = [torch.from_numpy(FloatFill(seed=n).floats((n,), "float32")) if biased else None for n in (up.n, down.n)]
+x = torch.from_numpy(FloatFill(seed=up.k).floats((35, up.k), "float32")).to(getattr(torch, dtype))
+def call(rows):
+    return fused.feed_forward(rows, prepared[0], biases[0], epilogue, prepared[1], biases[1], mode)
+hidden = backend.linear(x, prepared[0], biases[0], mode, epilogue)
+expected = backend.linear(hidden, prepared[1], biases[1], mode, None)
+actual = call(x)
+assert actual.dtype is x.dtype and actual.shape == expected.shape, (actual.dtype, actual.shape)
+if exact:
+    same(actual, expected)
+    for row in (0, 34):
+        same(call(x[row : row + 1]), actual[row : row + 1])
+    same(call(x[None, ::2]), actual[None, ::2])
+else:
+    assert torch.allclose(actual, expected, rtol=0, atol=1e-2 * float(expected.abs().max())), "not the linears"
 """
 )
 
@@ -318,6 +355,7 @@ mode = sorted(backend.capabilities.activation_modes)[0]
 fused.linear(torch.ones(3, 16), prepared, mode, norm=(torch.ones(16), 1e-5))
 fused.linear(torch.ones(3, 32), prepared, mode, gated=True)
 keys, values = (torch.zeros(shape) for shape in bittensor.fused.cache_shapes(2, 10, 8))
+fused.feed_forward(torch.ones(3, 16), prepared, None, None, backend.prepare(down.quantized()), None, mode)
 fused.attend(torch.ones(3, 64), (torch.ones(3, 8), torch.ones(3, 8)), keys, values, 0, 4)
 fused.attend_bidirectional(*[torch.ones(1, 2, 3, 8)] * 3, None, 0.25)
 ran = {name for name, calls in backend.kernel_calls().items() if calls != before.get(name, 0)}
