@@ -365,7 +365,9 @@ def test_order_of_the_changes_to_a_model(tmp_path: Path) -> None:
     expected = states(model)
     bittensor.fuse_activations_(model)
     assert fuse_feed_forward_(model) == DOWN
-    with pytest.raises(ValueError, match=r"found two in one step in encoder.layer.0.output.dense; adapt it before fuse_feed"):
+    with pytest.raises(
+        ValueError, match=r"found two in one step in encoder.layer.0.output.dense; adapt it before fuse_feed"
+    ):
         bittensor.add_lora_(model)
     with pytest.raises(ValueError, match=r"encoder.layer.0.output.dense: expected a layer of its own"):
         model.dequantize()

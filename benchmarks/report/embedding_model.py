@@ -6,9 +6,11 @@
 "quality" embeds sentences of real speeches with all-MiniLM-L6-v2 in each setting and compares the embeddings with those
 of the float32 model. "speed" times texts to embeddings, tokenization included, at batch 32; settings that differ only
 in how codes are chosen run the same program and are timed once. In our settings GELU is part of the linear layer before
-it (`bittensor.fuse_activations_`), and attention is that of the backend. Calibrated layers (`bittensor.calibrate`) saw
-other sentences of the same speeches, with grids of "mse", or random tokens, with grids of "hqq". Each part goes into
-benchmarks/results/NAME.json, and the table of docs/embedding_model.md is written from that file.
+it (`bittensor.fuse_activations_`), both layers of a feed-forward network are one step
+(`bittensor.transformers.fuse_feed_forward_`), and attention is that of the backend. Calibrated layers
+(`bittensor.calibrate`) saw other sentences of the same speeches, with grids of "mse", or random tokens, with grids of
+"hqq". Each part goes into benchmarks/results/NAME.json, and the table of docs/embedding_model.md is written from that
+file.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from safetensors.torch import save_file
 from torch.ao.quantization import quantize_dynamic
 
 import bittensor
-from bittensor.transformers import random_tokens  # which registers the attention "bittensor" too
+from bittensor.transformers import fuse_feed_forward_, random_tokens  # which registers the attention "bittensor" too
 
 from . import generated, machine, program, record
 from .measure import Rounds, Sample, interleaved, timed, with_threads
@@ -88,7 +90,7 @@ def settings() -> list[Setting]:
 def quantizer(config: bittensor.QuantizeConfig) -> Callable[[torch.nn.Module], torch.nn.Module]:
     def make(model: torch.nn.Module) -> torch.nn.Module:
         bittensor.quantize_(model, config, fuse_activations=True, progress=False)
-        return with_attention(model)
+        return in_one_step(model)
 
     return make
 
@@ -99,7 +101,7 @@ def calibrator(config: bittensor.QuantizeConfig, method: str) -> Callable[[torch
         batches = [embedder.tokens(texts[start : start + BATCH]) for start in range(0, len(texts), BATCH)]
         bittensor.calibrate(model, batches, config, method=method, progress=False)
         bittensor.fuse_activations_(model)
-        return with_attention(model)
+        return in_one_step(model)
 
     return make
 
@@ -107,9 +109,14 @@ def calibrator(config: bittensor.QuantizeConfig, method: str) -> Callable[[torch
 def without_data(config: bittensor.QuantizeConfig) -> Callable[[torch.nn.Module], torch.nn.Module]:
     def make(model: torch.nn.Module) -> torch.nn.Module:
         bittensor.quantize_(model, config, batches=random_tokens(model), fuse_activations=True, progress=False)
-        return with_attention(model)
+        return in_one_step(model)
 
     return make
+
+
+def in_one_step(model: torch.nn.Module) -> torch.nn.Module:
+    fuse_feed_forward_(model)
+    return with_attention(model)
 
 
 def with_attention(model: torch.nn.Module) -> torch.nn.Module:

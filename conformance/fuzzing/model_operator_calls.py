@@ -1,4 +1,5 @@
-"""Calls of the operators of models: embeddings, convolutions, fused linears, attention and the layers of a decoder.
+"""Calls of the operators of models: embeddings, convolutions, fused linears, feed-forward networks, attention, and the
+layers of a decoder.
 
 Embeddings and convolutions must do what the reference does. The operators themselves may be called with anything: they
 refuse, or return a tensor of the shape that the operands say, and write nowhere but in the cache that they are given.
@@ -148,6 +149,29 @@ def _foreign_fused_linear(choices: Choices, _: str) -> None:
         _expect(result, (*x.shape[:-1], outputs))
 
 
+def _foreign_feed_forward(choices: Choices, _: str) -> None:
+    up, columns = weight_arguments(choices), choices.one_of((8, 16, 33))
+    hidden, k = up["shape"]
+    weight = bittensor.quantize(
+        torch.randn(columns, _or_else(choices, hidden, (8, 24))), choices.one_of((4, 8, 2)), None
+    )
+    blobs = prepared_of_weight(up), bittensor.get_backend("cpp").prepare(weight).tensors[0]
+    blobs = _mostly(choices, blobs[0], one_in=6), _mostly(choices, blobs[1], one_in=6)
+    shape = choices.one_of(SIZES), _or_else(choices, k, SIZES)
+    x = spoiled_tensor(choices, torch.randn(shape).to(choices.one_of(_FLOATS)), one_in=6)
+    biases = [
+        spoiled_tensor(choices, torch.randn(_or_else(choices, each, SIZES)), one_in=6) if choices.below(2) else None
+        for each in (hidden, columns)
+    ]
+    outputs, activation = _or_else(choices, columns, (*SIZES, -1)), _or_else(choices, choices.below(4), (-1, 4, 2**40))
+    is_float, isa = choices.below(2) == 1, choices.one_of(_ISAS)
+    with suppress(*_REFUSED):
+        result = torch.ops.bittensor_cpp.feed_forward(
+            x, blobs[0], biases[0], blobs[1], outputs, biases[1], is_float, activation, isa
+        )
+        _expect(result, (*x.shape[:-1], outputs))
+
+
 def _foreign_attention(choices: Choices, _: str) -> None:
     heads, shared_heads, size, tokens, capacity, position = _attention(choices)
     projections = torch.randn(tokens, (heads + 2 * shared_heads) * size)
@@ -264,4 +288,5 @@ _CALLS: tuple[Callable[[Choices, str], None], ...] = (
     _foreign_attention,
     _foreign_bidirectional_attention,
     _foreign_decoder,
+    _foreign_feed_forward,
 )
