@@ -1,4 +1,4 @@
-"""What a transformer computes around its linears: fused with them, attention over a cache and of whole sequences."""
+"""What a transformer computes around its linears: fused with them, between two of them, and attention."""
 
 from __future__ import annotations
 
@@ -42,6 +42,24 @@ class FusedLinear(Timing):
 
     def time_linear(self, backend: str, beside: str, rows: int) -> None:
         self.fused.linear(self.x, self.weight, "int8", **self.beside)
+
+
+class FeedForward(Timing):
+    """The feed-forward network of an encoder of width 384: for a batch of sentences, and for one of few words."""
+
+    params = (FAST_BACKENDS, [1760, 8])
+    param_names = ("backend", "rows")
+
+    def setup(self, backend: str, rows: int) -> None:
+        self.fused = fused_operations(backend)
+        if not hasattr(self.fused, "feed_forward"):
+            raise SkipNotImplemented("this commit has no feed-forward networks")
+        prepare = bittensor.current_backend().prepare
+        self.up, self.down = prepare(random_weight(1536, 384, 32)), prepare(random_weight(384, 1536, 32))
+        self.x, self.up_bias, self.down_bias = torch.randn(rows, 384), torch.randn(1536), torch.randn(384)
+
+    def time_feed_forward(self, backend: str, rows: int) -> None:
+        self.fused.feed_forward(self.x, self.up, self.up_bias, "gelu", self.down, self.down_bias, "int8")
 
 
 class Attention(Timing):
