@@ -118,10 +118,9 @@ void check_joined(const Network& network, bittensor::ThreadPool& pool) {
 TEST(joined_linears_have_the_bits_of_one_after_the_other) {
   Random random(1);
   bittensor::ThreadPool pool(3);
-  for (const Sizes& sizes :
-       {Sizes{1, 16, 8, 1, 8}, Sizes{7, 40, 100, 33, 100}, Sizes{33, 33, 56, 20, 24}, Sizes{100, 48, 200, 40, 32}}) {
-    for (const int bits : {2, 4, 8}) {
-      for (const ZeroKind kind : {ZeroKind::symmetric, ZeroKind::integer, ZeroKind::offset}) {
+  for (const int bits : {2, 4, 8}) {
+    for (const ZeroKind kind : {ZeroKind::symmetric, ZeroKind::integer, ZeroKind::offset}) {
+      for (const Sizes& sizes : {Sizes{1, 16, 8, 1, 8}, Sizes{7, 40, 100, 33, 100}, Sizes{18, 33, 56, 20, 24}}) {
         Network network(sizes, bits, kind, random);
         for (const bool float_mode : {false, true}) {
           network.float_mode = float_mode;
@@ -130,6 +129,12 @@ TEST(joined_linears_have_the_bits_of_one_after_the_other) {
       }
     }
   }
+}
+
+TEST(threads_with_rows_of_their_own) {
+  Random random(5);
+  bittensor::ThreadPool pool(2);
+  check_joined(Network({70, 24, 72, 17, 24}, 4, ZeroKind::offset, random), pool);
 }
 
 TEST(every_activation_and_no_bias) {
@@ -149,11 +154,9 @@ TEST(every_activation_and_no_bias) {
 TEST(rows_that_take_several_panels) {
   Random random(3);
   bittensor::ThreadPool pool(2);
-  Network network({230, 16, 2048, 20, 64}, 4, ZeroKind::integer, random);
-  for (const bool float_mode : {false, true}) {
-    network.float_mode = float_mode;
-    check_joined(network, pool);
-  }
+  Network network({90, 8, 2048, 8, 64}, 4, ZeroKind::integer, random);
+  network.float_mode = true;  // whose activations are large
+  check_joined(network, pool);
 }
 
 TEST(a_nan_stays_in_its_row) {
