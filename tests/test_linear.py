@@ -328,6 +328,18 @@ def test_threads_and_batch_do_not_change_bits(mode: str, threads: None) -> None:
                 assert_same_bits(f"{name}, {rows} rows", linear(x[-rows:], weight, None, mode), expected[-rows:])
 
 
+@pytest.mark.parametrize("mode", ["int8", "float"])
+def test_threads_with_panels_of_their_own_give_the_same_bits(mode: str, threads: None) -> None:
+    """A weight larger than what all threads keep, and rows for whole panels of each."""
+    x, weight = normal(641, 960), weight_of(603, 960, 64, bits=8, zero="float")
+    with use_backend("cpp"):
+        torch.set_num_threads(1)
+        expected = linear(x, weight, None, mode)
+        for count in (2, 3):
+            torch.set_num_threads(count)
+            assert_same_bits(f"{count} threads", linear(x, weight, None, mode), expected)
+
+
 def test_threads_share_a_weight(threads: None) -> None:
     torch.set_num_threads(1)
     x = normal(2, 40)
