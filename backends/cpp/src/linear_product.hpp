@@ -23,6 +23,9 @@ inline constexpr std::int64_t serial_products = std::int64_t{3} << 19;
 inline constexpr std::int64_t panel_bytes = std::int64_t{640} << 10;
 inline constexpr std::int64_t panel_and_results_bytes = std::int64_t{768} << 10;
 
+/// Tall panels have a multiple of the rows for which the AMX kernel decodes the weight once.
+inline constexpr std::int64_t decoded_rows = 128;
+
 /// Tiles whose results are gathered before the epilogue: a multiple of the tiles that any kernel takes at a time.
 inline constexpr std::int64_t task_tiles = 24;
 
@@ -189,9 +192,10 @@ class Product {
 
   std::int64_t most_rows_with(const Product& down) const { return std::min(most_rows_, down.most_rows_); }
 
-  /// Panels of equal height, of at most about `most` rows.
+  /// Panels of about equal height, of at most `most` rows.
   void take_panels(std::int64_t rows, std::int64_t most) {
-    panel_rows_ = std::min(rows, round_up(ceil_divide(rows, ceil_divide(rows, most)), 8));
+    const std::int64_t unit = most < decoded_rows ? 8 : decoded_rows;
+    panel_rows_ = std::min(rows, round_up(ceil_divide(rows, ceil_divide(rows, most / unit * unit)), unit));
   }
 
   std::int64_t products() const { return l_.rows * layout_.in_features * outputs_; }
