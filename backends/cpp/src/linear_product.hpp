@@ -36,7 +36,7 @@ inline constexpr std::int64_t thread_tiles = 6;
 /// threads can keep the weight in their second-level caches or fill whole panels: then no thread reads more of the
 /// weight for each of its products than if all shared tiles.
 inline constexpr std::int64_t own_rows = 32;
-inline constexpr std::int64_t row_unit = 16;
+inline constexpr std::int64_t row_unit = 8;
 inline constexpr std::int64_t shared_weight_bytes = std::int64_t{512} << 10;
 
 /// Kernels write results where they belong, if nothing but a bias is still to come and each thread has at most so many:
