@@ -138,7 +138,7 @@ def padded_columns(bits: int) -> int:
 
 def quantized(name: str, bits: int, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     codes = np.full(padded_columns(bits), 99, dtype=np.int8)
-    scales, sums = np.zeros(3, dtype=np.float32), np.zeros(3, dtype=np.int32)
+    scales, sums = np.zeros(1, dtype=np.float32), np.zeros(3, dtype=np.int32)
     _native.quantize_row(name, prepared_weight(bits)[1], x, "float32", codes, scales, sums)
     return codes, scales, sums
 
@@ -147,10 +147,10 @@ def quantized(name: str, bits: int, x: np.ndarray) -> tuple[np.ndarray, np.ndarr
 def test_quantize_row(name: str, bits: int) -> None:
     x = np.random.default_rng(2).standard_normal(40).astype(np.float32)
     codes, scales, sums = quantized(name, 4, x)
-    amax = np.array([np.abs(part).max() for part in (x[:16], x[16:32], x[32:])], dtype=np.float32)
-    expected = np.rint(x * (np.float32(127) / amax).repeat([16, 16, 8]))
+    amax = np.abs(x).max()  # the three groups of the weight meet one of activations
+    expected = np.rint(x * (np.float32(127) / amax))
     np.testing.assert_array_equal(codes, expected)
-    np.testing.assert_array_equal(scales, amax / np.float32(127))
+    np.testing.assert_array_equal(scales, [amax / np.float32(127)])
     np.testing.assert_array_equal(sums, [expected[:16].sum(), expected[16:32].sum(), expected[32:].sum()])
 
 
@@ -159,7 +159,7 @@ def test_quantize_row(name: str, bits: int) -> None:
 @pytest.mark.parametrize("group_size", [8, 16, 32, 96, 256, 264])
 @pytest.mark.parametrize("groups", [1, 3, 4, 8, 13, 37])
 def test_quantize_row_of_many_groups(name: str, bits: int, weight_bits: int, group_size: int, groups: int) -> None:
-    """Kernels take groups of whole vectors together: as many as there are lanes, or at least half as many."""
+    """Kernels take groups of whole vectors together: as many as there are lanes, or at least a quarter of them."""
     generator = np.random.default_rng(group_size + groups)
     for last, bad, dtype in ((group_size, None, "float32"), (5, np.nan, "float16"), (group_size, np.inf, "float32")):
         ends = np.cumsum([group_size] * (groups - 1) + [last])
@@ -169,25 +169,29 @@ def test_quantize_row_of_many_groups(name: str, bits: int, weight_bits: int, gro
         x = generator.standard_normal(ends[-1]).astype(dtype)
         parts = np.split(x, ends[:-1])
         if groups > 5:
-            parts[1][:] = 0
-            parts[2][:] = 2.0**-101 if dtype == "float32" else 2.0**-24
-            parts[3][:] = -(2.0**-100) if dtype == "float32" else -(2.0**-24)
+            together = max(64 // group_size, 1)
+            tiny = ((0, 0), (2.0**-101, 2.0**-24), (-(2.0**-100), -(2.0**-24)))
+            for g, of_dtype in enumerate(tiny, start=1):  # groups of activations
+                for part in parts[g * together : (g + 1) * together]:
+                    part[:] = of_dtype[dtype != "float32"]
         if bad is not None:
             parts[groups // 2][-1] = bad
         block = 32 // weight_bits
         widths = [-(-part.size // block) * block for part in parts]
         codes = np.full(sum(widths), 99, dtype=np.int8)
-        scales, sums = np.full(groups, 9, dtype=np.float32), np.full(groups, 9, dtype=np.int32)
+        together = max(64 // group_size, 1)  # groups that meet one group of activations
+        scales, sums = np.full(-(-groups // together), 9, dtype=np.float32), np.full(groups, 9, dtype=np.int32)
         _native.quantize_row(name, prepared, x, dtype, codes, scales, sums)
-        for part, found, scale, total in zip(parts, np.split(codes, np.cumsum(widths)[:-1]), scales, sums, strict=True):
-            values = part.astype(np.float32)
-            amax = np.abs(values).max()
+        found_by_group = np.split(codes, np.cumsum(widths)[:-1])
+        for g, (part, found, total) in enumerate(zip(parts, found_by_group, sums, strict=True)):
+            first = g // together * together
+            amax = np.abs(np.concatenate(parts[first : first + together])).max().astype(np.float32)
             is_used = np.isfinite(amax) and amax >= 2.0**-100
+            values = part.astype(np.float32)
             expected = np.rint(values * (np.float32(127) / amax)) if is_used else np.zeros_like(values)
             np.testing.assert_array_equal(found, np.pad(expected, (0, found.size - part.size)))
-            np.testing.assert_array_equal(
-                scale, np.nan if not np.isfinite(amax) else amax / np.float32(127) if is_used else 0
-            )
+            scale = np.nan if not np.isfinite(amax) else amax / np.float32(127) if is_used else 0
+            np.testing.assert_array_equal(scales[g // together], scale)
             assert total == expected.sum()
 
 
@@ -227,7 +231,7 @@ def test_int8_linear_of_many_rows(name: str, bits: int, zero: Any, rows: int) ->
         groups = [min(group_size, 360 - start) for start in range(0, 360, group_size)]
         padded = sum(-(-columns // (32 // bits)) * (32 // bits) for columns in groups)
         codes = np.zeros((rows, padded), dtype=np.int8)
-        scales = np.zeros((rows, len(groups)), dtype=np.float32)
+        scales = np.zeros((rows, -(-360 // max(group_size, 64))), dtype=np.float32)
         sums = np.zeros((rows, len(groups)), dtype=np.int32)
         for m in range(rows):
             _native.quantize_row("quantize_row_scalar", prepared, x[m].numpy(), "float32", codes[m], scales[m], sums[m])

@@ -119,20 +119,30 @@ def fma(a: Floats, b: Floats | np.float32, c: Floats | np.float32) -> Floats:
 
 @dataclass(frozen=True)
 class Activations:
-    """Rows quantized to int8: codes ``[M, G, group_size]`` with zeros for columns that do not exist."""
+    """Rows quantized to int8: codes ``[M, G, group_size]`` with zeros for columns that do not exist.
+
+    The scales are ``[M, A]``, of groups of activations.
+    """
 
     codes: Doubles
     scales: Floats
     not_finite: npt.NDArray[np.bool_]
 
 
+def groups_together(group_size: int) -> int:
+    """Section 4: groups of a weight that meet one group of activations."""
+    return max(64 // group_size, 1)
+
+
 def quantize_activations(x: Floats, group_size: int) -> Activations:
-    """Codes and scale of each group of each row ``[M, K]``; a row with a NaN or an infinity is marked."""
+    """Codes and scales of each row ``[M, K]``; a row with a NaN or an infinity is marked."""
     rows, columns = x.shape
     groups = -(-columns // group_size)
-    padded = np.zeros((rows, groups * group_size), dtype=np.float32)
+    length = group_size * groups_together(group_size)
+    count = -(-columns // length)
+    padded = np.zeros((rows, count * length), dtype=np.float32)
     padded[:, :columns] = np.where(np.isfinite(x), x, np.float32(0))
-    values = padded.reshape(rows, groups, group_size)
+    values = padded.reshape(rows, count, length)
     amax = np.abs(values).max(axis=2)
     is_zero = amax < SMALLEST_AMAX
     divisor = np.where(is_zero, np.float32(1), amax)
@@ -143,7 +153,8 @@ def quantize_activations(x: Floats, group_size: int) -> Activations:
     assert inverse.dtype == scales.dtype == codes.dtype == np.float32
     assert not codes.size or np.abs(codes).max() <= 127
     bad: npt.NDArray[np.bool_] = np.any(~np.isfinite(x), axis=1)
-    return Activations(codes.astype(np.float64), scales, bad)
+    by_group = codes.astype(np.float64).reshape(rows, count * groups_together(group_size), group_size)[:, :groups]
+    return Activations(by_group, scales, bad)
 
 
 _EXP = ("0x1.6c69fp-10", "0x1.120b28p-7", "0x1.5555bap-5", "0x1.5554dep-3", "0x1p-1", "0x1p0", "0x1p0")
@@ -224,16 +235,20 @@ def linear_int8(x: Floats, weight: Weight, bias: Floats | None, epilogue: str | 
     dots = np.matmul(quantized.codes.transpose(1, 0, 2), by_group.transpose(1, 2, 0))
     sums = quantized.codes.sum(axis=2)
     y = np.zeros((rows, outputs), dtype=np.float32)
+    together = groups_together(weight.group_size)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        for g in range(weight.groups):
-            total = dots[g]
-            if weight.offsets is None:
-                zero = (largest_code(weight.bits) + 1) // 2 if weight.zeros is None else weight.zeros[:, g]
-                total = total - sums[:, g, None] * zero
-            scale = quantized.scales[:, g, None]
-            y = fma(total.astype(np.float32), scale * weight.scales[None, :, g], y)
-            if weight.offsets is not None:
-                y = fma(sums[:, g, None].astype(np.float32) * scale, weight.offsets[None, :, g], y)
+        for a in range(quantized.scales.shape[1]):
+            z = np.zeros_like(y)
+            for g in range(a * together, min((a + 1) * together, weight.groups)):
+                total = dots[g]
+                if weight.offsets is None:
+                    zero = (largest_code(weight.bits) + 1) // 2 if weight.zeros is None else weight.zeros[:, g]
+                    total = total - sums[:, g, None] * zero
+                term, scale = total.astype(np.float32), weight.scales[None, :, g]
+                z = term * scale if g % together == 0 else fma(term, scale, z)
+                if weight.offsets is not None:
+                    z = fma(sums[:, g, None].astype(np.float32), weight.offsets[None, :, g], z)
+            y = fma(z, quantized.scales[:, a, None], y)
         if bias is not None:
             y = y + bias
     y[quantized.not_finite] = np.nan
@@ -285,10 +300,14 @@ def linear_float(
     size: Doubles = reached @ sizes.T
     steps = weight.columns + weight.groups + 4
     bound = steps * (_HALF_UNIT["float32"] * size + 2.0**-149)
-    if moved is not None:
-        # Scales of activations and weight may have a product below the normal range, which sums of codes multiply.
-        bound = bound + moved @ np.abs(dequantized).T + weight.columns * 127 * largest_code(weight.bits) * 2.0**-149
     largest = reached.sum(axis=1, keepdims=True) * largest_code(weight.bits)
+    if moved is not None:
+        bound = bound + moved @ np.abs(dequantized).T
+        # Below the normal range may be scales of activations times those of the weight, which sums of codes multiply,
+        # or sums of codes times scales of the weight, which scales of activations multiply.
+        codes = weight.columns * 127 * largest_code(weight.bits)
+        bound = bound + (codes + 2 * moved.sum(axis=1, keepdims=True)) * 2.0**-149
+        largest = np.maximum(largest, 127 * sizes.sum(axis=1))
     if bias is not None:
         center = center + bias
         bound = bound + _HALF_UNIT["float32"] * (np.abs(bias) + np.abs(center))
@@ -306,12 +325,13 @@ def linear_int8_bound(
 ) -> Interval:
     """Section 4 for bounded numerics: as section 5, with activations that are off by half a code of their group."""
     rows, columns = x.shape
-    groups = -(-columns // weight.group_size)
-    padded = np.zeros((rows, groups * weight.group_size))
+    length = weight.group_size * groups_together(weight.group_size)
+    count = -(-columns // length)
+    padded = np.zeros((rows, count * length))
     padded[:, :columns] = np.where(np.isfinite(x), np.abs(x), 0)
-    largest = padded.reshape(rows, groups, weight.group_size).max(axis=2)
+    largest = padded.reshape(rows, count, length).max(axis=2)
     moved = np.where(largest < SMALLEST_AMAX, largest, largest / 127 * _HALF_CODE)
-    return linear_float(x, weight, bias, epilogue, dtype, np.repeat(moved, weight.group_size, axis=1)[:, :columns])
+    return linear_float(x, weight, bias, epilogue, dtype, np.repeat(moved, length, axis=1)[:, :columns])
 
 
 def linear_input_grad(dy: Floats, weight: Weight, dtype: FloatDtype) -> Interval:

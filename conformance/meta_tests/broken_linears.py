@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from bittensor_reference import ReferenceBackend
 from broken_backends import faults_of
-from sound_linear import SoundLinear
+from sound_linear import SoundLinear, Sums
 
 from bittensor import PreparedWeight, QuantizedWeight
 from bittensor.backend import OPERATIONS, Capabilities
@@ -199,59 +199,75 @@ class SixteenBitPairs(SoundLinear):
 
 
 class AsumMissing(SoundLinear):
-    def accumulate_offset(self, total: Tensor, a_scale: Tensor, offset: Tensor, y: Tensor) -> Tensor:
-        return y
+    def add_offset(self, total: Tensor, offset: Tensor, z: Tensor) -> Tensor:
+        return z
 
 
 class MultipliesThenAdds(SoundLinear):
-    def accumulate(self, t: Tensor, a_scale: Tensor, w_scale: Tensor, y: Tensor) -> Tensor:
-        return t.float() * (a_scale * w_scale) + y
+    def accumulate(self, z: Tensor, a_scale: Tensor, y: Tensor) -> Tensor:
+        return z * a_scale + y
 
 
-class ScalesOneByOne(SoundLinear):
-    """(t * a_scale) * w_scale, for t * (a_scale * w_scale)."""
+class MultipliesThenAddsGroups(SoundLinear):
+    """The same within a group of activations."""
 
-    def accumulate(self, t: Tensor, a_scale: Tensor, w_scale: Tensor, y: Tensor) -> Tensor:
-        return super().accumulate((t.float() * a_scale).double(), torch.ones_like(a_scale), w_scale, y)
+    def scale_sum(self, t: Tensor, w_scale: Tensor, z: Tensor | None) -> Tensor:
+        return super().scale_sum(t, w_scale, None) if z is None else t.float() * w_scale + z
 
 
-class ScalesTheOffset(SoundLinear):
-    """total * (a_scale * offset), for (total * a_scale) * offset."""
+class ScalesEveryGroup(SoundLinear):
+    """t * (a_scale * w_scale), for the sum of t * w_scale times a_scale."""
 
-    def accumulate_offset(self, total: Tensor, a_scale: Tensor, offset: Tensor, y: Tensor) -> Tensor:
-        return super().accumulate_offset(total, torch.ones_like(a_scale), a_scale * offset, y)
+    def met(self, weight: QuantizedWeight, sums: Sums, start: int) -> Tensor:
+        scaled = {group: (t, total * scale, torch.ones_like(scale)) for group, (t, total, scale) in sums.items()}
+        self.a_scale = sums[start][2]
+        return super().met(weight, scaled, start)
+
+    def scale_sum(self, t: Tensor, w_scale: Tensor, z: Tensor | None) -> Tensor:
+        return super().scale_sum(t, self.a_scale * w_scale, z)
+
+    def accumulate(self, z: Tensor, a_scale: Tensor, y: Tensor) -> Tensor:
+        return y + z
+
+
+class OffsetsFirst(SoundLinear):
+    """Adds the offset of a group before its sum."""
+
+    def met(self, weight: QuantizedWeight, sums: Sums, start: int) -> Tensor:
+        if weight.offsets is None:
+            return super().met(weight, sums, start)
+        z = torch.zeros(())
+        for group in range(start, min(start + self.groups_together(), len(sums))):
+            t, total, _ = sums[group]
+            z = self.add_offset(total, self.scales_of(weight.offsets, group), z)
+            z = self.scale_sum(t, self.scales_of(weight.scales, group), z)
+        return z
+
+
+class EveryGroupHasItsOwnScale(SoundLinear):
+    """Of activations, also where groups are short: closer, and not what the contract says."""
+
+    def groups_together(self) -> int:
+        return 1
+
+
+class GroupsTogetherByCount(SoundLinear):
+    """Two groups of the weight meet one of activations, however short they are."""
+
+    def groups_together(self) -> int:
+        return 2 if self.form.group_size <= 32 else 1
 
 
 class ExactTotals(SoundLinear):
     """Does not round sums beyond 2^24 to float32: closer, and not what the contract says."""
 
-    def accumulate(self, t: Tensor, a_scale: Tensor, w_scale: Tensor, y: Tensor) -> Tensor:
-        return (t * (a_scale * w_scale).double() + y.double()).float()
+    def scale_sum(self, t: Tensor, w_scale: Tensor, z: Tensor | None) -> Tensor:
+        return (t * w_scale.double() + (0.0 if z is None else z.double())).float()
 
 
 class GroupsDescend(SoundLinear):
-    def int8(self, x: Tensor, weight: QuantizedWeight, codes: Tensor) -> Tensor:
-        last = weight.form.groups - 1
-        columns = super().columns_of_groups()[::-1]
-        turned = _Turned(self, last)
-        turned.form, turned.columns = self.form, columns
-        return turned.int8(x, weight, codes)
-
-
-class _Turned(SoundLinear):
-    def __init__(self, of: SoundLinear, last: int) -> None:
-        self.of, self.last = of, last
-
-    columns: list[list[int]]
-
-    def columns_of_groups(self) -> list[list[int]]:
-        return self.columns
-
-    def scales_of(self, grouped: Tensor, group: int) -> Tensor:
-        return super().scales_of(grouped, self.last - group)
-
-    def zeros_of(self, weight: QuantizedWeight, group: int) -> Tensor:
-        return super().zeros_of(weight, self.last - group)
+    def in_order(self, groups: range) -> range:
+        return groups[::-1]
 
 
 # Rows and the end of a row

@@ -12,6 +12,8 @@ from bittensor import PreparedWeight, QuantizedWeight
 from bittensor.codes import codes_per_word
 
 Tensor = torch.Tensor
+Sums = dict[int, tuple[Tensor, Tensor, Tensor]]
+"""t, the sum of the activation codes and their scale, of each group of a weight."""
 
 
 class SoundLinear(Sound):
@@ -72,15 +74,36 @@ class SoundLinear(Sound):
         finite = x.isfinite().all(dim=1, keepdim=True)
         y = self.start(x.shape[0], weight)
         values = torch.where(finite, x, 0.0)
-        for group, columns in enumerate(self.columns_of_groups()):
-            part = values[:, columns]
+        columns, together = self.columns_of_groups(), self.groups_together()
+        sums: Sums = {}
+        for start in range(0, len(columns), together):
+            groups = range(start, min(start + together, len(columns)))
+            part = values[:, [k for group in groups for k in columns[group]]]
             a, scale = self.quantize(part, self.largest(values, part))
-            total = a.sum(dim=1, keepdim=True)
-            t = self.dot(a, codes[:, columns]) - self.zeros_of(weight, group) * total
-            y = self.accumulate(t, scale, self.scales_of(weight.scales, group), y)
-            if weight.offsets is not None:
-                y = self.accumulate_offset(total, scale, self.scales_of(weight.offsets, group), y)
+            for group, own in zip(groups, a.split([len(columns[group]) for group in groups], dim=1), strict=True):
+                total = own.sum(dim=1, keepdim=True)
+                t = self.dot(own, codes[:, columns[group]]) - self.zeros_of(weight, group) * total
+                sums[group] = t, total, scale
+        for start in self.in_order(range(0, len(columns), together)):
+            y = self.accumulate(self.met(weight, sums, start), sums[start][2], y)
         return self.mark(y, finite)
+
+    def met(self, weight: QuantizedWeight, sums: Sums, start: int) -> Tensor:
+        """What the group of activations that begins with group `start` of the weight gives, before its scale."""
+        z = None
+        for group in range(start, min(start + self.groups_together(), len(sums))):
+            t, total, _ = sums[group]
+            z = self.scale_sum(t, self.scales_of(weight.scales, group), z)
+            if weight.offsets is not None:
+                z = self.add_offset(total, self.scales_of(weight.offsets, group), z)
+        assert z is not None
+        return z
+
+    def groups_together(self) -> int:
+        return max(64 // self.form.group_size, 1)
+
+    def in_order(self, groups: range) -> range:
+        return groups
 
     def start(self, rows: int, weight: QuantizedWeight) -> Tensor:
         return torch.zeros(rows, weight.shape[0])
@@ -110,11 +133,14 @@ class SoundLinear(Sound):
     def dot(self, a: Tensor, codes: Tensor) -> Tensor:
         return F.linear(a, codes)
 
-    def accumulate(self, t: Tensor, a_scale: Tensor, w_scale: Tensor, y: Tensor) -> Tensor:
-        return fma(t.float(), a_scale * w_scale, y)
+    def scale_sum(self, t: Tensor, w_scale: Tensor, z: Tensor | None) -> Tensor:
+        return t.float() * w_scale if z is None else fma(t.float(), w_scale, z)
 
-    def accumulate_offset(self, total: Tensor, a_scale: Tensor, offset: Tensor, y: Tensor) -> Tensor:
-        return fma(total.float() * a_scale, offset, y)
+    def accumulate(self, z: Tensor, a_scale: Tensor, y: Tensor) -> Tensor:
+        return fma(z, a_scale, y)
+
+    def add_offset(self, total: Tensor, offset: Tensor, z: Tensor) -> Tensor:
+        return fma(total.float(), offset, z)
 
     def mark(self, y: Tensor, finite: Tensor) -> Tensor:
         return torch.where(finite, y, torch.nan)

@@ -69,22 +69,28 @@ def test_rounding_to_a_dtype(dtype: FloatDtype) -> None:
 def _exact_row(x: list[Fraction], case: LinearCase, output: int) -> Fraction:
     """Section 4 for one row and one output, number by number."""
     weight, y = case.weight.weight, Fraction(0)
-    for group in range(weight.groups):
-        columns = range(group * weight.group_size, min((group + 1) * weight.group_size, weight.columns))
+    together = 64 // weight.group_size or 1
+    for first in range(0, weight.groups, together):
+        groups = range(first, min(first + together, weight.groups))
+        columns = range(first * weight.group_size, min(groups.stop * weight.group_size, weight.columns))
         amax = max(abs(x[k]) for k in columns)
         if amax < Fraction(2) ** -100:
-            codes, scale = [0 for _ in columns], Fraction(0)
+            codes, scale = dict.fromkeys(columns, 0), Fraction(0)
         else:
             inverse, scale = nearest(127 / amax), nearest(amax / 127)
-            codes = [round(nearest(x[k] * inverse)) for k in columns]
-        zero = 2 ** (weight.bits - 1) if weight.zeros is None else int(weight.zeros[output, group])
-        if weight.offsets is not None:
-            zero = 0
-        t = sum(code * (int(weight.codes[output, k]) - zero) for code, k in zip(codes, columns, strict=True))
-        y = nearest(nearest(Fraction(t)) * nearest(scale * Fraction(float(weight.scales[output, group]))) + y)
-        if weight.offsets is not None:
-            total = nearest(nearest(Fraction(sum(codes))) * scale)
-            y = nearest(total * Fraction(float(weight.offsets[output, group])) + y)
+            codes = {k: round(nearest(x[k] * inverse)) for k in columns}
+        z = Fraction(0)
+        for group in groups:
+            own = [k for k in columns if k // weight.group_size == group]
+            zero = 2 ** (weight.bits - 1) if weight.zeros is None else int(weight.zeros[output, group])
+            if weight.offsets is not None:
+                zero = 0
+            t = sum(codes[k] * (int(weight.codes[output, k]) - zero) for k in own)
+            z = nearest(nearest(Fraction(t)) * Fraction(float(weight.scales[output, group])) + z)
+            if weight.offsets is not None:
+                total = nearest(Fraction(sum(codes[k] for k in own)))
+                z = nearest(total * Fraction(float(weight.offsets[output, group])) + z)
+        y = nearest(z * scale + y)
     if case.bias is not None:
         y = nearest(y + Fraction(float(case.inputs["bias"].values[output])))
     return nearest(max(y, Fraction(0)) if case.epilogue == "relu" else y, case.x_dtype)

@@ -172,7 +172,8 @@ void quantize_row(
   linear_kernels(entry).quantize_row(
       view<const std::uint8_t>("x", x, weight.layout.in_features * bittensor::bytes_of(x_type)), x_type, weight.layout,
       view<std::int8_t>("codes", codes, weight.layout.padded_columns()),
-      view<float>("scales", scales, weight.layout.groups()), view<std::int32_t>("sums", sums, weight.layout.groups()));
+      view<float>("scales", scales, weight.layout.activation_groups()),
+      view<std::int32_t>("sums", sums, weight.layout.groups()));
 }
 
 void widen_row(
@@ -212,10 +213,9 @@ void int8_linear(
   set_block(block, weight, rows, y);
   block.x = view<const std::int8_t>("x", x, rows * block.x_stride);
   block.x_group_stride = rows;
-  block.x_scales = view<const float>("scales", scales, rows * weight.layout.groups());
+  block.x_scales = view<const float>("scales", scales, rows * weight.layout.activation_groups());
   block.x_sums = view<const std::int32_t>("sums", sums, rows * weight.layout.groups());
-  std::vector<float> totals(static_cast<std::size_t>(rows * weight.layout.groups()));
-  for (std::size_t i = 0; i < totals.size(); ++i) totals[i] = static_cast<float>(block.x_sums[i]) * block.x_scales[i];
+  const std::vector<float> totals(block.x_sums, block.x_sums + rows * weight.layout.groups());
   block.x_totals = totals.data();
   linear_kernels(entry).int8_linear_for(entry.bits)(block);
 }

@@ -235,11 +235,12 @@ class Cases {
     const PreparedLayout layout = layout_of(16, columns, group_size, 4, ZeroKind::offset);
     const std::string place = std::string(name_of(type)) + "-g" + number(group_size);
     const std::int64_t read = columns * bittensor::bytes_of(type);
-    add(KernelKind::quantize_row, 0, place, real(columns), real(read + columns + 8 * layout.groups()),
+    const std::int64_t factor_bytes = 4 * (layout.groups() + layout.activation_groups());
+    add(KernelKind::quantize_row, 0, place, real(columns), real(read + columns + factor_bytes),
         [=](Operands& o) -> Run {
           const void* x = values_of(o, type, columns);
           auto* codes = o.array<std::int8_t>(layout.padded_columns());
-          auto* scales = o.array<float>(layout.groups());
+          auto* scales = o.array<float>(layout.activation_groups());
           auto* sums = o.array<std::int32_t>(layout.groups());
           return [=] { kernels.quantize_row(x, type, layout, codes, scales, sums); };
         });
@@ -280,22 +281,23 @@ class Cases {
     const double work = real(2 * rows * columns * outputs);
     const std::int64_t weight_bytes = layout.bytes() - layout.codes_begin();
     const KernelSet& set = kernels_;
-    const double int8_bytes = real(weight_bytes + rows * (columns + 8 * layout.groups() + 4 * outputs));
+    const std::int64_t factor_bytes = 4 * (layout.groups() + layout.activation_groups());
+    const double int8_bytes = real(weight_bytes + rows * (columns + factor_bytes + 4 * outputs));
     add(KernelKind::int8_linear, bits, place, work, int8_bytes, [=, &set](Operands& o) -> Run {
       const std::uint8_t* prepared = weight_of(o, layout, set);
       bittensor::Int8LinearBlock block{};
       block.x_stride = (layout.padded_columns() + 63) / 64 * 64 + 64;
       auto* codes = o.array<std::int8_t>(rows * block.x_stride);
-      auto* scales = o.array<float>(rows * layout.groups());
+      auto* scales = o.array<float>(rows * layout.activation_groups());
       auto* sums = o.array<std::int32_t>(rows * layout.groups());
       auto* totals = o.array<float>(rows * layout.groups());
       const float* x = o.floats(rows * columns);
       for (std::int64_t m = 0; m < rows; ++m) {
         set.linear.quantize_row(
-            x + m * columns, FloatType::f32, layout, codes + m * block.x_stride, scales + m * layout.groups(),
-            sums + m * layout.groups());
+            x + m * columns, FloatType::f32, layout, codes + m * block.x_stride,
+            scales + m * layout.activation_groups(), sums + m * layout.groups());
       }
-      for (std::int64_t i = 0; i < rows * layout.groups(); ++i) totals[i] = static_cast<float>(sums[i]) * scales[i];
+      for (std::int64_t i = 0; i < rows * layout.groups(); ++i) totals[i] = static_cast<float>(sums[i]);
       block.x_group_stride = rows;  // factors of rows and groups have changed places, which no kernel's time shows
       block.codes = prepared + layout.codes_begin();
       block.scales = prepared + layout.scales_begin();

@@ -58,6 +58,7 @@ struct Int8Mode {
       float* scales, std::int32_t* sums) {
     kernels.quantize_row(x, type, layout, values, scales, sums);
   }
+  static std::int64_t factors(const PreparedLayout& layout) { return layout.activation_groups(); }  // of a row
   static constexpr bool writes_once = true;  // results, when they have the terms of all groups
   static bool reads_factors(ZeroKind /*unused*/) { return true; }
   static bool reads_totals(ZeroKind kind) { return kind == ZeroKind::offset; }
@@ -82,6 +83,7 @@ struct FloatMode {
       float* sums, std::int32_t* /*unused*/) {
     kernels.widen_row(x, type, layout, values, layout.zero_kind == ZeroKind::offset ? sums : nullptr);
   }
+  static std::int64_t factors(const PreparedLayout& layout) { return layout.groups(); }
   static constexpr bool writes_once = false;
   static bool reads_factors(ZeroKind kind) { return kind == ZeroKind::offset; }
   static bool reads_totals(ZeroKind /*unused*/) { return false; }
@@ -102,6 +104,7 @@ class Product {
         transformer_(kernels.transformer),
         multiply_(Mode::kernel(kernels.linear, linear.layout.bits)),
         groups_(linear.layout.groups()),
+        factors_(Mode::factors(linear.layout)),
         outputs_(linear.outputs != 0 ? linear.outputs : linear.layout.out_features),
         first_tile_(linear.first_output / tile_rows),
         tiles_(ceil_divide(linear.first_output + outputs_, tile_rows) - first_tile_),
@@ -236,7 +239,7 @@ class Product {
           type = FloatType::f32;
         }
         Mode::prepare_row(
-            kernels_, x, type, layout_, x_ + m * x_stride_, x_factors_ + m * groups_, x_sums_ + m * groups_);
+            kernels_, x, type, layout_, x_ + m * x_stride_, x_factors_ + m * factors_, x_sums_ + m * groups_);
       }
     });
   }
@@ -303,21 +306,23 @@ class Product {
     });
   }
 
-  /// Columns from the begin of a group to the end of one, of row m of a panel.
+  /// Columns from the begin of a group of activations to the end of one, of row m of a panel.
   void take_columns(std::int64_t m, std::int64_t column, std::int64_t columns, const float* values) const {
     PreparedLayout part = layout_;
     part.in_features = columns;
     const std::int64_t group = column / layout_.group_size;
-    const std::int64_t factor = m * groups_ + group;
+    const std::int64_t factor = groups_ == factors_ ? group : group / layout_.groups_together();
     const std::int64_t place = group * layout_.group_blocks() * layout_.block_columns();
     Mode::prepare_row(
-        kernels_, values, FloatType::f32, part, x_ + m * x_stride_ + place, x_factors_ + factor, x_sums_ + factor);
+        kernels_, values, FloatType::f32, part, x_ + m * x_stride_ + place, x_factors_ + m * factors_ + factor,
+        x_sums_ + m * groups_ + group);
   }
 
-  /// Tiles of which the columns that follow each other are whole groups.
+  /// Tiles of which the columns that follow each other are whole groups of activations.
   static std::int64_t unit_tiles(const PreparedLayout& layout) {
-    if (layout.group_size >= layout.in_features) return ceil_divide(layout.in_features, tile_rows);
-    return std::lcm<std::int64_t>(tile_rows, layout.group_size) / tile_rows;
+    const std::int64_t columns = layout.group_size * layout.groups_together();
+    if (columns >= layout.in_features) return ceil_divide(layout.in_features, tile_rows);
+    return std::lcm<std::int64_t>(tile_rows, columns) / tile_rows;
   }
 
   /// Rows of a panel, and their factors as kernels read them: group by group, so that those of the rows that a kernel
@@ -333,32 +338,33 @@ class Product {
   /// Values that `gather` needs for so many rows.
   std::int64_t gathered(std::int64_t rows) const {
     const bool moves = rows > 1 && Mode::reads_factors(layout_.zero_kind);
-    return moves || Mode::reads_totals(layout_.zero_kind) ? 2 * rows * groups_ : 0;
+    return moves || Mode::reads_totals(layout_.zero_kind) ? rows * (factors_ + groups_) : 0;
   }
 
   Rows gather(std::int64_t m, std::int64_t rows, float* memory) const {
-    const float* factors = x_factors_ + m * groups_;
+    const float* factors = x_factors_ + m * factors_;
     const std::int32_t* sums = x_sums_ + m * groups_;
     if (gathered(rows) == 0) return {m, rows, factors, sums, nullptr};
-    const auto place_all = [&](auto* second, const auto& value) {
-      for (std::int64_t begin = 0; begin < rows; begin += 16) {  // a cache line of each group
-        const std::int64_t end = std::min<std::int64_t>(begin + 16, rows);
-        for (std::int64_t g = 0; g < groups_; ++g) {
-          for (std::int64_t i = begin; i < end; ++i) {
-            memory[g * rows + i] = factors[i * groups_ + g];
-            second[g * rows + i] = value(i * groups_ + g);
-          }
-        }
-      }
-    };
-    float* second = memory + rows * groups_;
+    turn(factors, rows, factors_, memory);
+    float* second = memory + rows * factors_;
     if (Mode::reads_totals(layout_.zero_kind)) {
-      place_all(second, [&](std::int64_t i) { return static_cast<float>(sums[i]) * factors[i]; });
+      turn(sums, rows, groups_, second);
       return {m, rows, memory, nullptr, second};
     }
     auto* sums_by_group = reinterpret_cast<std::int32_t*>(second);
-    place_all(sums_by_group, [&](std::int64_t i) { return sums[i]; });
+    turn(sums, rows, groups_, sums_by_group);
     return {m, rows, memory, sums_by_group, nullptr};
+  }
+
+  /// `count` values of each row, group by group.
+  template <class From, class To>
+  static void turn(const From* from, std::int64_t rows, std::int64_t count, To* to) {
+    for (std::int64_t begin = 0; begin < rows; begin += 16) {  // a cache line of each group
+      const std::int64_t end = std::min<std::int64_t>(begin + 16, rows);
+      for (std::int64_t g = 0; g < count; ++g) {
+        for (std::int64_t i = begin; i < end; ++i) to[g * rows + i] = static_cast<To>(from[i * count + g]);
+      }
+    }
   }
 
   /// Results of a panel's rows.
@@ -411,6 +417,7 @@ class Product {
   const TransformerKernels& transformer_;
   decltype(Mode::kernel(std::declval<const LinearKernels&>(), 4)) multiply_;
   std::int64_t groups_;
+  std::int64_t factors_;
   std::int64_t outputs_;
   std::int64_t first_tile_;
   std::int64_t tiles_;

@@ -58,10 +58,9 @@ std::vector<float> int8_by_definition(const Weight& w, const std::vector<float>&
   for (std::int64_t m = 0; m < rows; ++m) {
     for (std::int64_t n = 0; n < l.out_features; ++n) {
       float y = 0;
-      for (std::int64_t g = 0; g < l.groups(); ++g) {
-        const std::int64_t begin = g * l.group_size;
-        const std::int64_t end = begin + l.columns_of_group(g);
-        const auto group = static_cast<std::size_t>(n * l.groups() + g);
+      const std::int64_t length = std::max<std::int64_t>(64 / l.group_size, 1) * l.group_size;
+      for (std::int64_t begin = 0; begin < l.in_features; begin += length) {
+        const std::int64_t end = std::min(begin + length, l.in_features);
         float amax = 0;
         bool finite = true;
         for (std::int64_t k = begin; k < end; ++k) {
@@ -73,17 +72,22 @@ std::vector<float> int8_by_definition(const Weight& w, const std::vector<float>&
         const float inverse = 127.0F / amax;
         float scale = zero ? 0.0F : amax / 127.0F;
         if (!finite) scale = std::numeric_limits<float>::quiet_NaN();
-        std::int64_t sum = 0;
-        std::int64_t total = 0;
-        for (std::int64_t k = begin; k < end && finite && !zero; ++k) {
-          const auto code =
-              static_cast<std::int64_t>(std::nearbyint(x[static_cast<std::size_t>(m * l.in_features + k)] * inverse));
-          sum += code * w.codes[static_cast<std::size_t>(n * l.in_features + k)];
-          total += code;
+        float z = 0;
+        for (std::int64_t first = begin; first < end; first += l.group_size) {
+          const auto group = static_cast<std::size_t>(n * l.groups() + first / l.group_size);
+          std::int64_t sum = 0;
+          std::int64_t total = 0;
+          for (std::int64_t k = first; k < std::min(first + l.group_size, end) && finite && !zero; ++k) {
+            const auto code =
+                static_cast<std::int64_t>(std::nearbyint(x[static_cast<std::size_t>(m * l.in_features + k)] * inverse));
+            sum += code * w.codes[static_cast<std::size_t>(n * l.in_features + k)];
+            total += code;
+          }
+          sum -= static_cast<std::int64_t>(w.zero(group)) * total;
+          z = std::fma(static_cast<float>(sum), w.scales[group], z);
+          if (l.zero_kind == ZeroKind::offset) z = std::fma(static_cast<float>(total), w.offsets[group], z);
         }
-        sum -= static_cast<std::int64_t>(w.zero(group)) * total;
-        y = std::fma(static_cast<float>(sum), scale * w.scales[group], y);
-        if (l.zero_kind == ZeroKind::offset) y = std::fma(static_cast<float>(total) * scale, w.offsets[group], y);
+        y = std::fma(z, scale, y);
       }
       all.push_back(y);
     }

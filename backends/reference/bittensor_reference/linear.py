@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,9 @@ from .fma import fma
 
 SMALLEST_AMAX = 2.0**-100
 """A group of activations below this counts as zero."""
+
+ACTIVATION_GROUP_COLUMNS = 64
+"""As many groups of a weight as lie in so many columns, and at least one, meet one group of activations."""
 
 
 @dataclass(frozen=True)
@@ -32,15 +35,21 @@ def linear_int8(x: torch.Tensor, weight: QuantizedWeight, codes: torch.Tensor) -
     y = x.new_zeros(x.shape[0], weight.shape[0])
     finite = x.isfinite().all(dim=1, keepdim=True)
     x = torch.where(finite, x, 0.0)
-    for group in groups(weight, codes):
-        x_codes, scale = quantize_activations(x[:, group.columns])
-        # float64 holds these sums exactly, in any order.
-        dot = F.linear(x_codes, group.codes)
-        total = x_codes.sum(dim=1, keepdim=True)
-        t = (dot - group.zero * total).to(torch.float32)
-        y = fma(t, scale * group.scale, y)
-        if group.offset is not None:
-            y = fma(total.to(torch.float32) * scale, group.offset, y)
+    for together in activation_groups(list(groups(weight, codes))):
+        x_codes, scale = quantize_activations(x[:, together[0].columns.start : together[-1].columns.stop])
+        z = None
+        for group, part in zip(
+            together, x_codes.split([group.codes.shape[1] for group in together], dim=1), strict=True
+        ):
+            # float64 holds these sums exactly, in any order.
+            dot = F.linear(part, group.codes)
+            total = part.sum(dim=1, keepdim=True)
+            t = (dot - group.zero * total).to(torch.float32)
+            z = t * group.scale if z is None else fma(t, group.scale, z)
+            if group.offset is not None:
+                z = fma(total.to(torch.float32), group.offset, z)
+        assert z is not None
+        y = fma(z, scale, y)
     return torch.where(finite, y, torch.nan)
 
 
@@ -64,6 +73,12 @@ def quantize_activations(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     largest_code = torch.full_like(amax, 127.0)
     codes = torch.round(x * (largest_code / torch.where(is_zero, 1.0, amax)))
     return torch.where(is_zero, 0.0, codes).to(torch.float64), torch.where(is_zero, 0.0, amax / largest_code)
+
+
+def activation_groups(groups: Sequence[Group]) -> Iterator[Sequence[Group]]:
+    """The groups of a weight that meet one group of activations, in ascending order."""
+    together = max(ACTIVATION_GROUP_COLUMNS // groups[0].codes.shape[1], 1) if groups else 1
+    return (groups[start : start + together] for start in range(0, len(groups), together))
 
 
 def groups(weight: QuantizedWeight, codes: torch.Tensor) -> Iterator[Group]:

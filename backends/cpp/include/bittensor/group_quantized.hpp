@@ -26,6 +26,10 @@ inline constexpr int tile_rows = 16;
 /// Bytes of a block: 4 bytes of each row of the tile, the operand of VPDPBUSD.
 inline constexpr int tile_block_bytes = 64;
 
+/// Groups shorter than this meet activations that share a scale with those of their neighbours: docs/numerics.md,
+/// section 4.
+inline constexpr std::int64_t activation_group_columns = 64;
+
 /// What a prepared weight holds, and where. Codes lie in tiles of 16 rows, a tile in blocks of 32 / bits columns:
 /// byte 4 * r + i of a block holds, from its low bits up, columns i, 4 + i, 8 + i, ... of row r. One shift and one mask
 /// give a vector of 16 rows x 4 columns. Each group starts a new block; rows and columns that do not exist hold
@@ -40,13 +44,22 @@ struct PreparedLayout {
 
   constexpr std::int64_t tiles() const { return (out_features + tile_rows - 1) / tile_rows; }
   constexpr std::int64_t groups() const { return (in_features + group_size - 1) / group_size; }
-  constexpr std::int64_t block_columns() const { return 32 / bits; }
+  /// Groups that meet one group of activations, which has one scale; the last may meet fewer.
+  constexpr std::int64_t groups_together() const {
+    return group_size < activation_group_columns
+               ? static_cast<std::int32_t>(activation_group_columns) / static_cast<std::int32_t>(group_size)
+               : 1;
+  }
+  constexpr std::int64_t activation_groups() const { return (groups() + groups_together() - 1) / groups_together(); }
+  /// Of 32 / bits, without the division, which takes as long as the rest of what a small row needs.
+  constexpr int block_shift() const { return bits == 8 ? 2 : 5 - bits / 2; }
+  constexpr std::int64_t block_columns() const { return std::int64_t{1} << block_shift(); }
   constexpr std::int64_t columns_of_group(std::int64_t group) const {
     const std::int64_t left = in_features - group * group_size;
     return left < group_size ? left : group_size;
   }
   constexpr std::int64_t blocks_of(std::int64_t columns) const {
-    return (columns + block_columns() - 1) / block_columns();
+    return (columns + block_columns() - 1) >> block_shift();
   }
   /// Blocks of every group but the last.
   constexpr std::int64_t group_blocks() const { return blocks_of(group_size); }

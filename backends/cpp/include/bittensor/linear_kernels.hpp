@@ -8,9 +8,10 @@
 
 namespace bittensor {
 
-/// Quantizes one row of activations (docs/numerics.md, section 4): for each group the codes, in the padded columns of
-/// the layout with zeros in the gaps, the scale amax / 127, and the sum of the codes. A group with a NaN or infinity
-/// gets codes 0 and scale NaN, which makes every output of the row NaN.
+/// Quantizes one row of activations (docs/numerics.md, section 4): the codes, in the padded columns of the layout with
+/// zeros in the gaps; for each group of activations the scale amax / 127; for each group of the weight the sum of the
+/// codes. A group of activations with a NaN or infinity gets codes 0 and scale NaN, which makes every output of the row
+/// NaN.
 using QuantizeRow = void (*)(
     const void* x, FloatType type, const PreparedLayout& layout, std::int8_t* codes, float* scales, std::int32_t* sums);
 
@@ -23,9 +24,9 @@ struct Int8LinearBlock {
   std::int64_t tiles;           // at least 1
   const std::int8_t* x;         // [rows, x_stride], from QuantizeRow
   std::int64_t x_stride;        // bytes
-  const float* x_scales;        // [groups, x_group_stride], of the rows side by side
+  const float* x_scales;        // [activation groups, x_group_stride], of the rows side by side
   const std::int32_t* x_sums;   // [groups, x_group_stride]; not read where there are offsets
-  const float* x_totals;        // likewise: sums times scales, read only where there are offsets
+  const float* x_totals;        // [groups, x_group_stride], sums as floats; read only where there are offsets
   std::int64_t x_group_stride;  // values, at least `rows`
   std::int64_t rows;            // at least 1
   const float* bias;            // tile_rows values for each tile, or null

@@ -68,43 +68,23 @@ typename V::LaneSum last_lanes(std::int64_t count) {
   return V::load_u8_as_i32(zeros_and_ones + tile_rows - V::lanes + count);
 }
 
-/// The codes of one group, their sum, and the scale.
-template <class V>
-void quantize_group(
-    const std::uint8_t* x, FloatType type, RowGroups::Columns group, std::int8_t* codes, float* scale,
-    std::int32_t* code_sum) {
-  const std::int64_t size = bytes_of(type);
+/// The codes of one group of columns, and their sum.
+template <class V, FloatType Type>
+[[gnu::always_inline]] inline std::int32_t quantize_columns(
+    const std::uint8_t* x, RowGroups::Columns group, float inverse_scale, std::int8_t* codes) {
+  const std::int64_t size = bytes_of(Type);
   const auto [columns, padded] = group;
   const std::int64_t rest = columns % V::lanes;
   const std::int64_t whole = columns - rest;
-  const LastVector<V> last(x, columns, type);
-
-  // For magnitudes the order of the bits is the order of the values, with infinity and NaN on top.
-  typename V::LaneSum largest = V::magnitude_bits(last.values());
-  for (std::int64_t k = 0; k < whole; k += V::lanes) {
-    __builtin_prefetch(x + k * size + x_prefetch_bytes);
-    largest = V::max_i32(largest, V::magnitude_bits(V::load_float(x + k * size, type)));
-  }
-  const std::int32_t amax_bits = V::largest_i32(largest);
-  float amax = 0.0F;
-  __builtin_memcpy(&amax, &amax_bits, sizeof amax);
-  const bool is_finite = amax_bits < infinity_bits;
-  const bool is_zero = is_finite && amax < smallest_amax;
-  if (!is_finite || is_zero) {
-    __builtin_memset(codes, 0, static_cast<std::size_t>(padded));
-    *scale = is_zero ? 0.0F : __builtin_nanf("");
-    *code_sum = 0;
-    return;
-  }
-
-  const typename V::Float inverse = V::broadcast_f32(127.0F / amax);
+  const typename V::Float inverse = V::broadcast_f32(inverse_scale);
   typename V::LaneSum sum = V::broadcast_i32(0);
   for (std::int64_t k = 0; k < whole; k += V::lanes) {
-    const typename V::LaneSum code = V::round_to_i32(V::multiply(V::load_float(x + k * size, type), inverse));
+    const typename V::LaneSum code = V::round_to_i32(V::multiply(V::load_float(x + k * size, Type), inverse));
     sum = V::add_i32(sum, code);
     V::store_as_i8(codes + k, code);
   }
   if (rest > 0) {
+    const LastVector<V> last(x, columns, Type);
     const typename V::LaneSum code = V::round_to_i32(V::multiply(last.values(), inverse));
     if (whole > 0) {  // the lanes before the rest are written again, and counted once
       V::store_as_i8(codes + columns - V::lanes, code);
@@ -117,29 +97,70 @@ void quantize_group(
     }
   }
   for (std::int64_t k = columns; k < padded; ++k) codes[k] = 0;
-  *scale = amax / 127.0F;
-  *code_sum = V::sum_i32(sum);
+  return V::sum_i32(sum);
 }
 
-/// The same for some groups of whole vectors, at most as many as a vector has lanes: lanes are groups where there is
-/// one number for each. Divisions and sums across lanes take as long as the rest if each group has its own. False, and
-/// nothing is done, if a value is not finite.
-template <class V>
+/// The codes and the scale of one group of activations, which meets groups [begin, end) of the weight, and the sum of
+/// the codes of each of these.
+template <class V, FloatType Type>
+void quantize_group(
+    const std::uint8_t* x, const RowGroups& groups, std::int64_t begin, std::int64_t end, std::int8_t* codes,
+    float* scale, std::int32_t* sums) {
+  const std::int64_t size = bytes_of(Type);
+  const auto group = [&](std::int64_t g) { return g + 1 < groups.count ? groups.each : groups.last; };
+  const std::int64_t before = (end - begin - 1) * groups.each.count;  // the last of them
+  const std::int64_t columns = before + group(end - 1).count;
+  const std::int64_t whole = columns / V::lanes * V::lanes;
+
+  // For magnitudes the order of the bits is the order of the values, with infinity and NaN on top.
+  typename V::LaneSum largest = V::broadcast_i32(0);
+  for (std::int64_t k = 0; k < whole; k += V::lanes) {
+    __builtin_prefetch(x + k * size + x_prefetch_bytes);
+    largest = V::max_i32(largest, V::magnitude_bits(V::load_float(x + k * size, Type)));
+  }
+  if (whole < columns) largest = V::max_i32(largest, V::magnitude_bits(LastVector<V>(x, columns, Type).values()));
+  const std::int32_t amax_bits = V::largest_i32(largest);
+  float amax = 0.0F;
+  __builtin_memcpy(&amax, &amax_bits, sizeof amax);
+  const bool is_finite = amax_bits < infinity_bits;
+  const bool is_zero = is_finite && amax < smallest_amax;
+  const bool has_codes = is_finite && !is_zero;
+  *scale = has_codes ? amax / 127.0F : (is_zero ? 0.0F : __builtin_nanf(""));
+  const float inverse = 127.0F / amax;
+  for (std::int64_t g = begin; g < end; ++g) {
+    const RowGroups::Columns own = group(g);
+    if (has_codes) {
+      *sums++ = quantize_columns<V, Type>(x, own, inverse, codes);
+    } else {
+      __builtin_memset(codes, 0, static_cast<std::size_t>(own.padded));
+      *sums++ = 0;
+    }
+    x += own.count * size;
+    codes += own.padded;
+  }
+}
+
+/// The same for some groups of activations, at most as many as a vector has lanes. Each meets `parts` groups of the
+/// weight, of `columns` columns, which are whole vectors. Lanes are groups where there is one number for each:
+/// divisions and sums across lanes take as long as the rest if each group has its own. False, and nothing is done, if a
+/// value is not finite.
+template <class V, FloatType Type>
 bool quantize_groups(
-    const std::uint8_t* x, FloatType type, std::int64_t groups, std::int64_t columns, std::int8_t* codes, float* scales,
-    std::int32_t* sums) {
+    const std::uint8_t* x, std::int64_t groups, std::int64_t parts, std::int64_t columns, std::int8_t* codes,
+    float* scales, std::int32_t* sums) {
   using Sum = typename V::LaneSum;
   using Float = typename V::Float;
-  const std::int64_t step = V::lanes * bytes_of(type);
-  const std::int64_t group_bytes = columns * bytes_of(type);
+  const std::int64_t step = V::lanes * bytes_of(Type);
+  const std::int64_t part_bytes = columns * bytes_of(Type);
+  const std::int64_t group_bytes = parts * part_bytes;
   Sum of_groups[V::lanes];
   for (std::int64_t g = 0; g < groups; ++g) {
     const std::uint8_t* from = x + g * group_bytes;
-    Sum largest = V::magnitude_bits(V::load_float(from, type));
+    Sum largest = V::magnitude_bits(V::load_float(from, Type));
     __builtin_prefetch(from + x_prefetch_bytes);
     for (std::int64_t k = step; k < group_bytes; k += step) {
       __builtin_prefetch(from + k + x_prefetch_bytes);
-      largest = V::max_i32(largest, V::magnitude_bits(V::load_float(from + k, type)));
+      largest = V::max_i32(largest, V::magnitude_bits(V::load_float(from + k, Type)));
     }
     of_groups[g] = largest;
   }
@@ -157,50 +178,73 @@ bool quantize_groups(
   V::store_float(scale, V::where_negative(above, none, V::divide(amax, most)));
   __builtin_memcpy(scales, scale, static_cast<std::size_t>(groups) * sizeof(float));
 
-  for (std::int64_t g = 0; g < groups; ++g) {
-    const std::uint8_t* from = x + g * group_bytes;
-    const Float factor = V::broadcast_f32(inverse[g]);
-    Sum sum = V::broadcast_i32(0);
-    for (std::int64_t k = 0; k < group_bytes; k += step) {
-      const Sum code = V::round_to_i32(V::multiply(V::load_float(from + k, type), factor));
-      sum = V::add_i32(sum, code);
-      V::store_as_i8(codes, code);
-      codes += V::lanes;
+  const float* own_inverse = inverse;
+  std::int64_t part = 0;
+  for (std::int64_t left = groups * parts; left > 0; left -= V::lanes) {
+    const std::int64_t count = left < V::lanes ? left : V::lanes;
+    for (std::int64_t i = 0; i < count; ++i) {
+      const Float factor = V::broadcast_f32(*own_inverse);
+      Sum sum = V::broadcast_i32(0);
+      for (std::int64_t k = 0; k < part_bytes; k += step) {
+        const Sum code = V::round_to_i32(V::multiply(V::load_float(x + k, Type), factor));
+        sum = V::add_i32(sum, code);
+        V::store_as_i8(codes, code);
+        codes += V::lanes;
+      }
+      of_groups[i] = sum;
+      x += part_bytes;
+      if (++part == parts) {
+        part = 0;
+        ++own_inverse;
+      }
     }
-    of_groups[g] = sum;
+    const Sum code_sums = V::across_lanes(of_groups, [](const Sum& a, const Sum& b) { return V::add_i32(a, b); });
+    __builtin_memcpy(sums, &code_sums, static_cast<std::size_t>(count) * sizeof(std::int32_t));
+    sums += count;
   }
-  const Sum code_sums = V::across_lanes(of_groups, [](const Sum& a, const Sum& b) { return V::add_i32(a, b); });
-  __builtin_memcpy(sums, &code_sums, static_cast<std::size_t>(groups) * sizeof(std::int32_t));
   return true;
+}
+
+template <class V, FloatType Type>
+void quantize_row_of(
+    const void* x, const PreparedLayout& layout, std::int8_t* codes, float* scales, std::int32_t* sums) {
+  constexpr std::int64_t fewest_groups = V::lanes / 4;  // else most lanes are empty
+  constexpr std::int64_t most_columns = 256;            // so that the values of all groups stay close
+  const auto* bytes = static_cast<const std::uint8_t*>(x);
+  const RowGroups groups(layout);
+  const std::int64_t parts = layout.groups_together();
+  const std::int64_t columns = groups.each.count;
+  const std::int64_t group_bytes = parts * columns * bytes_of(Type);
+  const std::int64_t group_codes = parts * groups.each.padded;
+  const bool of_vectors = columns % V::lanes == 0 && columns == groups.each.padded && parts * columns <= most_columns;
+  const std::int64_t equal_parts = groups.last.count == columns ? groups.count : groups.count - 1;
+  const std::int64_t equal = parts == 1 ? equal_parts : equal_parts / static_cast<std::int32_t>(parts);
+  for (std::int64_t g = 0; g * parts < groups.count;) {
+    const std::int64_t left = equal - g < V::lanes ? equal - g : V::lanes;
+    const std::int64_t together = of_vectors && left >= fewest_groups ? left : 1;
+    if (together == 1 ||
+        !quantize_groups<V, Type>(bytes, together, parts, columns, codes, scales + g, sums + g * parts)) {
+      for (std::int64_t i = 0; i < together; ++i) {
+        const std::int64_t begin = (g + i) * parts;
+        const std::int64_t end = begin + parts < groups.count ? begin + parts : groups.count;
+        quantize_group<V, Type>(
+            bytes + i * group_bytes, groups, begin, end, codes + i * group_codes, scales + g + i, sums + begin);
+      }
+    }
+    bytes += together * group_bytes;
+    codes += together * group_codes;
+    g += together;
+  }
 }
 
 template <class V>
 void quantize_row(
     const void* x, FloatType type, const PreparedLayout& layout, std::int8_t* codes, float* scales,
     std::int32_t* sums) {
-  constexpr std::int64_t fewest_groups = V::lanes / 2;  // else most lanes are empty
-  constexpr std::int64_t most_columns = 256;            // so that the values of all groups stay close
-  const auto* bytes = static_cast<const std::uint8_t*>(x);
-  const std::int64_t size = bytes_of(type);
-  const RowGroups groups(layout);
-  const std::int64_t columns = groups.each.count;
-  const bool of_vectors = columns % V::lanes == 0 && columns == groups.each.padded && columns <= most_columns;
-  const std::int64_t equal = groups.last.count == columns ? groups.count : groups.count - 1;
-  for (std::int64_t g = 0; g < groups.count;) {
-    const std::int64_t left = equal - g < V::lanes ? equal - g : V::lanes;
-    const std::int64_t together = of_vectors && left >= fewest_groups ? left : 1;
-    if (together > 1 && quantize_groups<V>(bytes, type, together, columns, codes, scales + g, sums + g)) {
-      bytes += together * columns * size;
-      codes += together * columns;
-      g += together;
-      continue;
-    }
-    for (const std::int64_t end = g + together; g < end; ++g) {
-      const RowGroups::Columns group = g + 1 < groups.count ? groups.each : groups.last;
-      quantize_group<V>(bytes, type, group, codes, scales + g, sums + g);
-      bytes += group.count * size;
-      codes += group.padded;
-    }
+  switch (type) {
+    case FloatType::f32: return quantize_row_of<V, FloatType::f32>(x, layout, codes, scales, sums);
+    case FloatType::f16: return quantize_row_of<V, FloatType::f16>(x, layout, codes, scales, sums);
+    case FloatType::bf16: return quantize_row_of<V, FloatType::bf16>(x, layout, codes, scales, sums);
   }
 }
 

@@ -83,7 +83,8 @@ class AmxInt8Linear {
     std::int64_t groups = 0;
     const std::int32_t* sums = nullptr;
     const float* parameters = nullptr;  // of the first group
-    std::int64_t factor = 0;            // of the first row and group, in x_scales, x_sums and x_totals
+    std::int64_t factor = 0;            // of the first row and group, in x_sums and x_totals
+    std::int64_t scale = 0;             // of the first row and group of activations, in x_scales
     std::int64_t row = 0;               // the first, of the panel
     std::int64_t begin = 0;             // rows of the run that the one before did not have
     std::int64_t end = 0;
@@ -101,6 +102,7 @@ class AmxInt8Linear {
       : b_(block),
         layout_(*block.layout),
         sizes_(layout_),
+        groups_together_(layout_.groups_together()),
         step_rows_(sizes_.group_blocks < step_blocks ? sizes_.group_blocks * planes : 16) {}
 
   void run() {
@@ -280,6 +282,7 @@ class AmxInt8Linear {
     last_.sums = closed;
     last_.parameters = chunk.parameters;
     last_.factor = first.group * b_.x_group_stride + panel_first_ + row;
+    last_.scale = first.group / groups_together_ * b_.x_group_stride + panel_first_ + row;
     last_.row = row;
     last_.begin = first_new - row;
     last_.end = run_rows_;
@@ -375,13 +378,49 @@ class AmxInt8Linear {
     for (; m < end; ++m) add_rows<Tiles, 1>(ended, m);
   }
 
+  /// Adds the term of a group of activations, which meets `Groups` groups of the weight. `factors`: of these, x_sums or
+  /// x_totals.
+  template <int Tiles, int Rows, int Groups>
+  [[gnu::always_inline]] void add_terms(
+      const std::int32_t* sums, const float* parameters, const float* x_scale, [[maybe_unused]] std::int64_t factors,
+      __m512 (&value)[Rows][Tiles]) const {
+#pragma GCC unroll 4
+    for (int t = 0; t < Tiles; ++t) {
+      __m512 scale[Groups];
+      [[maybe_unused]] __m512 second[Groups];
+#pragma GCC unroll 2
+      for (int i = 0; i < Groups; ++i) {
+        const float* of_tile = parameters + 2 * (i * Tiles + t) * tile_rows;
+        scale[i] = _mm512_load_ps(of_tile);
+        if constexpr (has_offset || has_zero_term) second[i] = _mm512_load_ps(of_tile + tile_rows);
+      }
+#pragma GCC unroll 16
+      for (int m = 0; m < Rows; ++m) {
+        __m512 z;
+#pragma GCC unroll 2
+        for (int i = 0; i < Groups; ++i) {
+          [[maybe_unused]] const std::int64_t factor = factors + i * b_.x_group_stride + m;
+          // NOLINTNEXTLINE(misc-const-correctness): constant for some kinds of zero only
+          __m512i sum = _mm512_load_si512(sums + i * sums_of_rows + t * tile_sums<Tiles> + m * tile_rows);
+          if constexpr (has_zero_term) {
+            const __m512i zero = _mm512_castps_si512(second[i]);
+            sum = _mm512_sub_epi32(sum, _mm512_mullo_epi32(_mm512_set1_epi32(b_.x_sums[factor]), zero));
+          }
+          const __m512 term = _mm512_cvtepi32_ps(sum);
+          z = i == 0 ? _mm512_mul_ps(term, scale[i]) : _mm512_fmadd_ps(term, scale[i], z);
+          if constexpr (has_offset) z = _mm512_fmadd_ps(_mm512_set1_ps(b_.x_totals[factor]), second[i], z);
+        }
+        value[m][t] = _mm512_fmadd_ps(z, _mm512_set1_ps(x_scale[m]), value[m][t]);
+      }
+    }
+  }
+
   template <int Tiles, int Rows, std::int64_t ToStride = 0>
   [[gnu::always_inline]] void add_rows(const EndedSums& ended, std::int64_t row) const {
     const std::int32_t* sums = ended.sums + row * tile_rows;
     const float* parameters = ended.parameters;
-    const float* x_scale = b_.x_scales + ended.factor + row;
-    [[maybe_unused]] const std::int32_t* x_sum = has_zero_term ? b_.x_sums + ended.factor + row : nullptr;
-    [[maybe_unused]] const float* x_total = has_offset ? b_.x_totals + ended.factor + row : nullptr;
+    const float* x_scale = b_.x_scales + ended.scale + row;
+    std::int64_t factors = ended.factor + row;
     const float* y = y_ + (ended.row + row) * Tiles * tile_rows;
     float* to = ended.to + row * ended.to_stride;
     const std::int64_t to_stride = ToStride != 0 ? ToStride : ended.to_stride;
@@ -399,32 +438,16 @@ class AmxInt8Linear {
         for (int t = 0; t < Tiles; ++t) value[m][t] = _mm512_setzero_ps();
       }
     }
-    for (int i = 0; i < ended.groups; ++i) {
-#pragma GCC unroll 4
-      for (int t = 0; t < Tiles; ++t) {
-        const __m512 scale = _mm512_load_ps(parameters + 2 * t * tile_rows);
-        [[maybe_unused]] __m512 second;
-        if constexpr (has_offset || has_zero_term) {
-          second = _mm512_load_ps(parameters + (2 * t + 1) * tile_rows);
-        }
-#pragma GCC unroll 16
-        for (int m = 0; m < Rows; ++m) {
-          // NOLINTNEXTLINE(misc-const-correctness): constant for some kinds of zero only
-          __m512i sum = _mm512_load_si512(sums + t * tile_sums<Tiles> + m * tile_rows);
-          const __m512 x_factor = _mm512_set1_ps(x_scale[m]);
-          if constexpr (has_zero_term) {
-            const __m512i zero = _mm512_castps_si512(second);
-            sum = _mm512_sub_epi32(sum, _mm512_mullo_epi32(_mm512_set1_epi32(x_sum[m]), zero));
-          }
-          value[m][t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_mul_ps(x_factor, scale), value[m][t]);
-          if constexpr (has_offset) value[m][t] = _mm512_fmadd_ps(_mm512_set1_ps(x_total[m]), second, value[m][t]);
-        }
+    if (groups_together_ == 2 && ended.groups == 2) {
+      add_terms<Tiles, Rows, 2>(sums, parameters, x_scale, factors, value);
+    } else {
+      for (int i = 0; i < ended.groups; ++i) {
+        add_terms<Tiles, Rows, 1>(sums, parameters, x_scale, factors, value);
+        sums += sums_of_rows;
+        parameters += 2 * Tiles * tile_rows;
+        x_scale += b_.x_group_stride;
+        factors += b_.x_group_stride;
       }
-      sums += sums_of_rows;
-      parameters += 2 * Tiles * tile_rows;
-      x_scale += b_.x_group_stride;
-      if constexpr (has_zero_term) x_sum += b_.x_group_stride;
-      if constexpr (has_offset) x_total += b_.x_group_stride;
     }
     if (ended.bias != nullptr) {
 #pragma GCC unroll 4
@@ -444,7 +467,8 @@ class AmxInt8Linear {
   const Int8LinearBlock& b_;
   const PreparedLayout& layout_;
   TileSizes sizes_;
-  std::int64_t step_rows_;  // of a weight in its register: fewer than 16 where groups are shorter than a step
+  std::int64_t groups_together_;  // that meet one group of activations: 1, or 2 of which each has a step
+  std::int64_t step_rows_;        // of a weight in its register: fewer than 16 where groups are shorter than a step
   std::int64_t run_rows_ = 0;
   std::int64_t shaped_rows_ = 0;
   std::int64_t panel_first_ = 0;
@@ -465,10 +489,12 @@ class AmxInt8Linear {
 };
 
 /// Whether tiles are faster than vectors. With few rows they would be mostly empty, and decoding costs more than it
-/// saves; with short groups the sums leave them too often.
+/// saves; with short groups the sums leave them too often. Of groups that meet one group of activations, a chunk has to
+/// hold all.
 inline bool tiles_pay(const PreparedLayout& layout, std::int64_t rows) {
   const std::int64_t columns = layout.group_blocks() * layout.block_columns();
-  return columns >= 64 ? rows >= 5 : columns >= 32 && rows >= 9;
+  if (columns >= 64) return rows >= 5;
+  return columns >= 32 && rows >= 9 && (layout.groups_together() <= 2 || layout.groups() == 1);
 }
 
 template <int Bits>

@@ -84,7 +84,10 @@ struct Int8LinearTile {
     const std::uint8_t* scales = block.scales + tile * tile_scale_bytes;
     const std::uint8_t* zeros = block.zeros + tile * tile_zero_bytes;
     const std::int8_t* x = block.x + row * block.x_stride;
-    std::int64_t factor = row;  // in x_scales, x_sums and x_totals
+    const float* x_scales = block.x_scales + row;
+    const std::int32_t* x_sums = block.x_sums + row;
+
+    const float* x_totals = block.x_totals + row;
 
     Float y[Rows][vectors];
 #pragma GCC unroll 8
@@ -92,6 +95,9 @@ struct Int8LinearTile {
 #pragma GCC unroll 16
       for (int v = 0; v < vectors; ++v) y[m][v] = V::broadcast_f32(0.0F);
     }
+    Float z[Rows][vectors];  // terms of the groups that the group of activations has met
+    const std::int64_t groups_together = layout.groups_together();
+    std::int64_t met = 0;
     std::int64_t blocks_left = sizes.blocks;
     for (std::int64_t g = 0; g < groups; ++g) {
       const std::int64_t blocks = blocks_left < sizes.group_blocks ? blocks_left : sizes.group_blocks;
@@ -99,7 +105,7 @@ struct Int8LinearTile {
       Sum sums[chains * Rows][vectors];
 #pragma GCC unroll 8
       for (int m = 0; m < Rows; ++m) {
-        const std::int32_t x_sum = layout.zero_kind == ZeroKind::offset ? 0 : block.x_sums[factor + m];
+        const std::int32_t x_sum = layout.zero_kind == ZeroKind::offset ? 0 : x_sums[m];
 #pragma GCC unroll 16
         for (int v = 0; v < vectors; ++v) {
           sums[m][v] = zero_term(layout.zero_kind, zeros, tile_zero_bytes, x_sum, v);
@@ -145,27 +151,35 @@ struct Int8LinearTile {
       Float scale[vectors];
 #pragma GCC unroll 16
       for (int v = 0; v < vectors; ++v) scale[v] = load_float(scales, tile_scale_bytes, layout.scale_type, v);
+      const auto each = [](const auto& f) {
 #pragma GCC unroll 8
-      for (int m = 0; m < Rows; ++m) {
-        const Float x_scale = V::broadcast_f32(block.x_scales[factor + m]);
+        for (int m = 0; m < Rows; ++m) {
 #pragma GCC unroll 16
-        for (int v = 0; v < vectors; ++v) {
-          y[m][v] = V::fma(V::to_float(sums[m][v]), V::multiply(x_scale, scale[v]), y[m][v]);
+          for (int v = 0; v < vectors; ++v) f(m, v);
         }
+      };
+      Float term[Rows][vectors];
+      if (met == 0) {
+        each([&](int m, int v) { term[m][v] = V::multiply(V::to_float(sums[m][v]), scale[v]); });
+      } else {
+        each([&](int m, int v) { term[m][v] = V::fma(V::to_float(sums[m][v]), scale[v], z[m][v]); });
       }
       if (layout.zero_kind == ZeroKind::offset) {
 #pragma GCC unroll 16
         for (int v = 0; v < vectors; ++v) scale[v] = load_float(zeros, tile_zero_bytes, layout.scale_type, v);
-#pragma GCC unroll 8
-        for (int m = 0; m < Rows; ++m) {
-          const Float x_total = V::broadcast_f32(block.x_totals[factor + m]);
-#pragma GCC unroll 16
-          for (int v = 0; v < vectors; ++v) y[m][v] = V::fma(x_total, scale[v], y[m][v]);
-        }
+        each([&](int m, int v) { term[m][v] = V::fma(V::broadcast_f32(x_totals[m]), scale[v], term[m][v]); });
+      }
+      if (++met == groups_together || g + 1 == groups) {
+        each([&](int m, int v) { y[m][v] = V::fma(term[m][v], V::broadcast_f32(x_scales[m]), y[m][v]); });
+        x_scales += block.x_group_stride;
+        met = 0;
+      } else {
+        each([&](int m, int v) { z[m][v] = term[m][v]; });
       }
       scales += scale_bytes;
       zeros += zero_bytes;
-      factor += block.x_group_stride;
+      x_sums += block.x_group_stride;
+      x_totals += block.x_group_stride;
     }
 #pragma GCC unroll 8
     for (int m = 0; m < Rows; ++m) {
