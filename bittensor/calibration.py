@@ -35,7 +35,7 @@ def calibrate(
 ) -> QuantizeReport:
     """Quantize the linear layers of a model as `bittensor.quantize_` does, but for the inputs that they get.
 
-    `bittensor.quantize_` with batches is this, with the settings below as they are by default.
+    `bittensor.quantize_` with batches is this, with `method` and `act_order` as they are by default.
 
     Layer by layer, in the order in which the model calls them: the batches run through the model, whose earlier layers
     are quantized already; of the inputs x only the mean of ``x^T x``, float64 ``[K, K]``, is kept. That

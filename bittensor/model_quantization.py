@@ -99,6 +99,7 @@ def quantize_(
     *,
     kinds: Collection[type[torch.nn.Module]] = (torch.nn.Linear,),
     batches: Sequence[Any] | None = None,
+    damping: float = 0.01,
     fuse_activations: bool = False,
     progress: bool = True,
 ) -> QuantizeReport:
@@ -122,6 +123,8 @@ def quantize_(
         batches: what the model is called with, if errors are to count as its inputs make them: the same as
             `bittensor.calibrate`, which runs the model, and does not share weights. If None, each weight is
             rounded by itself. Models of transformers get some without data from `bittensor.transformers.random_tokens`.
+        damping: with batches, how little they are trusted, as in `bittensor.calibrate`: 0.01 where they are what the
+            model will be used with, 0.1 for random tokens.
         fuse_activations: at the end, make activations part of the linear layers before them, as
             `bittensor.fuse_activations_` does, which says when that is safe. The report names these layers.
         progress: show a progress bar on stderr if that is a terminal.
@@ -152,7 +155,7 @@ def quantize_(
             raise ValueError(f"kinds: with batches expected (torch.nn.Linear,), got {tuple(kinds)}")
         from .calibration import calibrate  # it builds on this module
 
-        report = calibrate(model, batches, config, filter_fn, progress=progress)
+        report = calibrate(model, batches, config, filter_fn, damping=damping, progress=progress)
     else:
         makers = {kind: make for kind, make in _PACKED.items() if kind in kinds}
         report = _convert(model, makers, "quantize_", config, filter_fn, progress)

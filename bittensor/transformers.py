@@ -62,7 +62,8 @@ def random_tokens(
     without any data.
 
     What layers are given for such tokens is not what text gives them, but nearer to it than the assumption of
-    `bittensor.quantize`, that all columns of a weight count alike. docs/embedding_model.md has figures.
+    `bittensor.quantize`, that all columns of a weight count alike. A damping of 0.1 keeps layers from being fitted to
+    these tokens too closely. docs/embedding_model.md has figures.
 
     Args:
         model: one that is called with token ids alone: an encoder, or a decoder.
@@ -81,7 +82,7 @@ def random_tokens(
     >>> sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 4}
     >>> model = BertModel(BertConfig(vocab_size=20, **sizes))
     >>> config = bittensor.QuantizeConfig(bits=4, group_size=32, zero="float", method="hqq")
-    >>> len(bittensor.quantize_(model, config, batches=random_tokens(model)).quantized)
+    >>> len(bittensor.quantize_(model, config, batches=random_tokens(model), damping=0.1).quantized)
     7
     """
     for name, value in (("sequences", sequences), ("length", length)):

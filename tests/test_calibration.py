@@ -188,7 +188,7 @@ def test_quantize_takes_batches(model: Attention) -> None:
     other = Attention()
     other.load_state_dict(model.state_dict())
     config = QuantizeConfig(4, 32, method="hqq")
-    arguments = {"filter_fn": lambda name, _: name != "unused", "progress": False}
+    arguments = {"filter_fn": lambda name, _: name != "unused", "damping": 0.1, "progress": False}
     expected = bittensor.calibrate(other, [inputs(64)], config, **arguments)
     assert bittensor.quantize_(model, config, batches=[inputs(64)], **arguments) == expected
     for name in ("query", "key", "output"):

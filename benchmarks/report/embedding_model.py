@@ -108,7 +108,8 @@ def calibrator(config: bittensor.QuantizeConfig, method: str) -> Callable[[torch
 
 def without_data(config: bittensor.QuantizeConfig) -> Callable[[torch.nn.Module], torch.nn.Module]:
     def make(model: torch.nn.Module) -> torch.nn.Module:
-        bittensor.quantize_(model, config, batches=random_tokens(model), fuse_activations=True, progress=False)
+        tokens = random_tokens(model)
+        bittensor.quantize_(model, config, batches=tokens, damping=0.1, fuse_activations=True, progress=False)
         return in_one_step(model)
 
     return make

@@ -396,7 +396,7 @@ class AmxInt8Linear {
       }
 #pragma GCC unroll 16
       for (int m = 0; m < Rows; ++m) {
-        __m512 z;
+        __m512 z = _mm512_setzero_ps();  // which gives way to the first term
 #pragma GCC unroll 2
         for (int i = 0; i < Groups; ++i) {
           [[maybe_unused]] const std::int64_t factor = factors + i * b_.x_group_stride + m;

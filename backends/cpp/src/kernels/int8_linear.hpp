@@ -90,12 +90,12 @@ struct Int8LinearTile {
     const float* x_totals = block.x_totals + row;
 
     Float y[Rows][vectors];
+    Float z[Rows][vectors];  // terms of the groups that the group of activations has met
 #pragma GCC unroll 8
     for (int m = 0; m < Rows; ++m) {
 #pragma GCC unroll 16
-      for (int v = 0; v < vectors; ++v) y[m][v] = V::broadcast_f32(0.0F);
+      for (int v = 0; v < vectors; ++v) y[m][v] = z[m][v] = V::broadcast_f32(0.0F);
     }
-    Float z[Rows][vectors];  // terms of the groups that the group of activations has met
     const std::int64_t groups_together = layout.groups_together();
     std::int64_t met = 0;
     std::int64_t blocks_left = sizes.blocks;

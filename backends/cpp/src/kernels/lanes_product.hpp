@@ -150,6 +150,8 @@ struct LanesProduct {
       Float x_scale[Positions];
       find_scales<Positions>(block, x, offsets, columns, inverse, x_scale);
       Float z[Positions];
+#pragma GCC unroll 8
+      for (int i = 0; i < Positions; ++i) z[i] = none;
       for (std::int64_t k = 0; k < columns; k += group_size) {
         Float product[Positions];
         Float sum[Positions];
