@@ -36,11 +36,11 @@ def linear_int8(x: torch.Tensor, weight: QuantizedWeight, codes: torch.Tensor) -
     finite = x.isfinite().all(dim=1, keepdim=True)
     x = torch.where(finite, x, 0.0)
     for together in activation_groups(list(groups(weight, codes))):
-        x_codes, scale = quantize_activations(x[:, together[0].columns.start : together[-1].columns.stop])
+        begin, end = together[0].columns.start, together[-1].columns.stop
+        x_codes, scale = quantize_activations(x[:, begin:end])
         z = None
-        for group, part in zip(
-            together, x_codes.split([group.codes.shape[1] for group in together], dim=1), strict=True
-        ):
+        for group in together:
+            part = x_codes[:, group.columns.start - begin : group.columns.stop - begin]
             # float64 holds these sums exactly, in any order.
             dot = F.linear(part, group.codes)
             total = part.sum(dim=1, keepdim=True)
