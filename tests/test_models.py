@@ -394,7 +394,7 @@ def real(real_file: Path) -> LanguageModel:
 
 def test_real_answer(real: LanguageModel) -> None:
     assert "".join(real.generate("What is the capital of France? Then tell me about it.", 16)) == (
-        "The capital of France is Paris."
+        "The capital of France is Paris. It's a city that's steeped in history"
     )
 
 
