@@ -157,6 +157,7 @@ TEST(rows_that_take_several_panels) {
   Network network({90, 8, 2048, 8, 64}, 4, ZeroKind::integer, random);
   network.float_mode = true;  // whose activations are large
   check_joined(network, pool);
+  check_joined(Network({45, 8, 16384, 1, 64}, 4, ZeroKind::offset, random), pool);
 }
 
 TEST(a_nan_stays_in_its_row) {

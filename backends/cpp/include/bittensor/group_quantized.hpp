@@ -51,7 +51,7 @@ struct PreparedLayout {
                : 1;
   }
   constexpr std::int64_t activation_groups() const { return (groups() + groups_together() - 1) / groups_together(); }
-  /// Of 32 / bits, without the division, which takes as long as the rest of what a small row needs.
+  /// block_columns() is 32 / bits, as a shift: divisions show in the time of short rows.
   constexpr int block_shift() const { return bits == 8 ? 2 : 5 - bits / 2; }
   constexpr std::int64_t block_columns() const { return std::int64_t{1} << block_shift(); }
   constexpr std::int64_t columns_of_group(std::int64_t group) const {

@@ -489,12 +489,11 @@ class AmxInt8Linear {
 };
 
 /// Whether tiles are faster than vectors. With few rows they would be mostly empty, and decoding costs more than it
-/// saves; with short groups the sums leave them too often. Of groups that meet one group of activations, a chunk has to
-/// hold all.
+/// saves; with short groups the sums leave them too often. Groups are multiples of 8 columns or alone, so that at most
+/// two of those taken here meet one group of activations.
 inline bool tiles_pay(const PreparedLayout& layout, std::int64_t rows) {
   const std::int64_t columns = layout.group_blocks() * layout.block_columns();
-  if (columns >= 64) return rows >= 5;
-  return columns >= 32 && rows >= 9 && (layout.groups_together() <= 2 || layout.groups() == 1);
+  return columns >= 64 ? rows >= 5 : columns >= 32 && rows >= 9;
 }
 
 template <int Bits>

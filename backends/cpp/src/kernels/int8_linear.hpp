@@ -85,9 +85,9 @@ struct Int8LinearTile {
     const std::uint8_t* zeros = block.zeros + tile * tile_zero_bytes;
     const std::int8_t* x = block.x + row * block.x_stride;
     const float* x_scales = block.x_scales + row;
-    const std::int32_t* x_sums = block.x_sums + row;
-
-    const float* x_totals = block.x_totals + row;
+    const bool has_offset = layout.zero_kind == ZeroKind::offset;
+    const std::int32_t* x_sums = has_offset ? nullptr : block.x_sums + row;  // as it says there, one of the two is read
+    const float* x_totals = has_offset ? block.x_totals + row : nullptr;
 
     Float y[Rows][vectors];
     Float z[Rows][vectors];  // terms of the groups that the group of activations has met
@@ -105,7 +105,7 @@ struct Int8LinearTile {
       Sum sums[chains * Rows][vectors];
 #pragma GCC unroll 8
       for (int m = 0; m < Rows; ++m) {
-        const std::int32_t x_sum = layout.zero_kind == ZeroKind::offset ? 0 : x_sums[m];
+        const std::int32_t x_sum = has_offset ? 0 : x_sums[m];
 #pragma GCC unroll 16
         for (int v = 0; v < vectors; ++v) {
           sums[m][v] = zero_term(layout.zero_kind, zeros, tile_zero_bytes, x_sum, v);
@@ -164,7 +164,7 @@ struct Int8LinearTile {
       } else {
         each([&](int m, int v) { term[m][v] = V::fma(V::to_float(sums[m][v]), scale[v], z[m][v]); });
       }
-      if (layout.zero_kind == ZeroKind::offset) {
+      if (has_offset) {
 #pragma GCC unroll 16
         for (int v = 0; v < vectors; ++v) scale[v] = load_float(zeros, tile_zero_bytes, layout.scale_type, v);
         each([&](int m, int v) { term[m][v] = V::fma(V::broadcast_f32(x_totals[m]), scale[v], term[m][v]); });
@@ -178,8 +178,11 @@ struct Int8LinearTile {
       }
       scales += scale_bytes;
       zeros += zero_bytes;
-      x_sums += block.x_group_stride;
-      x_totals += block.x_group_stride;
+      if (has_offset) {
+        x_totals += block.x_group_stride;
+      } else {
+        x_sums += block.x_group_stride;
+      }
     }
 #pragma GCC unroll 8
     for (int m = 0; m < Rows; ++m) {
