@@ -80,7 +80,8 @@ def int8_by_definition(x: torch.Tensor, weight: QuantizedWeight) -> torch.Tensor
     def fma(one: np.float32, other: np.float32, total: np.float32) -> np.float32:
         return rounded(Fraction(float(one)) * Fraction(float(other)) + Fraction(float(total)))
 
-    together = max(64 // weight.group_size, 1)  # groups that meet one group of activations
+    # groups that meet one group of activations
+    together = max(64 // weight.group_size, 1) if weight.bits < 8 and weight.offsets is None else 1
     for m, n in product(range(len(x)), range(rows)):
         for first in range(0, weight.form.groups, together):
             values = x[m, first * weight.group_size : (first + together) * weight.group_size].numpy()

@@ -136,9 +136,15 @@ def padded_columns(bits: int) -> int:
     return sum(-(-columns // block) * block for columns in (16, 16, 8))
 
 
+def groups_together(bits: int, group_size: int, zero: str = "symmetric") -> int:
+    """Groups of a weight that meet one group of activations: docs/numerics.md, section 4."""
+    return max(64 // group_size, 1) if bits <= 4 and zero != "float" else 1
+
+
 def quantized(name: str, bits: int, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     codes = np.full(padded_columns(bits), 99, dtype=np.int8)
-    scales, sums = np.zeros(1, dtype=np.float32), np.zeros(3, dtype=np.int32)
+    scales = np.zeros(-(-3 // groups_together(bits, 16)), dtype=np.float32)
+    sums = np.zeros(3, dtype=np.int32)
     _native.quantize_row(name, prepared_weight(bits)[1], x, "float32", codes, scales, sums)
     return codes, scales, sums
 
@@ -168,8 +174,8 @@ def test_quantize_row_of_many_groups(name: str, bits: int, weight_bits: int, gro
         prepared = bittensor.get_backend("cpp").prepare(weight).tensors[0].numpy()
         x = generator.standard_normal(ends[-1]).astype(dtype)
         parts = np.split(x, ends[:-1])
+        together = groups_together(weight_bits, group_size)
         if groups > 5:
-            together = max(64 // group_size, 1)
             tiny = ((0, 0), (2.0**-101, 2.0**-24), (-(2.0**-100), -(2.0**-24)))
             for g, of_dtype in enumerate(tiny, start=1):  # groups of activations
                 for part in parts[g * together : (g + 1) * together]:
@@ -179,7 +185,6 @@ def test_quantize_row_of_many_groups(name: str, bits: int, weight_bits: int, gro
         block = 32 // weight_bits
         widths = [-(-part.size // block) * block for part in parts]
         codes = np.full(sum(widths), 99, dtype=np.int8)
-        together = max(64 // group_size, 1)  # groups that meet one group of activations
         scales, sums = np.full(-(-groups // together), 9, dtype=np.float32), np.full(groups, 9, dtype=np.int32)
         _native.quantize_row(name, prepared, x, dtype, codes, scales, sums)
         found_by_group = np.split(codes, np.cumsum(widths)[:-1])
@@ -231,7 +236,8 @@ def test_int8_linear_of_many_rows(name: str, bits: int, zero: Any, rows: int) ->
         groups = [min(group_size, 360 - start) for start in range(0, 360, group_size)]
         padded = sum(-(-columns // (32 // bits)) * (32 // bits) for columns in groups)
         codes = np.zeros((rows, padded), dtype=np.int8)
-        scales = np.zeros((rows, -(-360 // max(group_size, 64))), dtype=np.float32)
+        activation_group = group_size * groups_together(bits, group_size, zero)
+        scales = np.zeros((rows, -(-360 // activation_group)), dtype=np.float32)
         sums = np.zeros((rows, len(groups)), dtype=np.int32)
         for m in range(rows):
             _native.quantize_row("quantize_row_scalar", prepared, x[m].numpy(), "float32", codes[m], scales[m], sums[m])

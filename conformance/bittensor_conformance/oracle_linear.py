@@ -129,16 +129,17 @@ class Activations:
     not_finite: npt.NDArray[np.bool_]
 
 
-def groups_together(group_size: int) -> int:
+def groups_together(weight: Weight) -> int:
     """Section 4: groups of a weight that meet one group of activations."""
-    return max(64 // group_size, 1)
+    return max(64 // weight.group_size, 1) if weight.bits <= 4 and weight.offsets is None else 1
 
 
-def quantize_activations(x: Floats, group_size: int) -> Activations:
-    """Codes and scales of each row ``[M, K]``; a row with a NaN or an infinity is marked."""
+def quantize_activations(x: Floats, weight: Weight) -> Activations:
+    """Codes and scales of each row ``[M, K]`` for `weight`; a row with a NaN or an infinity is marked."""
+    group_size, together = weight.group_size, groups_together(weight)
     rows, columns = x.shape
     groups = -(-columns // group_size)
-    length = group_size * groups_together(group_size)
+    length = group_size * together
     count = -(-columns // length)
     padded = np.zeros((rows, count * length), dtype=np.float32)
     padded[:, :columns] = np.where(np.isfinite(x), x, np.float32(0))
@@ -153,7 +154,7 @@ def quantize_activations(x: Floats, group_size: int) -> Activations:
     assert inverse.dtype == scales.dtype == codes.dtype == np.float32
     assert not codes.size or np.abs(codes).max() <= 127
     bad: npt.NDArray[np.bool_] = np.any(~np.isfinite(x), axis=1)
-    by_group = codes.astype(np.float64).reshape(rows, count * groups_together(group_size), group_size)[:, :groups]
+    by_group = codes.astype(np.float64).reshape(rows, count * together, group_size)[:, :groups]
     return Activations(by_group, scales, bad)
 
 
@@ -226,7 +227,7 @@ def real_epilogue(v: Doubles, epilogue: str | None) -> Doubles:
 
 def linear_int8(x: Floats, weight: Weight, bias: Floats | None, epilogue: str | None, dtype: FloatDtype) -> Floats:
     """Section 4 for rows ``[M, K]``: ``[M, N]``, rounded to `dtype`."""
-    quantized = quantize_activations(x, weight.group_size)
+    quantized = quantize_activations(x, weight)
     rows, outputs = x.shape[0], weight.codes.shape[0]
     codes = np.zeros((outputs, weight.groups * weight.group_size))
     codes[:, : weight.columns] = weight.codes
@@ -235,7 +236,7 @@ def linear_int8(x: Floats, weight: Weight, bias: Floats | None, epilogue: str | 
     dots = np.matmul(quantized.codes.transpose(1, 0, 2), by_group.transpose(1, 2, 0))
     sums = quantized.codes.sum(axis=2)
     y = np.zeros((rows, outputs), dtype=np.float32)
-    together = groups_together(weight.group_size)
+    together = groups_together(weight)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         for a in range(quantized.scales.shape[1]):
             z = np.zeros_like(y)
@@ -325,7 +326,7 @@ def linear_int8_bound(
 ) -> Interval:
     """Section 4 for bounded numerics: as section 5, with activations that are off by half a code of their group."""
     rows, columns = x.shape
-    length = weight.group_size * groups_together(weight.group_size)
+    length = weight.group_size * groups_together(weight)
     count = -(-columns // length)
     padded = np.zeros((rows, count * length))
     padded[:, :columns] = np.where(np.isfinite(x), np.abs(x), 0)

@@ -255,7 +255,21 @@ class GroupsTogetherByCount(SoundLinear):
     """Two groups of the weight meet one of activations, however short they are."""
 
     def groups_together(self) -> int:
-        return 2 if self.form.group_size <= 32 else 1
+        return min(super().groups_together(), 2)
+
+
+class GroupsWithOffsetsTogether(SoundLinear):
+    """Groups with float offsets share a scale of activations, too."""
+
+    def groups_together(self) -> int:
+        return max(64 // self.form.group_size, 1) if self.form.zero == "float" else super().groups_together()
+
+
+class GroupsOfBytesTogether(SoundLinear):
+    """Groups of 8 bits share a scale of activations, too."""
+
+    def groups_together(self) -> int:
+        return max(64 // self.form.group_size, 1) if self.form.bits == 8 else super().groups_together()
 
 
 class ExactTotals(SoundLinear):

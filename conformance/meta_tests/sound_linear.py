@@ -100,7 +100,7 @@ class SoundLinear(Sound):
         return z
 
     def groups_together(self) -> int:
-        return max(64 // self.form.group_size, 1)
+        return 1 if self.form.bits == 8 or self.form.zero == "float" else max(64 // self.form.group_size, 1)
 
     def in_order(self, groups: range) -> range:
         return groups

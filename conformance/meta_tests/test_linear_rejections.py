@@ -41,6 +41,8 @@ MEANT_FOR: Mapping[str, str] = {
     "OffsetsFirst": f"{INT8}/int8_every_dtype[4-bit]",
     "EveryGroupHasItsOwnScale": f"{INT8}/int8_every_dtype[4-bit]",
     "GroupsTogetherByCount": f"{INT8}/int8_every_dtype[4-bit]",
+    "GroupsWithOffsetsTogether": f"{INT8}/int8_every_dtype[4-bit]",
+    "GroupsOfBytesTogether": f"{INT8}/int8_every_dtype[8-bit]",
     "ExactTotals": f"{INT8}/int8_extreme_codes[8-bit]",
     "GroupsDescend": f"{INT8}/int8_many_groups[4-bit]",
     "BiasBeforeTheGroups": f"{INT8}/int8_every_dtype[4-bit]",

@@ -58,7 +58,9 @@ std::vector<float> int8_by_definition(const Weight& w, const std::vector<float>&
   for (std::int64_t m = 0; m < rows; ++m) {
     for (std::int64_t n = 0; n < l.out_features; ++n) {
       float y = 0;
-      const std::int64_t length = std::max<std::int64_t>(64 / l.group_size, 1) * l.group_size;
+      const std::int64_t together =
+          l.bits < 8 && l.zero_kind != ZeroKind::offset ? std::max<std::int64_t>(64 / l.group_size, 1) : 1;
+      const std::int64_t length = together * l.group_size;
       for (std::int64_t begin = 0; begin < l.in_features; begin += length) {
         const std::int64_t end = std::min(begin + length, l.in_features);
         float amax = 0;

@@ -16,7 +16,8 @@ SMALLEST_AMAX = 2.0**-100
 """A group of activations below this counts as zero."""
 
 ACTIVATION_GROUP_COLUMNS = 64
-"""As many groups of a weight as lie in so many columns, and at least one, meet one group of activations."""
+"""As many groups as lie in so many columns, and at least one, meet one group of activations, for weights of at most 4
+bits without float offsets."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ def linear_int8(x: torch.Tensor, weight: QuantizedWeight, codes: torch.Tensor) -
     y = x.new_zeros(x.shape[0], weight.shape[0])
     finite = x.isfinite().all(dim=1, keepdim=True)
     x = torch.where(finite, x, 0.0)
-    for together in activation_groups(list(groups(weight, codes))):
+    for together in activation_groups(weight, list(groups(weight, codes))):
         begin, end = together[0].columns.start, together[-1].columns.stop
         x_codes, scale = quantize_activations(x[:, begin:end])
         z = None
@@ -75,9 +76,11 @@ def quantize_activations(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.where(is_zero, 0.0, codes).to(torch.float64), torch.where(is_zero, 0.0, amax / largest_code)
 
 
-def activation_groups(groups: Sequence[Group]) -> Iterator[Sequence[Group]]:
+def activation_groups(weight: QuantizedWeight, groups: Sequence[Group]) -> Iterator[Sequence[Group]]:
     """The groups of a weight that meet one group of activations, in ascending order."""
-    together = max(ACTIVATION_GROUP_COLUMNS // groups[0].codes.shape[1], 1) if groups else 1
+    together = 1
+    if weight.bits <= 4 and weight.zero != "float":
+        together = max(ACTIVATION_GROUP_COLUMNS // weight.group_size, 1)
     return (groups[start : start + together] for start in range(0, len(groups), together))
 
 

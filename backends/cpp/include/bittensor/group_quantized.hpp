@@ -19,6 +19,10 @@ enum class ZeroKind : std::uint8_t {
   offset,     // w = scale * q + offset
 };
 
+constexpr bool shares_activation_scales(std::int32_t bits, ZeroKind kind) {
+  return bits <= 4 && kind != ZeroKind::offset;
+}
+
 /// Weight rows that share a tile. Every instruction set reads the same tiles: 16 rows are one AVX-512 vector of
 /// accumulators, two of AVX2, a row group of an AMX tile.
 inline constexpr int tile_rows = 16;
@@ -26,8 +30,8 @@ inline constexpr int tile_rows = 16;
 /// Bytes of a block: 4 bytes of each row of the tile, the operand of VPDPBUSD.
 inline constexpr int tile_block_bytes = 64;
 
-/// Groups shorter than this meet activations that share a scale with those of their neighbours: docs/numerics.md,
-/// section 4.
+/// Groups shorter than this meet activations that share a scale with those of their neighbours, where
+/// shares_activation_scales: docs/numerics.md, section 4.
 inline constexpr std::int64_t activation_group_columns = 64;
 
 /// What a prepared weight holds, and where. Codes lie in tiles of 16 rows, a tile in blocks of 32 / bits columns:
@@ -46,7 +50,7 @@ struct PreparedLayout {
   constexpr std::int64_t groups() const { return (in_features + group_size - 1) / group_size; }
   /// Groups that meet one group of activations, which has one scale; the last may meet fewer.
   constexpr std::int64_t groups_together() const {
-    return group_size < activation_group_columns
+    return group_size < activation_group_columns && shares_activation_scales(bits, zero_kind)
                ? static_cast<std::int32_t>(activation_group_columns) / static_cast<std::int32_t>(group_size)
                : 1;
   }

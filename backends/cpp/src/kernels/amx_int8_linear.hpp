@@ -61,6 +61,7 @@ class AmxInt8Linear {
   static constexpr bool unsigned_weight = Bits == 8 && Kind != ZeroKind::symmetric;
   static constexpr bool has_zero_term = unsigned_weight && Kind == ZeroKind::integer;
   static constexpr bool has_offset = Kind == ZeroKind::offset;
+  static constexpr bool may_share = shares_activation_scales(Bits, Kind);
 
   /// Up to 64 columns of one group.
   struct Step {
@@ -438,8 +439,9 @@ class AmxInt8Linear {
         for (int t = 0; t < Tiles; ++t) value[m][t] = _mm512_setzero_ps();
       }
     }
-    if (groups_together_ == 2 && ended.groups == 2) {
-      add_terms<Tiles, Rows, 2>(sums, parameters, x_scale, factors, value);
+    const bool together = may_share && groups_together_ == 2 && ended.groups == 2;
+    if (together) {
+      if constexpr (may_share) add_terms<Tiles, Rows, 2>(sums, parameters, x_scale, factors, value);
     } else {
       for (int i = 0; i < ended.groups; ++i) {
         add_terms<Tiles, Rows, 1>(sums, parameters, x_scale, factors, value);
