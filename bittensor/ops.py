@@ -181,9 +181,9 @@ def linear(
     """Linear layer on a group-quantized weight: ``epilogue(x @ dequantize(weight).T + bias)``.
 
     With "int8" every group of a row of `x` is rounded to 8 bits, with one scale for the group, and multiplied in
-    integers: the fast way, and the same bits from every backend with exact numerics (docs/numerics.md, section 4). A
-    row with a NaN or an infinity becomes NaN throughout and touches no other row. With "float" only the weight is
-    quantized (section 5).
+    integers: the fast way, and the same bits from every backend with exact numerics (docs/numerics.md, section 4). With
+    "float" the result is as near as float32 sums would be (section 5). A row with a NaN or an infinity has no finite
+    result, and touches no other row; with a NaN, and with "int8" in either case, all are NaN.
 
     The first call puts `weight` into the layout of the backend, where it stays: see `QuantizedWeight`. Gradients reach
     `x` and `bias` (section 6), not the weight.

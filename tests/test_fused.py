@@ -484,7 +484,7 @@ def test_layers_have_the_bits_of_their_operations_everywhere(case: Decoding, mod
 def test_layers_are_near_their_composition(case: Decoding) -> None:
     expected = case.run("reference", "float", [case.tokens], composed=True)
     for actual, wanted in zip(case.run("cpp", "float", [case.tokens]), expected, strict=True):
-        assert (actual - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+        assert (actual - wanted).abs().max() <= 2e-5 * wanted.abs().max()
 
 
 def decoder_layers(**changes: object) -> torch.Tensor:

@@ -39,12 +39,12 @@ def test_times_without_a_ratio_are_of_equal_code() -> None:
 
 
 def test_a_wanted_slowdown_names_its_reason() -> None:
-    patterns = verdict.accepted_patterns(["float_linear_*: exact sums need another pass", ""])
-    slower = Change("float_linear_b4_avx2/m1", "instructions", 1.1, "regression")
+    patterns = verdict.accepted_patterns(["int8_linear_*: exact sums need another pass", ""])
+    slower = Change("int8_linear_b4_avx2/m1", "instructions", 1.1, "regression")
     other = Change("pack_row_b4_avx2/k100", "instructions", 1.1, "regression")
     assert [each.status for each in verdict.accept([slower, other], patterns)] == ["accepted", "regression"]
     with pytest.raises(ValueError, match="needs a pattern and a reason"):
-        verdict.accepted_patterns(["float_linear_*"])
+        verdict.accepted_patterns(["int8_linear_*"])
 
 
 def sample_lines(name: str, placements: list[tuple[list[float], list[float]]]) -> list[str]:

@@ -24,6 +24,8 @@ ZeroKind = Literal["symmetric", "integer", "float"]
 SMALLEST_AMAX = np.float32(2.0**-100)
 _HALF_CODE = 0.5 + 2.0**-14
 """Section 4: the largest error of a code; float32 may round x * (127 / amax) across a half."""
+_FIXED_POINT = 2.0**-22
+"""Section 5: the largest error of an activation, as a part of the largest magnitude of its group."""
 _HALF_UNIT: dict[FloatDtype, float] = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 """Half a unit in the last place of 1.0: the largest relative error of one rounding."""
 SMALLEST: dict[FloatDtype, float] = {"float32": 2.0**-149, "float16": 2.0**-24, "bfloat16": 2.0**-133}
@@ -273,17 +275,12 @@ class Interval:
     comparable: npt.NDArray[np.bool_]
 
 
-def linear_float(
-    x: Floats,
-    weight: Weight,
-    bias: Floats | None,
-    epilogue: str | None,
-    dtype: FloatDtype,
-    moved: Doubles | None = None,
+def _interval(
+    x: Floats, weight: Weight, bias: Floats | None, epilogue: str | None, dtype: FloatDtype, moved: Doubles
 ) -> Interval:
     """Section 5 for rows ``[M, K]``: the interval for each of ``[M, N]``.
 
-    `moved` says by how much each value of x may be off before it is multiplied.
+    `moved` ``[M, K]`` says by how much each value of x may be off before it is multiplied.
     """
     finite: npt.NDArray[np.bool_] = np.all(np.isfinite(x), axis=1)
     values = np.where(finite[:, None], x, np.float32(0)).astype(np.float64)
@@ -297,18 +294,17 @@ def linear_float(
     else:
         sizes += np.abs(scales * (weight.codes - weight.centered()))
     center: Doubles = values @ dequantized.T
-    reached = np.abs(values) if moved is None else np.abs(values) + moved
+    reached = np.abs(values) + moved
     size: Doubles = reached @ sizes.T
     steps = weight.columns + weight.groups + 4
     bound = steps * (_HALF_UNIT["float32"] * size + 2.0**-149)
     largest = reached.sum(axis=1, keepdims=True) * largest_code(weight.bits)
-    if moved is not None:
-        bound = bound + moved @ np.abs(dequantized).T
-        # Below the normal range may be scales of activations times those of the weight, which sums of codes multiply,
-        # or sums of codes times scales of the weight, which scales of activations multiply.
-        codes = weight.columns * 127 * largest_code(weight.bits)
-        bound = bound + (codes + 2 * moved.sum(axis=1, keepdims=True)) * 2.0**-149
-        largest = np.maximum(largest, 127 * sizes.sum(axis=1))
+    bound = bound + moved @ np.abs(dequantized).T
+    # Below the normal range may be scales of activations times those of the weight, which sums of codes multiply, or
+    # sums of codes times scales of the weight, which scales of activations multiply.
+    codes = weight.columns * 127 * largest_code(weight.bits)
+    bound = bound + (codes + 2 * moved.sum(axis=1, keepdims=True)) * 2.0**-149
+    largest = np.maximum(largest, 127 * sizes.sum(axis=1))
     if bias is not None:
         center = center + bias
         bound = bound + _HALF_UNIT["float32"] * (np.abs(bias) + np.abs(center))
@@ -321,18 +317,28 @@ def linear_float(
     return Interval(center, bound, reach, finite[:, None] & in_range & fits)
 
 
-def linear_int8_bound(
-    x: Floats, weight: Weight, bias: Floats | None, epilogue: str | None, dtype: FloatDtype
-) -> Interval:
-    """Section 4 for bounded numerics: as section 5, with activations that are off by half a code of their group."""
+def _moved(x: Floats, weight: Weight, part: float) -> Doubles:
+    """A part of the largest magnitude of the group of activations of each value, all of it if that counts as zero."""
     rows, columns = x.shape
     length = weight.group_size * groups_together(weight)
     count = -(-columns // length)
     padded = np.zeros((rows, count * length))
     padded[:, :columns] = np.where(np.isfinite(x), np.abs(x), 0)
     largest = padded.reshape(rows, count, length).max(axis=2)
-    moved = np.where(largest < SMALLEST_AMAX, largest, largest / 127 * _HALF_CODE)
-    return linear_float(x, weight, bias, epilogue, dtype, np.repeat(moved, length, axis=1)[:, :columns])
+    moved = np.where(largest < SMALLEST_AMAX, largest, largest * part)
+    return np.repeat(moved, length, axis=1)[:, :columns]
+
+
+def linear_int8_bound(
+    x: Floats, weight: Weight, bias: Floats | None, epilogue: str | None, dtype: FloatDtype
+) -> Interval:
+    """Section 4 for bounded numerics: as section 5, with activations that are off by half a code of their group."""
+    return _interval(x, weight, bias, epilogue, dtype, _moved(x, weight, _HALF_CODE / 127))
+
+
+def linear_float(x: Floats, weight: Weight, bias: Floats | None, epilogue: str | None, dtype: FloatDtype) -> Interval:
+    """Section 5 for rows ``[M, K]``: the interval for each of ``[M, N]``."""
+    return _interval(x, weight, bias, epilogue, dtype, _moved(x, weight, _FIXED_POINT))
 
 
 def linear_input_grad(dy: Floats, weight: Weight, dtype: FloatDtype) -> Interval:

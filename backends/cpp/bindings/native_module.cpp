@@ -178,20 +178,49 @@ void quantize_row(
 
 void widen_row(
     const std::string& kernel, const py::buffer& prepared, const py::buffer& x, const std::string& type,
-    const py::buffer& values, const py::buffer& sums) {
+    const py::buffer& values) {
   const KernelEntry entry = find_kernel(kernel, KernelKind::widen_row);
   const Prepared weight(prepared);
   const bittensor::FloatType x_type = float_type(type);
   linear_kernels(entry).widen_row(
       view<const std::uint8_t>("x", x, weight.layout.in_features * bittensor::bytes_of(x_type)), x_type, weight.layout,
-      view<float>("values", values, weight.layout.padded_columns()), view<float>("sums", sums, weight.layout.groups()));
+      view<float>("values", values, weight.layout.padded_columns()));
 }
 
-/// Sets what both linears have in common: all tiles, all groups, rows without gaps.
-template <class Block>
-void set_block(Block& block, const Prepared& weight, std::int64_t rows, const py::buffer& y) {
+/// Codes, scales and sums have a row for each digit.
+void split_row(
+    const std::string& kernel, const py::buffer& prepared, const py::buffer& x, const std::string& type,
+    const py::buffer& codes, const py::buffer& scales, const py::buffer& sums) {
+  const KernelEntry entry = find_kernel(kernel, KernelKind::split_row);
+  const Prepared weight(prepared);
   const bittensor::PreparedLayout& layout = weight.layout;
+  const bittensor::FloatType x_type = float_type(type);
+  constexpr std::int64_t digits = bittensor::activation_digits;
+  linear_kernels(entry).split_row(
+      view<const std::uint8_t>("x", x, layout.in_features * bittensor::bytes_of(x_type)), x_type, layout,
+      {view<std::int8_t>("codes", codes, digits * layout.padded_columns()), layout.padded_columns(),
+       view<float>("scales", scales, digits * layout.activation_groups()), layout.activation_groups(),
+       view<std::int32_t>("sums", sums, digits * layout.groups()), layout.groups()});
+}
+
+void add_digits(const std::string& kernel, const py::buffer& y, std::int64_t rows, std::int64_t columns) {
+  const KernelEntry entry = find_kernel(kernel, KernelKind::add_digits);
+  if (rows < 1 || columns < 1 || columns % bittensor::tile_rows != 0) {
+    throw std::invalid_argument("rows, columns: expected at least one row, and whole tiles of columns");
+  }
+  linear_kernels(entry).add_digits(
+      view<float>("y", y, bittensor::activation_digits * rows * columns), rows, columns, columns);
+}
+
+void int8_linear(
+    const std::string& kernel, const py::buffer& prepared, std::int64_t rows, const py::buffer& x,
+    const py::buffer& scales, const py::buffer& sums, const py::buffer& y) {
+  const KernelEntry entry = find_kernel(kernel, KernelKind::int8_linear);
+  const Prepared weight(prepared);
+  if (weight.layout.bits != entry.bits) throw std::invalid_argument("prepared: another width than the kernel's");
   if (rows < 1) throw std::invalid_argument("rows: expected at least 1");
+  const bittensor::PreparedLayout& layout = weight.layout;
+  bittensor::Int8LinearBlock block{};  // all tiles, all groups, rows without gaps
   block.layout = &layout;
   block.codes = weight.bytes + layout.codes_begin();
   block.scales = weight.bytes + layout.scales_begin();
@@ -201,37 +230,13 @@ void set_block(Block& block, const Prepared& weight, std::int64_t rows, const py
   block.rows = rows;
   block.y_stride = layout.tiles() * bittensor::tile_rows;
   block.y = view<float>("y", y, rows * block.y_stride);
-}
-
-void int8_linear(
-    const std::string& kernel, const py::buffer& prepared, std::int64_t rows, const py::buffer& x,
-    const py::buffer& scales, const py::buffer& sums, const py::buffer& y) {
-  const KernelEntry entry = find_kernel(kernel, KernelKind::int8_linear);
-  const Prepared weight(prepared);
-  if (weight.layout.bits != entry.bits) throw std::invalid_argument("prepared: another width than the kernel's");
-  bittensor::Int8LinearBlock block{};
-  set_block(block, weight, rows, y);
   block.x = view<const std::int8_t>("x", x, rows * block.x_stride);
   block.x_group_stride = rows;
-  block.x_scales = view<const float>("scales", scales, rows * weight.layout.activation_groups());
-  block.x_sums = view<const std::int32_t>("sums", sums, rows * weight.layout.groups());
-  const std::vector<float> totals(block.x_sums, block.x_sums + rows * weight.layout.groups());
+  block.x_scales = view<const float>("scales", scales, rows * layout.activation_groups());
+  block.x_sums = view<const std::int32_t>("sums", sums, rows * layout.groups());
+  const std::vector<float> totals(block.x_sums, block.x_sums + rows * layout.groups());
   block.x_totals = totals.data();
   linear_kernels(entry).int8_linear_for(entry.bits)(block);
-}
-
-void float_linear(
-    const std::string& kernel, const py::buffer& prepared, std::int64_t rows, const py::buffer& x,
-    const py::buffer& sums, const py::buffer& y) {
-  const KernelEntry entry = find_kernel(kernel, KernelKind::float_linear);
-  const Prepared weight(prepared);
-  if (weight.layout.bits != entry.bits) throw std::invalid_argument("prepared: another width than the kernel's");
-  bittensor::FloatLinearBlock block{};
-  set_block(block, weight, rows, y);
-  block.x = view<const float>("x", x, rows * block.x_stride);
-  block.x_group_stride = rows;
-  block.x_sums = view<const float>("sums", sums, rows * weight.layout.groups());
-  linear_kernels(entry).float_linear_for(entry.bits)(block);
 }
 
 void store_outputs(
@@ -488,13 +493,14 @@ PYBIND11_MODULE(_native, module, py::mod_gil_not_used()) {
       py::arg("codes"), py::arg("scales"), py::arg("sums"));
   module.def(
       "widen_row", &widen_row, py::arg("kernel"), py::arg("prepared"), py::arg("x"), py::arg("dtype"),
-      py::arg("values"), py::arg("sums"));
+      py::arg("values"));
+  module.def(
+      "split_row", &split_row, py::arg("kernel"), py::arg("prepared"), py::arg("x"), py::arg("dtype"), py::arg("codes"),
+      py::arg("scales"), py::arg("sums"));
+  module.def("add_digits", &add_digits, py::arg("kernel"), py::arg("y"), py::arg("rows"), py::arg("columns"));
   module.def(
       "int8_linear", &int8_linear, py::arg("kernel"), py::arg("prepared"), py::arg("rows"), py::arg("x"),
       py::arg("scales"), py::arg("sums"), py::arg("y"));
-  module.def(
-      "float_linear", &float_linear, py::arg("kernel"), py::arg("prepared"), py::arg("rows"), py::arg("x"),
-      py::arg("sums"), py::arg("y"));
   module.def(
       "store_outputs", &store_outputs, py::arg("kernel"), py::arg("y"), py::arg("columns"), py::arg("bias"),
       py::arg("activation"), py::arg("dtype"), py::arg("out"));

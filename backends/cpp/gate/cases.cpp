@@ -92,6 +92,7 @@ class Cases {
     for (const FloatType type : float_types) {
       for (const std::int64_t group_size : {32, 128}) activations(type, group_size);
     }
+    add_digits();
     using bittensor::Activation;
     for (const FloatType type : float_types) {
       for (const bool residual : {false, true}) store_outputs(type, Activation::none, "none", residual);
@@ -232,7 +233,7 @@ class Cases {
   void activations(FloatType type, std::int64_t group_size) {
     constexpr std::int64_t columns = 4096;
     const bittensor::LinearKernels kernels = kernels_.linear;
-    const PreparedLayout layout = layout_of(16, columns, group_size, 4, ZeroKind::offset);
+    const PreparedLayout layout = layout_of(16, columns, group_size, 4, ZeroKind::symmetric);
     const std::string place = std::string(name_of(type)) + "-g" + number(group_size);
     const std::int64_t read = columns * bittensor::bytes_of(type);
     const std::int64_t factor_bytes = 4 * (layout.groups() + layout.activation_groups());
@@ -244,12 +245,31 @@ class Cases {
           auto* sums = o.array<std::int32_t>(layout.groups());
           return [=] { kernels.quantize_row(x, type, layout, codes, scales, sums); };
         });
-    add(KernelKind::widen_row, 0, place, real(columns), real(read + columns * 4 + 4 * layout.groups()),
+    add(KernelKind::widen_row, 0, place, real(columns), real(read + columns * 4), [=](Operands& o) -> Run {
+      const void* x = values_of(o, type, columns);
+      auto* values = o.array<float>(layout.padded_columns());
+      return [=] { kernels.widen_row(x, type, layout, values); };
+    });
+    constexpr std::int64_t digits = bittensor::activation_digits;
+    add(KernelKind::split_row, 0, place, real(columns), real(read + digits * (columns + factor_bytes)),
         [=](Operands& o) -> Run {
           const void* x = values_of(o, type, columns);
-          auto* values = o.array<float>(layout.padded_columns());
-          auto* sums = o.array<float>(layout.groups());
-          return [=] { kernels.widen_row(x, type, layout, values, sums); };
+          const bittensor::DigitRows to = {
+              o.array<std::int8_t>(digits * layout.padded_columns()), layout.padded_columns(),
+              o.array<float>(digits * layout.activation_groups()),    layout.activation_groups(),
+              o.array<std::int32_t>(digits * layout.groups()),        layout.groups()};
+          return [=] { kernels.split_row(x, type, layout, to); };
+        });
+  }
+
+  void add_digits() {
+    constexpr std::int64_t columns = 384;
+    const bittensor::AddDigits kernel = kernels_.linear.add_digits;
+    const std::int64_t values = bittensor::activation_digits * epilogue_rows * columns;
+    add(KernelKind::add_digits, 0, "n384", real(values), real(4 * (values + epilogue_rows * columns)),
+        [=](Operands& o) -> Run {
+          auto* y = o.array<float>(values);
+          return [=] { kernel(y, epilogue_rows, columns, columns); };
         });
   }
 
@@ -311,33 +331,6 @@ class Cases {
       block.y_stride = outputs;
       block.y = o.array<float>(rows * outputs);
       return [=, kernel = set.linear.int8_linear_for(bits)]() mutable {
-        block.layout = &layout;
-        kernel(block);
-      };
-    });
-    const double float_bytes = real(weight_bytes + rows * (4 * columns + 4 * layout.groups() + 4 * outputs));
-    add(KernelKind::float_linear, bits, place, work, float_bytes, [=, &set](Operands& o) -> Run {
-      const std::uint8_t* prepared = weight_of(o, layout, set);
-      bittensor::FloatLinearBlock block{};
-      block.x_stride = (layout.padded_columns() + 63) / 64 * 64 + 16;
-      auto* values = o.array<float>(rows * block.x_stride);
-      auto* sums = o.array<float>(rows * layout.groups());
-      const float* x = o.floats(rows * columns);
-      for (std::int64_t m = 0; m < rows; ++m) {
-        set.linear.widen_row(
-            x + m * columns, FloatType::f32, layout, values + m * block.x_stride, sums + m * layout.groups());
-      }
-      block.x_group_stride = rows;
-      block.codes = prepared + layout.codes_begin();
-      block.scales = prepared + layout.scales_begin();
-      block.zeros = prepared + layout.zeros_begin();
-      block.tiles = layout.tiles();
-      block.x = values;
-      block.x_sums = sums;
-      block.rows = rows;
-      block.y_stride = outputs;
-      block.y = o.array<float>(rows * outputs);
-      return [=, kernel = set.linear.float_linear_for(bits)]() mutable {
         block.layout = &layout;
         kernel(block);
       };

@@ -110,7 +110,7 @@ class LanesConvolution {
     parallel(lines, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t i = begin; i < end; ++i) {
         const auto* from = static_cast<const std::uint8_t*>(c_.images) + i * values * bytes_of(c_.float_type);
-        kernels_.linear.widen_row(from, c_.float_type, line, widened + i * line_, nullptr);
+        kernels_.linear.widen_row(from, c_.float_type, line, widened + i * line_);
       }
     });
     images_ = widened;

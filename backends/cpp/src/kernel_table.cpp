@@ -21,13 +21,27 @@ constexpr std::array<bool, 9> no_width = {true};
 
 /// In the order of KernelKind.
 constexpr std::array kinds = {
-    Kind{"pack_row", every_width},     Kind{"unpack_row", every_width},      Kind{"expand_planes", every_width},
-    Kind{"integer_dot", every_width},  Kind{"store_codes", every_width},     Kind{"store_sums", no_width},
-    Kind{"quantize_row", no_width},    Kind{"int8_linear", linear_widths},   Kind{"store_outputs", no_width},
-    Kind{"widen_row", no_width},       Kind{"float_linear", linear_widths},  Kind{"dequantize_panel", linear_widths},
-    Kind{"panel_product", no_width},   Kind{"codes_product", linear_widths}, Kind{"normalize_row", no_width},
-    Kind{"gate_row", no_width},        Kind{"softmax_row", no_width},        Kind{"dequantize_row", linear_widths},
-    Kind{"int8_lanes", linear_widths}, Kind{"float_lanes", linear_widths},
+    Kind{"pack_row", every_width},
+    Kind{"unpack_row", every_width},
+    Kind{"expand_planes", every_width},
+    Kind{"integer_dot", every_width},
+    Kind{"store_codes", every_width},
+    Kind{"store_sums", no_width},
+    Kind{"quantize_row", no_width},
+    Kind{"int8_linear", linear_widths},
+    Kind{"store_outputs", no_width},
+    Kind{"widen_row", no_width},
+    Kind{"split_row", no_width},
+    Kind{"add_digits", no_width},
+    Kind{"dequantize_panel", linear_widths},
+    Kind{"panel_product", no_width},
+    Kind{"codes_product", linear_widths},
+    Kind{"normalize_row", no_width},
+    Kind{"gate_row", no_width},
+    Kind{"softmax_row", no_width},
+    Kind{"dequantize_row", linear_widths},
+    Kind{"int8_lanes", linear_widths},
+    Kind{"float_lanes", linear_widths},
 };
 constexpr std::size_t isa_limit = 16;
 

@@ -99,7 +99,7 @@ class Gradient {
           const std::int64_t depth = std::min(panel_, layout_.out_features - n);
           const PreparedLayout one_group = {1, depth, depth, 8, FloatType::f32, ZeroKind::symmetric};
           kernels_.linear.widen_row(
-              from + n * bytes_of(g_.float_type), g_.float_type, one_group, dy_ + n * rows + m * panel_, nullptr);
+              from + n * bytes_of(g_.float_type), g_.float_type, one_group, dy_ + n * rows + m * panel_);
         }
       }
     });
@@ -182,7 +182,7 @@ void multiply_codes(const LinearInputGrad& gradient, const KernelSet& kernels, c
                                     8, FloatType::f32,      ZeroKind::symmetric};
   for (std::int64_t m = 0; m < gradient.rows; ++m) {
     const auto* from = static_cast<const std::uint8_t*>(gradient.dy) + m * gradient.dy_row_bytes;
-    kernels.linear.widen_row(from, gradient.float_type, one_group, dy + m * dy_stride, nullptr);
+    kernels.linear.widen_row(from, gradient.float_type, one_group, dy + m * dy_stride);
   }
   const std::int64_t strip = kernels.gradient.strip_blocks;
   const auto column_of = [&](std::int64_t block) {

@@ -1,11 +1,10 @@
 #pragma once
 
-/// The loop nest of the group-quantized linear: activations to int8 or float32, blocks of results, epilogue.
+/// The loop nest of the group-quantized linear: activations to int8 codes or to digits, blocks of results, epilogue.
 
 #include <algorithm>
 #include <cstdint>
 #include <numeric>
-#include <utility>
 
 #include "bittensor/kernel_table.hpp"
 #include "bittensor/linear.hpp"
@@ -43,75 +42,25 @@ inline constexpr std::int64_t shared_weight_bytes = std::int64_t{512} << 10;
 /// what the second-level cache does not hold is better written row by row than a few tiles at a time.
 inline constexpr std::int64_t direct_result_bytes = std::int64_t{448} << 10;
 
-/// What the two modes do differently: the form of the activations, and the kernels.
-struct Int8Mode {
-  using Block = Int8LinearBlock;
-  using Value = std::int8_t;
-
-  static Int8Linear kernel(const LinearKernels& kernels, int bits) { return kernels.int8_linear_for(bits); }
-  static void count_calls(const KernelSet& kernels, int bits) {
-    count_call(KernelKind::quantize_row, 0, kernels.isa);
-    count_call(KernelKind::int8_linear, bits, kernels.isa);
-  }
-  static void prepare_row(
-      const LinearKernels& kernels, const void* x, FloatType type, const PreparedLayout& layout, Value* values,
-      float* scales, std::int32_t* sums) {
-    kernels.quantize_row(x, type, layout, values, scales, sums);
-  }
-  static std::int64_t factors(const PreparedLayout& layout) { return layout.activation_groups(); }  // of a row
-  static constexpr bool writes_once = true;  // results, when they have the terms of all groups
-  static bool reads_factors(ZeroKind /*unused*/) { return true; }
-  static bool reads_totals(ZeroKind kind) { return kind == ZeroKind::offset; }
-  static void set_factors(Block& block, const float* scales, const std::int32_t* sums, const float* totals) {
-    block.x_scales = scales;
-    block.x_sums = sums;
-    block.x_totals = totals;
-  }
-};
-
-struct FloatMode {
-  using Block = FloatLinearBlock;
-  using Value = float;
-
-  static FloatLinear kernel(const LinearKernels& kernels, int bits) { return kernels.float_linear_for(bits); }
-  static void count_calls(const KernelSet& kernels, int bits) {
-    count_call(KernelKind::widen_row, 0, kernels.isa);
-    count_call(KernelKind::float_linear, bits, kernels.isa);
-  }
-  static void prepare_row(
-      const LinearKernels& kernels, const void* x, FloatType type, const PreparedLayout& layout, Value* values,
-      float* sums, std::int32_t* /*unused*/) {
-    kernels.widen_row(x, type, layout, values, layout.zero_kind == ZeroKind::offset ? sums : nullptr);
-  }
-  static std::int64_t factors(const PreparedLayout& layout) { return layout.groups(); }
-  static constexpr bool writes_once = false;
-  static bool reads_factors(ZeroKind kind) { return kind == ZeroKind::offset; }
-  static bool reads_totals(ZeroKind /*unused*/) { return false; }
-  static void set_factors(Block& block, const float* sums, const std::int32_t* /*unused*/, const float* /*unused*/) {
-    block.x_sums = sums;
-  }
-};
-
-template <class Mode>
 class Product {
  public:
-  using Value = typename Mode::Value;
-
-  Product(const Linear& linear, const KernelSet& kernels)
+  /// `digits`: 1 for the mode "int8", `activation_digits` for "float". Each is a row for the kernels.
+  Product(const Linear& linear, const KernelSet& kernels, int digits)
       : l_(linear),
         layout_(linear.layout),
         kernels_(kernels.linear),
         transformer_(kernels.transformer),
-        multiply_(Mode::kernel(kernels.linear, linear.layout.bits)),
+        multiply_(kernels.linear.int8_linear_for(linear.layout.bits)),
+        digits_(digits),
         groups_(linear.layout.groups()),
-        factors_(Mode::factors(linear.layout)),
+        activation_groups_(linear.layout.activation_groups()),
         outputs_(linear.outputs != 0 ? linear.outputs : linear.layout.out_features),
         first_tile_(linear.first_output / tile_rows),
         tiles_(ceil_divide(linear.first_output + outputs_, tile_rows) - first_tile_),
         // 64 bytes more than needed keep rows from meeting in the same sets of the cache.
-        x_stride_(round_up(linear.layout.padded_columns(), 64) + 64 / static_cast<std::int64_t>(sizeof(Value))) {
-    const std::int64_t row_bytes = x_stride_ * std::int64_t{sizeof(Value)};
-    const std::int64_t result_bytes = std::min(task_tiles, tiles_) * tile_rows * std::int64_t{sizeof(float)};
+        x_stride_(round_up(linear.layout.padded_columns(), 64) + 64) {
+    const std::int64_t row_bytes = digits_ * x_stride_;
+    const std::int64_t result_bytes = digits_ * std::min(task_tiles, tiles_) * tile_rows * std::int64_t{sizeof(float)};
     most_rows_ = std::min(panel_bytes / row_bytes, panel_and_results_bytes / (row_bytes + result_bytes));
     most_rows_ = std::max<std::int64_t>(most_rows_, 8);
   }
@@ -151,7 +100,7 @@ class Product {
   void write_directly(const ParallelFor& loop) {
     const bool is_result = l_.residual == nullptr && l_.activation == Activation::none;
     const std::int64_t result_bytes = l_.rows * outputs_ * std::int64_t{sizeof(float)};
-    writes_results_ = Mode::writes_once && is_result && l_.float_type == FloatType::f32 &&
+    writes_results_ = digits_ == 1 && is_result && l_.float_type == FloatType::f32 &&
                       result_bytes <= loop.thread_count() * direct_result_bytes;
   }
 
@@ -201,16 +150,16 @@ class Product {
     panel_rows_ = std::min(rows, round_up(ceil_divide(rows, ceil_divide(rows, most / unit * unit)), unit));
   }
 
-  std::int64_t products() const { return l_.rows * layout_.in_features * outputs_; }
-  std::int64_t value_bytes() const { return panel_rows_ * x_stride_ * std::int64_t{sizeof(Value)}; }
-  std::int64_t factor_bytes() const { return round_up(panel_rows_ * groups_ * 4, 64); }
+  std::int64_t products() const { return l_.rows * digits_ * layout_.in_features * outputs_; }
+  std::int64_t code_bytes() const { return panel_rows_ * digits_ * x_stride_; }
+  std::int64_t factor_bytes() const { return round_up(panel_rows_ * digits_ * groups_ * 4, 64); }
 
   /// Bytes for a panel of activations.
-  std::size_t memory() const { return static_cast<std::size_t>(round_up(value_bytes(), 64) + 2 * factor_bytes()); }
+  std::size_t memory() const { return static_cast<std::size_t>(round_up(code_bytes(), 64) + 2 * factor_bytes()); }
   void take_memory(std::byte* memory) {
-    x_ = reinterpret_cast<Value*>(memory);
-    memory += round_up(value_bytes(), 64);
-    x_factors_ = reinterpret_cast<float*>(memory);
+    x_ = reinterpret_cast<std::int8_t*>(memory);
+    memory += round_up(code_bytes(), 64);
+    x_scales_ = reinterpret_cast<float*>(memory);
     x_sums_ = reinterpret_cast<std::int32_t*>(memory + factor_bytes());
   }
 
@@ -238,10 +187,23 @@ class Product {
           x = values;
           type = FloatType::f32;
         }
-        Mode::prepare_row(
-            kernels_, x, type, layout_, x_ + m * x_stride_, x_factors_ + m * factors_, x_sums_ + m * groups_);
+        prepare_row(x, type, layout_, m, 0, 0, 0);
       }
     });
+  }
+
+  /// Row m of a panel, or of it the columns of `part`, whose codes and factors begin at these places.
+  void prepare_row(
+      const void* x, FloatType type, const PreparedLayout& part, std::int64_t m, std::int64_t code,
+      std::int64_t activation_group, std::int64_t group) const {
+    std::int8_t* codes = x_ + m * digits_ * x_stride_ + code;
+    float* scales = x_scales_ + m * digits_ * activation_groups_ + activation_group;
+    std::int32_t* sums = x_sums_ + m * digits_ * groups_ + group;
+    if (digits_ == 1) {
+      kernels_.quantize_row(x, type, part, codes, scales, sums);
+    } else {
+      kernels_.split_row(x, type, part, {codes, x_stride_, scales, activation_groups_, sums, groups_});
+    }
   }
 
   /// Every thread takes one run of consecutive tiles. Where there are few tiles, rows are shared out as well.
@@ -251,7 +213,7 @@ class Product {
     const std::int64_t ranges = ceil_divide(rows, range_rows);
     if (l_.next != nullptr) loop.expect(l_.next, l_.next_bytes);
     loop(ranges * tiles_, [&](std::int64_t begin, std::int64_t end) {
-      const std::int64_t values = range_rows * std::min(task_tiles, tiles_) * tile_rows;
+      const std::int64_t values = range_rows * digits_ * std::min(task_tiles, tiles_) * tile_rows;
       auto* y = reinterpret_cast<float*>(
           scratch(ScratchUse::task, static_cast<std::size_t>(values + gathered(range_rows)) * sizeof(float)));
       while (begin < end) {
@@ -278,7 +240,7 @@ class Product {
     const std::int64_t most = std::min(task_tiles / parts / unit, units) * unit;
     if (l_.next != nullptr) loop.expect(l_.next, l_.next_bytes);
     loop(units, [&](std::int64_t begin, std::int64_t end) {
-      const std::int64_t values = (rows * parts + 1) * most * tile_rows;
+      const std::int64_t values = (rows * digits_ * parts + 1) * most * tile_rows;
       auto* y = reinterpret_cast<float*>(
           scratch(ScratchUse::task, static_cast<std::size_t>(values + gathered(rows)) * sizeof(float)));
       const Rows all = gather(0, rows, y + values);
@@ -291,7 +253,7 @@ class Product {
         for (std::int64_t part = 0; part < parts; ++part) {
           multiply_tiles(all, part * tiles + tile, count, y + part * count * tile_rows, y_stride);
         }
-        float* hidden = y + rows * y_stride;
+        float* hidden = y + rows * digits_ * y_stride;
         for (std::int64_t m = 0; m < rows; ++m) {
           if (gated) {
             transformer_.gate_row(y + m * y_stride, FloatType::f32, columns, hidden);
@@ -311,11 +273,9 @@ class Product {
     PreparedLayout part = layout_;
     part.in_features = columns;
     const std::int64_t group = column / layout_.group_size;
-    const std::int64_t factor = groups_ == factors_ ? group : group / layout_.groups_together();
-    const std::int64_t place = group * layout_.group_blocks() * layout_.block_columns();
-    Mode::prepare_row(
-        kernels_, values, FloatType::f32, part, x_ + m * x_stride_ + place, x_factors_ + m * factors_ + factor,
-        x_sums_ + m * groups_ + group);
+    const std::int64_t activation_group = groups_ == activation_groups_ ? group : group / layout_.groups_together();
+    const std::int64_t code = group * layout_.group_blocks() * layout_.block_columns();
+    prepare_row(values, FloatType::f32, part, m, code, activation_group, group);
   }
 
   /// Tiles of which the columns that follow each other are whole groups of activations.
@@ -325,34 +285,35 @@ class Product {
     return std::lcm<std::int64_t>(tile_rows, columns) / tile_rows;
   }
 
-  /// Rows of a panel, and their factors as kernels read them: group by group, so that those of the rows that a kernel
-  /// takes at a time share cache lines. Where kernels read totals, there are no sums.
+  /// Rows of a panel, and the factors of their digits as kernels read them: group by group, so that those of the rows
+  /// that a kernel takes at a time share cache lines. Where kernels read totals, there are no sums.
   struct Rows {
     std::int64_t first;
     std::int64_t count;
-    const float* factors;
+    const float* scales;
     const std::int32_t* sums;
     const float* totals;
   };
 
   /// Values that `gather` needs for so many rows.
   std::int64_t gathered(std::int64_t rows) const {
-    const bool moves = rows > 1 && Mode::reads_factors(layout_.zero_kind);
-    return moves || Mode::reads_totals(layout_.zero_kind) ? rows * (factors_ + groups_) : 0;
+    return rows * digits_ > 1 || reads_totals() ? rows * digits_ * (activation_groups_ + groups_) : 0;
   }
 
+  bool reads_totals() const { return layout_.zero_kind == ZeroKind::offset; }
+
   Rows gather(std::int64_t m, std::int64_t rows, float* memory) const {
-    const float* factors = x_factors_ + m * factors_;
-    const std::int32_t* sums = x_sums_ + m * groups_;
-    if (gathered(rows) == 0) return {m, rows, factors, sums, nullptr};
-    turn(factors, rows, factors_, memory);
-    float* second = memory + rows * factors_;
-    if (Mode::reads_totals(layout_.zero_kind)) {
-      turn(sums, rows, groups_, second);
+    const float* scales = x_scales_ + m * digits_ * activation_groups_;
+    const std::int32_t* sums = x_sums_ + m * digits_ * groups_;
+    if (gathered(rows) == 0) return {m, rows, scales, sums, nullptr};
+    turn(scales, rows * digits_, activation_groups_, memory);
+    float* second = memory + rows * digits_ * activation_groups_;
+    if (reads_totals()) {
+      turn(sums, rows * digits_, groups_, second);
       return {m, rows, memory, nullptr, second};
     }
     auto* sums_by_group = reinterpret_cast<std::int32_t*>(second);
-    turn(sums, rows, groups_, sums_by_group);
+    turn(sums, rows * digits_, groups_, sums_by_group);
     return {m, rows, memory, sums_by_group, nullptr};
   }
 
@@ -367,25 +328,28 @@ class Product {
     }
   }
 
-  /// Results of a panel's rows.
+  /// Results of a panel's rows. `y` has room for those of all digits.
   void multiply_tiles(
       const Rows& rows, std::int64_t tile, std::int64_t tiles, float* y, std::int64_t y_stride,
       const float* bias = nullptr) const {
-    typename Mode::Block block{};
+    Int8LinearBlock block{};
     block.layout = &layout_;
     block.codes = l_.prepared + layout_.codes_begin() + tile * layout_.tile_code_bytes();
     block.scales = l_.prepared + layout_.scales_begin() + tile * layout_.tile_scale_bytes();
     block.zeros = l_.prepared + layout_.zeros_begin() + tile * layout_.tile_zero_bytes();
     block.tiles = tiles;
-    block.x = x_ + rows.first * x_stride_;
+    block.x = x_ + rows.first * digits_ * x_stride_;
     block.x_stride = x_stride_;
-    Mode::set_factors(block, rows.factors, rows.sums, rows.totals);
-    block.x_group_stride = rows.count;
-    block.rows = rows.count;
-    if constexpr (Mode::writes_once) block.bias = bias;
+    block.x_scales = rows.scales;
+    block.x_sums = rows.sums;
+    block.x_totals = rows.totals;
+    block.x_group_stride = rows.count * digits_;
+    block.rows = rows.count * digits_;
+    block.bias = bias;
     block.y = y;
     block.y_stride = y_stride;
     multiply_(block);
+    if (digits_ > 1) kernels_.add_digits(y, rows.count, tiles * tile_rows, y_stride);
   }
 
   void multiply_block(std::int64_t first, const Rows& rows, std::int64_t tile, std::int64_t tiles, float* y) const {
@@ -415,18 +379,19 @@ class Product {
   const PreparedLayout& layout_;
   const LinearKernels& kernels_;
   const TransformerKernels& transformer_;
-  decltype(Mode::kernel(std::declval<const LinearKernels&>(), 4)) multiply_;
+  Int8Linear multiply_;
+  std::int64_t digits_;
   std::int64_t groups_;
-  std::int64_t factors_;
+  std::int64_t activation_groups_;
   std::int64_t outputs_;
   std::int64_t first_tile_;
   std::int64_t tiles_;
-  std::int64_t x_stride_;        // values
+  std::int64_t x_stride_;        // bytes
   bool writes_results_ = false;  // kernels do, where they belong
   std::int64_t most_rows_ = 0;   // of a panel
   std::int64_t panel_rows_ = 0;
-  Value* x_ = nullptr;
-  float* x_factors_ = nullptr;  // scales of the codes, or sums of the floats
+  std::int8_t* x_ = nullptr;  // [rows, digits, columns]
+  float* x_scales_ = nullptr;
   std::int32_t* x_sums_ = nullptr;
 };
 

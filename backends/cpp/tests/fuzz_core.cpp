@@ -6,6 +6,7 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 #include "bittensor/linear.hpp"
 #include "bittensor/linear_gradient.hpp"
@@ -151,8 +152,13 @@ void packed_matmul(Choices& choices) {
 }
 
 /// Both linears and the gradient on a prepared weight, against the scalar kernels; then the weight restored.
-void use(Choices& choices, const std::vector<std::uint8_t>& prepared) {
+void use(Choices& choices, std::vector<std::uint8_t> prepared) {
   const PreparedLayout layout = bittensor::read_layout(prepared.data(), std::ssize(prepared));
+  if (layout.zero_kind == ZeroKind::integer) {  // zeros that are no codes are not the same to all kernels
+    for (auto i = static_cast<std::size_t>(layout.zeros_begin()); i < static_cast<std::size_t>(layout.bytes()); ++i) {
+      prepared[i] = static_cast<std::uint8_t>(prepared[i] & bittensor::max_code(layout.bits));
+    }
+  }
   const KernelSet& kernels = chosen(choices);
   const std::int64_t rows = choices.below(12);
   const auto x = choices.values<float>(rows * layout.in_features);
@@ -215,7 +221,7 @@ void prepare(Choices& choices) {
   std::vector<std::uint8_t> prepared(static_cast<std::size_t>(layout.bytes()));
   bittensor::prepare(
       {words.data(), scales.data(), zeros.data(), offsets.data()}, layout, prepared.data(), chosen(choices));
-  use(choices, prepared);
+  use(choices, std::move(prepared));
 }
 
 /// A prepared weight from elsewhere: the header of a sound one or not, in front of any bytes.
@@ -250,7 +256,7 @@ void read_layout(Choices& choices) {
   }
   std::vector<std::uint8_t> prepared = choices.values<std::uint8_t>(bytes);
   if (!prepared.empty()) std::memcpy(prepared.data(), &header, std::min(sizeof header, prepared.size()));
-  use(choices, prepared);  // read_layout throws for some of these
+  use(choices, std::move(prepared));  // read_layout throws for some of these
 }
 
 void run(std::span<const std::uint8_t> bytes) {

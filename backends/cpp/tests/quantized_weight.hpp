@@ -23,25 +23,26 @@ using bittensor::ZeroKind;
 struct Weight {
   PreparedLayout layout{};
   std::vector<float> values;  // [N, K], by docs/numerics.md, section 3
+  std::vector<std::uint8_t> codes;
+  std::vector<std::uint8_t> zeros;
+  std::vector<float> scales;
+  std::vector<float> offsets;
   std::vector<std::uint8_t> prepared;
 
   Weight(const PreparedLayout& form, Random& random) : layout(form) {
     const auto groups = static_cast<std::size_t>(layout.out_features * layout.groups());
-    const std::vector<std::uint8_t> codes = random_codes(random, layout.out_features * layout.in_features, layout.bits);
-    const std::vector<std::uint8_t> zeros = random_codes(random, static_cast<std::int64_t>(groups), layout.bits);
+    codes = random_codes(random, layout.out_features * layout.in_features, layout.bits);
+    zeros = random_codes(random, static_cast<std::int64_t>(groups), layout.bits);
     std::uniform_real_distribution<float> uniform(-1, 1);
-    std::vector<float> scales(groups);
-    std::vector<float> offsets(groups);
+    scales.resize(groups);
+    offsets.resize(groups);
     std::ranges::generate(scales, [&] { return uniform(random); });
     std::ranges::generate(offsets, [&] { return uniform(random); });
     for (std::size_t i = 0; i < codes.size(); ++i) {
-      const std::size_t row = i / static_cast<std::size_t>(layout.in_features);
-      const std::size_t column = i % static_cast<std::size_t>(layout.in_features);
-      const std::size_t group =
-          row * static_cast<std::size_t>(layout.groups()) + column / static_cast<std::size_t>(layout.group_size);
-      int zero = layout.zero_kind == ZeroKind::symmetric ? 1 << (layout.bits - 1) : 0;
-      if (layout.zero_kind == ZeroKind::integer) zero = zeros[group];
-      const float product = scales[group] * static_cast<float>(codes[i] - zero);
+      const auto row = static_cast<std::int64_t>(i) / layout.in_features;
+      const auto column = static_cast<std::int64_t>(i) % layout.in_features;
+      const std::size_t group = group_at(row, column);
+      const float product = scales[group] * static_cast<float>(codes[i] - zero(group));
       values.push_back(layout.zero_kind == ZeroKind::offset ? product + offsets[group] : product);
     }
     const std::vector<std::uint64_t> words =
@@ -52,6 +53,13 @@ struct Weight {
         bittensor::kernels_for(bittensor::Isa::scalar));
   }
 
+  std::size_t group_at(std::int64_t n, std::int64_t k) const {
+    return static_cast<std::size_t>(n * layout.groups() + k / layout.group_size);
+  }
+  int zero(std::size_t group) const {
+    if (layout.zero_kind == ZeroKind::integer) return zeros[group];
+    return layout.zero_kind == ZeroKind::symmetric ? 1 << (layout.bits - 1) : 0;
+  }
   float at(std::int64_t n, std::int64_t k) const {
     return values[static_cast<std::size_t>(n * layout.in_features + k)];
   }

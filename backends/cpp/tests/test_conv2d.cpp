@@ -1,5 +1,7 @@
 // The convolution: its kernels and its loop nests against the linear of patches, in guarded memory.
 
+#include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "bittensor/conv2d.hpp"
@@ -35,6 +37,32 @@ std::vector<float> linear(
   product.out = out.data();
   (int8 ? bittensor::linear_int8 : bittensor::linear_float)(product, scalar(), {});
   return out;
+}
+
+/// Rows of floats by the formulas of docs/numerics.md, section 5, in float32.
+std::vector<float> floats_by_definition(const Weight& w, const std::vector<float>& x) {
+  const PreparedLayout& l = w.layout;
+  std::vector<float> all;
+  for (std::size_t first = 0; first < x.size(); first += static_cast<std::size_t>(l.in_features)) {
+    for (std::int64_t n = 0; n < l.out_features; ++n) {
+      float y = 0;
+      for (std::int64_t begin = 0; begin < l.in_features; begin += l.group_size) {
+        const std::size_t group = w.group_at(n, begin);
+        float p = 0;
+        float sum = 0;
+        for (std::int64_t k = begin; k < std::min(begin + l.group_size, l.in_features); ++k) {
+          const float value = x[first + static_cast<std::size_t>(k)];
+          const int code = w.codes[static_cast<std::size_t>(n * l.in_features + k)] - w.zero(group);
+          p = std::fma(value, static_cast<float>(code), p);
+          sum += value;
+        }
+        y = std::fma(p, w.scales[group], y);
+        if (l.zero_kind == ZeroKind::offset) y = std::fma(sum, w.offsets[group], y);
+      }
+      all.push_back(y);
+    }
+  }
+  return all;
 }
 
 std::vector<float> normal_values(Random& random, std::int64_t count) {
@@ -77,7 +105,7 @@ void check_lanes(const Weight& w, const KernelSet& kernels, bool int8, const std
   for (std::int64_t n = tile * lanes; n < l.out_features; ++n) {
     std::vector<float> rows;  // of the lane of row n
     for (auto i = static_cast<std::size_t>(n % lanes); i < x.size(); i += lanes) rows.push_back(x[i]);
-    const std::vector<float> expected = linear(w, rows, int8);
+    const std::vector<float> expected = int8 ? linear(w, rows, true) : floats_by_definition(w, rows);
     for (std::int64_t i = 0; i < positions; ++i) {
       CONTEXT(
           "%s, int8 %d, %lld columns, groups of %lld, %d bits, zero kind %d, row %lld, position %lld",
@@ -91,7 +119,7 @@ void check_lanes(const Weight& w, const KernelSet& kernels, bool int8, const std
   }
 }
 
-TEST(lanes_have_the_bits_of_the_linear) {
+TEST(lanes_have_the_bits_of_their_definition) {
   Random random(1);
   for (const PreparedLayout& layout : layouts()) {
     if (layout.group_size > bittensor::most_int8_lanes_columns(layout.bits)) continue;
@@ -161,6 +189,15 @@ std::vector<float> patches_of(const Geometry& geometry, const std::vector<float>
   return rows;
 }
 
+void check_near(const std::vector<float>& actual, const std::vector<float>& expected) {
+  CHECK_EQUAL(actual.size(), expected.size());
+  float largest = 0;
+  for (const float value : expected) largest = std::max(largest, std::fabs(value));
+  for (std::size_t i = 0; i < actual.size(); ++i) {
+    if (std::fabs(actual[i] - expected[i]) > 1e-5F * largest) CHECK_EQUAL(actual[i], expected[i]);
+  }
+}
+
 void check_convolution(Geometry geometry, int bits, ZeroKind kind, Random& random, bittensor::ThreadPool& pool) {
   Patches& p = geometry.patches;
   p.taken_channels = p.channels;
@@ -207,7 +244,11 @@ void check_convolution(Geometry geometry, int bits, ZeroKind kind, Random& rando
         convolution.out = out.data();
         const bittensor::ParallelFor loop = threads ? pool.parallel_for() : bittensor::ParallelFor();
         (int8 ? bittensor::conv2d_int8 : bittensor::conv2d_float)(convolution, *kernels, loop);
-        check_same(out.values(), expected);
+        if (int8) {
+          check_same(out.values(), expected);
+        } else {  // narrow groups are multiplied as floats, others in digits
+          check_near(out.values(), expected);
+        }
         CHECK(out.intact());
       }
     }

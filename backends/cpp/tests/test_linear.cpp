@@ -1,6 +1,7 @@
 // The group-quantized linear: prepare, restore, and both modes against the definition, in guarded memory.
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <limits>
@@ -51,6 +52,12 @@ struct Weight {
   }
 };
 
+/// Groups of a weight that meet one group of activations.
+std::int64_t groups_together(const PreparedLayout& l) {
+  const bool share = l.bits < 8 && l.zero_kind != ZeroKind::offset;
+  return share ? std::max<std::int64_t>(64 / l.group_size, 1) : 1;
+}
+
 /// Rows of int8 activations by docs/numerics.md, section 4.
 std::vector<float> int8_by_definition(const Weight& w, const std::vector<float>& x, std::int64_t rows) {
   const PreparedLayout& l = w.layout;
@@ -58,9 +65,7 @@ std::vector<float> int8_by_definition(const Weight& w, const std::vector<float>&
   for (std::int64_t m = 0; m < rows; ++m) {
     for (std::int64_t n = 0; n < l.out_features; ++n) {
       float y = 0;
-      const std::int64_t together =
-          l.bits < 8 && l.zero_kind != ZeroKind::offset ? std::max<std::int64_t>(64 / l.group_size, 1) : 1;
-      const std::int64_t length = together * l.group_size;
+      const std::int64_t length = groups_together(l) * l.group_size;
       for (std::int64_t begin = 0; begin < l.in_features; begin += length) {
         const std::int64_t end = std::min(begin + length, l.in_features);
         float amax = 0;
@@ -97,27 +102,56 @@ std::vector<float> int8_by_definition(const Weight& w, const std::vector<float>&
   return all;
 }
 
-/// Rows of float activations by docs/numerics.md, section 5.
+/// Rows of float activations by docs/numerics.md, section 5: in digits.
 std::vector<float> float_by_definition(const Weight& w, const std::vector<float>& x, std::int64_t rows) {
   const PreparedLayout& l = w.layout;
   std::vector<float> all;
   for (std::int64_t m = 0; m < rows; ++m) {
     for (std::int64_t n = 0; n < l.out_features; ++n) {
-      float y = 0;
-      for (std::int64_t g = 0; g < l.groups(); ++g) {
-        const auto group = static_cast<std::size_t>(n * l.groups() + g);
-        float p = 0;
-        float sum = 0;
-        for (std::int64_t k = g * l.group_size; k < g * l.group_size + l.columns_of_group(g); ++k) {
-          const float value = x[static_cast<std::size_t>(m * l.in_features + k)];
-          const float code = w.codes[static_cast<std::size_t>(n * l.in_features + k)];
-          p = std::fma(value, code - static_cast<float>(w.zero(group)), p);
-          sum += value;
+      std::array<float, 3> y{};
+      for (std::int64_t begin = 0; begin < l.in_features; begin += l.group_size * groups_together(l)) {
+        const std::int64_t end = std::min(begin + l.group_size * groups_together(l), l.in_features);
+        double amax = 0;
+        bool finite = true;
+        for (std::int64_t k = begin; k < end; ++k) {
+          const double value = std::fabs(x[static_cast<std::size_t>(m * l.in_features + k)]);
+          finite = finite && std::isfinite(value);
+          amax = std::max(amax, value);
         }
-        y = std::fma(p, w.scales[group], y);
-        if (l.zero_kind == ZeroKind::offset) y = std::fma(sum, w.offsets[group], y);
+        const bool has_digits = finite && amax >= 0x1p-100;
+        int exponent = 0;
+        while (has_digits && amax > std::ldexp(8355711.0, exponent)) ++exponent;
+        while (has_digits && amax <= std::ldexp(8355711.0, exponent - 1)) --exponent;
+        std::array<float, 3> z{};
+        for (std::int64_t first = begin; first < end; first += l.group_size) {
+          const auto group = static_cast<std::size_t>(n * l.groups() + first / l.group_size);
+          std::array<std::int64_t, 3> sum{};
+          std::array<std::int64_t, 3> total{};
+          for (std::int64_t k = first; k < std::min(first + l.group_size, end) && has_digits; ++k) {
+            const double value = x[static_cast<std::size_t>(m * l.in_features + k)];
+            auto rest = static_cast<std::int64_t>(std::nearbyint(std::ldexp(value, -exponent)));
+            for (std::size_t d = 0; d < 3; ++d) {
+              const std::int64_t digit = (rest + 128 + (std::int64_t{1} << 32)) % 256 - 128;
+              rest = (rest - digit) / 256;
+              sum[d] += digit * w.codes[static_cast<std::size_t>(n * l.in_features + k)];
+              total[d] += digit;
+            }
+            CHECK_EQUAL(rest, 0);
+          }
+          for (std::size_t d = 0; d < 3; ++d) {
+            sum[d] -= static_cast<std::int64_t>(w.zero(group)) * total[d];
+            z[d] = std::fma(static_cast<float>(sum[d]), w.scales[group], z[d]);
+            if (l.zero_kind == ZeroKind::offset) z[d] = std::fma(static_cast<float>(total[d]), w.offsets[group], z[d]);
+          }
+        }
+        for (int d = 0; d < 3; ++d) {
+          float scale = has_digits ? std::ldexp(1.0F, exponent + 8 * d) : 0.0F;
+          if (!finite) scale = std::numeric_limits<float>::quiet_NaN();
+          y[static_cast<std::size_t>(d)] =
+              std::fma(z[static_cast<std::size_t>(d)], scale, y[static_cast<std::size_t>(d)]);
+        }
       }
-      all.push_back(y);
+      all.push_back((y[0] + y[1]) + y[2]);
     }
   }
   return all;

@@ -49,7 +49,7 @@ struct PreparedLayout {
   constexpr std::int64_t tiles() const { return (out_features + tile_rows - 1) / tile_rows; }
   constexpr std::int64_t groups() const { return (in_features + group_size - 1) / group_size; }
   /// Groups that meet one group of activations, which has one scale; the last may meet fewer.
-  constexpr std::int64_t groups_together() const {
+  [[gnu::always_inline]] constexpr std::int64_t groups_together() const {
     return group_size < activation_group_columns && shares_activation_scales(bits, zero_kind)
                ? static_cast<std::int32_t>(activation_group_columns) / static_cast<std::int32_t>(group_size)
                : 1;

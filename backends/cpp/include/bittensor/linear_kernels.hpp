@@ -15,6 +15,26 @@ namespace bittensor {
 using QuantizeRow = void (*)(
     const void* x, FloatType type, const PreparedLayout& layout, std::int8_t* codes, float* scales, std::int32_t* sums);
 
+/// Digits of activations (docs/numerics.md, section 5).
+inline constexpr int activation_digits = 3;
+
+/// Rows of codes for the digits of a row of activations, the lowest digit first.
+struct DigitRows {
+  std::int8_t* codes;  // in the padded columns of the layout with zeros in the gaps
+  std::int64_t code_stride;
+  float* scales;  // of each group of activations
+  std::int64_t scale_stride;
+  std::int32_t* sums;  // of the codes, for each group of the weight
+  std::int64_t sum_stride;
+};
+
+/// Splits one row of activations into digits. As QuantizeRow for values that are not finite.
+using SplitRow = void (*)(const void* x, FloatType type, const PreparedLayout& layout, const DigitRows& to);
+
+/// Adds the results of the digits of each row, the lowest first: [activation_digits * rows, stride] to [rows, stride],
+/// of which the first `columns` count, whole tiles.
+using AddDigits = void (*)(float* y, std::int64_t rows, std::int64_t columns, std::int64_t stride);
+
 /// Operands of `Int8Linear`: rows of activation codes against consecutive tiles of a prepared weight.
 struct Int8LinearBlock {
   const PreparedLayout* layout;
@@ -37,28 +57,8 @@ struct Int8LinearBlock {
 /// y = the terms of all groups in docs/numerics.md, section 4, in ascending order, and then the bias.
 using Int8Linear = void (*)(const Int8LinearBlock& block);
 
-/// Widens one row of activations to float32, in the padded columns of the layout with zeros in the gaps. If `sums` is
-/// not null, it gets the sum of each group's values, added one after the other (docs/numerics.md, section 5).
-using WidenRow = void (*)(const void* x, FloatType type, const PreparedLayout& layout, float* values, float* sums);
-
-/// Operands of `FloatLinear`: rows of float32 activations against consecutive tiles of a prepared weight.
-struct FloatLinearBlock {
-  const PreparedLayout* layout;
-  const std::uint8_t* codes;    // of the first tile
-  const std::uint8_t* scales;   // of the first tile
-  const std::uint8_t* zeros;    // of the first tile; zero codes or offsets
-  std::int64_t tiles;           // at least 1
-  const float* x;               // [rows, x_stride], from WidenRow
-  std::int64_t x_stride;        // floats
-  const float* x_sums;          // [groups, x_group_stride], for offsets
-  std::int64_t x_group_stride;  // values, at least `rows`
-  std::int64_t rows;            // at least 1
-  float* y;                     // [rows, y_stride], tile_rows values for each tile
-  std::int64_t y_stride;        // floats
-};
-
-/// y = the terms of all groups in docs/numerics.md, section 5, in ascending order.
-using FloatLinear = void (*)(const FloatLinearBlock& block);
+/// Widens one row of activations to float32, in the padded columns of the layout with zeros in the gaps.
+using WidenRow = void (*)(const void* x, FloatType type, const PreparedLayout& layout, float* values);
 
 enum class Activation : std::uint8_t { none, relu, gelu, silu };
 
@@ -72,11 +72,11 @@ struct LinearKernels {
   QuantizeRow quantize_row;
   StoreOutputs store_outputs;
   WidenRow widen_row;
-  Int8Linear int8_linear[3];    // 2, 4, 8 bits
-  FloatLinear float_linear[3];  // 2, 4, 8 bits
+  SplitRow split_row;
+  AddDigits add_digits;
+  Int8Linear int8_linear[3];  // 2, 4, 8 bits
 
   Int8Linear int8_linear_for(int bits) const { return int8_linear[bits == 8 ? 2 : bits / 4]; }
-  FloatLinear float_linear_for(int bits) const { return float_linear[bits == 8 ? 2 : bits / 4]; }
 };
 
 }  // namespace bittensor

@@ -1,11 +1,13 @@
 #pragma once
 
-/// Preparation of activations, to int8 codes or to float32, written once for every instruction set V (a traits class).
+/// Preparation of activations, to int8 codes, to digits or to float32, written once for every instruction set V (a
+/// traits class).
 
 #include <cstddef>
 #include <cstdint>
 
 #include "bittensor/linear_kernels.hpp"
+#include "planes.hpp"
 
 namespace bittensor {
 namespace {
@@ -68,44 +70,81 @@ typename V::LaneSum last_lanes(std::int64_t count) {
   return V::load_u8_as_i32(zeros_and_ones + tile_rows - V::lanes + count);
 }
 
-/// The codes of one group of columns, and their sum.
-template <class V, FloatType Type>
-[[gnu::always_inline]] inline std::int32_t quantize_columns(
-    const std::uint8_t* x, RowGroups::Columns group, float inverse_scale, std::int8_t* codes) {
+/// Digit `Index` of whole numbers of so many digits, of which one may be -128.
+template <class V, int Digits, int Index>
+typename V::LaneSum digit(const typename V::LaneSum& whole) {
+  constexpr std::int32_t carry = (1 << (8 * Index)) / 255 * 0x80;  // of the digits below: 0, 0x80 or 0x8080
+  if constexpr (Digits == 1) return whole;
+  return V::template signed_byte<Index>(Index == 0 ? whole : V::add_i32(whole, V::broadcast_i32(carry)));
+}
+
+/// Whole numbers of `Digits` digits for one group of columns, and for each digit the sum.
+template <class V, FloatType Type, int Digits>
+[[gnu::always_inline]] inline void quantize_columns(
+    const std::uint8_t* x, RowGroups::Columns group, float inverse_scale, std::int8_t* codes, std::int64_t stride,
+    std::int32_t* sums, std::int64_t sum_stride) {
   const std::int64_t size = bytes_of(Type);
   const auto [columns, padded] = group;
   const std::int64_t rest = columns % V::lanes;
   const std::int64_t whole = columns - rest;
   const typename V::Float inverse = V::broadcast_f32(inverse_scale);
-  typename V::LaneSum sum = V::broadcast_i32(0);
+  typename V::LaneSum sum[Digits];
+#pragma GCC unroll 4
+  for (int d = 0; d < Digits; ++d) sum[d] = V::broadcast_i32(0);
   for (std::int64_t k = 0; k < whole; k += V::lanes) {
-    const typename V::LaneSum code = V::round_to_i32(V::multiply(V::load_float(x + k * size, Type), inverse));
-    sum = V::add_i32(sum, code);
-    V::store_as_i8(codes + k, code);
+    const typename V::LaneSum number = V::round_to_i32(V::multiply(V::load_float(x + k * size, Type), inverse));
+    for_each_plane<Digits>([&]<int D>() {
+      const typename V::LaneSum code = digit<V, Digits, D>(number);
+      sum[D] = V::add_i32(sum[D], code);
+      V::store_as_i8(codes + D * stride + k, code);
+    });
   }
   if (rest > 0) {
     const LastVector<V> last(x, columns, Type);
-    const typename V::LaneSum code = V::round_to_i32(V::multiply(last.values(), inverse));
-    if (whole > 0) {  // the lanes before the rest are written again, and counted once
-      V::store_as_i8(codes + columns - V::lanes, code);
-      sum = V::add_i32(sum, V::multiply_i32(code, last_lanes<V>(rest)));
-    } else {
-      std::int8_t only[V::lanes];
-      V::store_as_i8(only, code);
-      __builtin_memcpy(codes, only, static_cast<std::size_t>(rest));
-      sum = code;
-    }
+    const typename V::LaneSum number = V::round_to_i32(V::multiply(last.values(), inverse));
+    for_each_plane<Digits>([&]<int D>() {
+      const typename V::LaneSum code = digit<V, Digits, D>(number);
+      if (whole > 0) {  // the lanes before the rest are written again, and counted once
+        V::store_as_i8(codes + D * stride + columns - V::lanes, code);
+        sum[D] = V::add_i32(sum[D], V::multiply_i32(code, last_lanes<V>(rest)));
+      } else {
+        std::int8_t only[V::lanes];
+        V::store_as_i8(only, code);
+        __builtin_memcpy(codes + D * stride, only, static_cast<std::size_t>(rest));
+        sum[D] = code;
+      }
+    });
   }
-  for (std::int64_t k = columns; k < padded; ++k) codes[k] = 0;
-  return V::sum_i32(sum);
+#pragma GCC unroll 4
+  for (int d = 0; d < Digits; ++d) {
+    for (std::int64_t k = columns; k < padded; ++k) codes[d * stride + k] = 0;
+    sums[d * sum_stride] = V::sum_i32(sum[d]);
+  }
 }
 
-/// The codes and the scale of one group of activations, which meets groups [begin, end) of the weight, and the sum of
-/// the codes of each of these.
-template <class V, FloatType Type>
+/// The scale of the lowest digit, and its inverse: a power of two, the smallest that leaves room for amax, which is
+/// 127 * (2^16 + 2^8 + 1) times it at most.
+struct DigitScale {
+  explicit DigitScale(std::int32_t amax_bits) : exponent_((amax_bits + 0x10101) >> 23) {}
+  float of(int digit) const { return power(exponent_ - 22 + 8 * digit); }
+  float inverse() const { return power(276 - exponent_); }
+
+ private:
+  static float power(std::int32_t biased_exponent) {
+    const std::int32_t bits = biased_exponent << 23;
+    float value = 0.0F;
+    __builtin_memcpy(&value, &bits, sizeof value);
+    return value;
+  }
+  std::int32_t exponent_;  // of 2^22 times the scale, with the bias of float32
+};
+
+/// One group of activations, which meets groups [begin, end) of the weight: for each of its digits the codes and the
+/// scale, and the sum of the codes of each of these. With one digit the scale is amax / 127, with more it is a power of
+/// two.
+template <class V, FloatType Type, int Digits>
 void quantize_group(
-    const std::uint8_t* x, const RowGroups& groups, std::int64_t begin, std::int64_t end, std::int8_t* codes,
-    float* scale, std::int32_t* sums) {
+    const std::uint8_t* x, const RowGroups& groups, std::int64_t begin, std::int64_t end, DigitRows to) {
   const std::int64_t size = bytes_of(Type);
   const auto group = [&](std::int64_t g) { return g + 1 < groups.count ? groups.each : groups.last; };
   const std::int64_t before = (end - begin - 1) * groups.each.count;  // the last of them
@@ -125,18 +164,25 @@ void quantize_group(
   const bool is_finite = amax_bits < infinity_bits;
   const bool is_zero = is_finite && amax < smallest_amax;
   const bool has_codes = is_finite && !is_zero;
-  *scale = has_codes ? amax / 127.0F : (is_zero ? 0.0F : __builtin_nanf(""));
-  const float inverse = 127.0F / amax;
+  const DigitScale digit_scale(has_codes ? amax_bits : 0);
+  const float inverse = Digits == 1 ? 127.0F / amax : digit_scale.inverse();
+  for (int d = 0; d < Digits; ++d) {
+    const float scale = Digits == 1 ? amax / 127.0F : digit_scale.of(d);
+    to.scales[d * to.scale_stride] = has_codes ? scale : (is_zero ? 0.0F : __builtin_nanf(""));
+  }
   for (std::int64_t g = begin; g < end; ++g) {
     const RowGroups::Columns own = group(g);
     if (has_codes) {
-      *sums++ = quantize_columns<V, Type>(x, own, inverse, codes);
+      quantize_columns<V, Type, Digits>(x, own, inverse, to.codes, to.code_stride, to.sums, to.sum_stride);
     } else {
-      __builtin_memset(codes, 0, static_cast<std::size_t>(own.padded));
-      *sums++ = 0;
+      for (int d = 0; d < Digits; ++d) {
+        __builtin_memset(to.codes + d * to.code_stride, 0, static_cast<std::size_t>(own.padded));
+        to.sums[d * to.sum_stride] = 0;
+      }
     }
     x += own.count * size;
-    codes += own.padded;
+    to.codes += own.padded;
+    to.sums += 1;
   }
 }
 
@@ -227,8 +273,9 @@ void quantize_row_of(
       for (std::int64_t i = 0; i < together; ++i) {
         const std::int64_t begin = (g + i) * parts;
         const std::int64_t end = begin + parts < groups.count ? begin + parts : groups.count;
-        quantize_group<V, Type>(
-            bytes + i * group_bytes, groups, begin, end, codes + i * group_codes, scales + g + i, sums + begin);
+        quantize_group<V, Type, 1>(
+            bytes + i * group_bytes, groups, begin, end,
+            {codes + i * group_codes, 0, scales + g + i, 0, sums + begin, 0});
       }
     }
     bytes += together * group_bytes;
@@ -248,8 +295,44 @@ void quantize_row(
   }
 }
 
+template <class V, FloatType Type>
+void split_row_of(const void* x, const PreparedLayout& layout, DigitRows to) {
+  const auto* bytes = static_cast<const std::uint8_t*>(x);
+  const RowGroups groups(layout);
+  const std::int64_t parts = layout.groups_together();
+  for (std::int64_t begin = 0; begin < groups.count; begin += parts) {
+    const std::int64_t end = begin + parts < groups.count ? begin + parts : groups.count;
+    quantize_group<V, Type, activation_digits>(bytes, groups, begin, end, to);
+    bytes += parts * groups.each.count * bytes_of(Type);
+    to.codes += parts * groups.each.padded;
+    to.scales += 1;
+    to.sums += parts;
+  }
+}
+
 template <class V>
-void widen_row(const void* x, FloatType type, const PreparedLayout& layout, float* values, float* sums) {
+void split_row(const void* x, FloatType type, const PreparedLayout& layout, const DigitRows& to) {
+  switch (type) {
+    case FloatType::f32: return split_row_of<V, FloatType::f32>(x, layout, to);
+    case FloatType::f16: return split_row_of<V, FloatType::f16>(x, layout, to);
+    case FloatType::bf16: return split_row_of<V, FloatType::bf16>(x, layout, to);
+  }
+}
+
+template <class V>
+void add_digits(float* y, std::int64_t rows, std::int64_t columns, std::int64_t stride) {
+  static_assert(activation_digits == 3);
+  for (std::int64_t m = 0; m < rows; ++m) {
+    const float* from = y + m * activation_digits * stride;
+    for (std::int64_t n = 0; n < columns; n += V::lanes) {
+      const auto at = [&](int d) { return V::load_float(from + d * stride + n, FloatType::f32); };
+      V::store_float(y + m * stride + n, V::add(V::add(at(0), at(1)), at(2)));
+    }
+  }
+}
+
+template <class V>
+void widen_row(const void* x, FloatType type, const PreparedLayout& layout, float* values) {
   const auto* bytes = static_cast<const std::uint8_t*>(x);
   const std::int64_t size = bytes_of(type);
   const RowGroups groups(layout);
@@ -269,11 +352,6 @@ void widen_row(const void* x, FloatType type, const PreparedLayout& layout, floa
       }
     }
     for (std::int64_t k = columns; k < padded; ++k) values[k] = 0.0F;
-    if (sums != nullptr) {
-      float sum = 0.0F;
-      for (std::int64_t k = 0; k < columns; ++k) sum += values[k];
-      sums[g] = sum;
-    }
     bytes += columns * size;
     values += padded;
   }

@@ -5,7 +5,6 @@
 #include "activations.hpp"
 #include "codes_product.hpp"
 #include "epilogue.hpp"
-#include "float_linear.hpp"
 #include "int8_linear.hpp"
 #include "integer_dot.hpp"
 #include "lanes_product.hpp"
@@ -32,8 +31,9 @@ constexpr KernelSet assemble() {
       {quantize_row<V>,
        store_outputs<V>,
        widen_row<V>,
-       {int8_linear<V, 2>, int8_linear<V, 4>, int8_linear<V, 8>},
-       {float_linear<V, 2>, float_linear<V, 4>, float_linear<V, 8>}},
+       split_row<V>,
+       add_digits<V>,
+       {int8_linear<V, 2>, int8_linear<V, 4>, int8_linear<V, 8>}},
       {{dequantize_panel<V, 2>, dequantize_panel<V, 4>, dequantize_panel<V, 8>},
        panel_product<V>,
        {codes_product<V, 2>, codes_product<V, 4>, codes_product<V, 8>},

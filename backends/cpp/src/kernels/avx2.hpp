@@ -174,10 +174,6 @@ struct Avx2 {
   static constexpr int lanes = 8;
   static constexpr int int8_rows = 4;  // 4 rows x 1 tile: 8 partial sums of 16 registers
   static constexpr int int8_tiles = 1;
-  static constexpr int float_rows = 4;
-  static constexpr int float_tiles = 1;
-  static constexpr int float_tiles_single_row = 4;
-  static constexpr int float_x_registers = 0;
   static constexpr int panel_rows = 6;  // 6 rows x 1 tile: 12 sums and 2 weights of 16 registers
   static constexpr int panel_tiles = 1;
   static constexpr int panel_tiles_single_row = 4;
@@ -234,6 +230,11 @@ struct Avx2 {
   static Sum add_i32(Sum a, Sum b) { return _mm256_add_epi32(a, b); }
   static Sum multiply_i32(Sum a, Sum b) { return _mm256_mullo_epi32(a, b); }
   static Sum max_i32(Sum a, Sum b) { return _mm256_max_epi32(a, b); }
+  /// Byte `Index` of each lane, the lowest first, with its sign.
+  template <int Index>
+  static Sum signed_byte(Sum v) {
+    return _mm256_srai_epi32(_mm256_slli_epi32(v, 24 - 8 * Index), 24);
+  }
   static std::int32_t largest_i32(Sum v) {
     __m128i half = _mm_max_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
     half = _mm_max_epi32(half, _mm_srli_si128(half, 8));

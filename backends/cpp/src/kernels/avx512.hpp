@@ -153,10 +153,6 @@ struct Avx512 {
   static constexpr int lanes = 16;
   static constexpr int int8_rows = 5;  // 5 rows x 2 tiles: 10 partial sums, 10 sums and 4 weight planes of 32 registers
   static constexpr int int8_tiles = 2;
-  static constexpr int float_rows = 8;
-  static constexpr int float_tiles = 2;
-  static constexpr int float_tiles_single_row = 6;
-  static constexpr int float_x_registers = 8;
   static constexpr int panel_rows = 6;  // 6 rows x 4 tiles: 24 sums and 4 weights of 32 registers
   static constexpr int panel_tiles = 4;
   static constexpr int panel_tiles_single_row = 8;
@@ -225,6 +221,11 @@ struct Avx512 {
   static Sum add_i32(Sum a, Sum b) { return _mm512_add_epi32(a, b); }
   static Sum multiply_i32(Sum a, Sum b) { return _mm512_mullo_epi32(a, b); }
   static Sum max_i32(Sum a, Sum b) { return _mm512_max_epi32(a, b); }
+  /// Byte `Index` of each lane, the lowest first, with its sign.
+  template <int Index>
+  static Sum signed_byte(Sum v) {
+    return _mm512_srai_epi32(_mm512_slli_epi32(v, 24 - 8 * Index), 24);
+  }
   static std::int32_t largest_i32(Sum v) { return _mm512_reduce_max_epi32(v); }
   /// In lane i, all lanes of vector i, combined by `op`.
   template <class Op>

@@ -1,8 +1,9 @@
 #pragma once
 
-/// The micro-kernel of the group-quantized linear with int8 activations, written once for every instruction set V (a
-/// traits class). Lanes run over weight rows: there is no sum across lanes anywhere, and the float order over groups is
-/// the same on every instruction set, which is what makes the results bit-identical.
+/// The micro-kernel of the group-quantized linear, written once for every instruction set V (a traits class): rows of
+/// int8 codes, of which float activations have one for each digit. Lanes run over weight rows: there is no sum across
+/// lanes anywhere, and the float order over groups is the same on every instruction set, which is what makes the
+/// results bit-identical.
 
 #include <cstdint>
 
@@ -13,13 +14,14 @@
 namespace bittensor {
 namespace {
 
-template <class V, int Bits, int Rows, int Tiles>
+/// `Few`: there are few rows in all, so that the loop waits for memory.
+template <class V, int Bits, int Rows, int Tiles, bool Few>
 struct Int8LinearTile {
   static constexpr int tile_vectors = tile_rows / V::lanes;
   static constexpr int vectors = Tiles * tile_vectors;
   static constexpr int plane_count = 8 / Bits;
-  static constexpr int columns = 32 / Bits;  // of a block
-  using Dot = typename V::template Dot<Bits, 127>;
+  static constexpr int columns = 32 / Bits;         // of a block
+  using Dot = typename V::template Dot<Bits, 128>;  // digits reach -128
   using Sum = typename V::LaneSum;
   using Float = typename V::Float;
 
@@ -113,7 +115,7 @@ struct Int8LinearTile {
         }
       }
       const auto advance = [&] {
-        if constexpr (Rows == 1) prefetch_codes<Tiles>(codes, end_of_tile, tile_code_bytes);
+        if constexpr (Few) prefetch_codes<Tiles>(codes, end_of_tile, tile_code_bytes);
         codes += tile_block_bytes;
         x += columns;
       };
@@ -147,7 +149,7 @@ struct Int8LinearTile {
 #pragma GCC unroll 16
         for (int v = 0; v < vectors; ++v) sums[0][v] = V::add_i32(sums[0][v], sums[1][v]);
       }
-      if constexpr (Rows == 1) __builtin_prefetch(scales + linear_prefetch_bytes / 8);
+      if constexpr (Few) __builtin_prefetch(scales + linear_prefetch_bytes / 8);
       Float scale[vectors];
 #pragma GCC unroll 16
       for (int v = 0; v < vectors; ++v) scale[v] = load_float(scales, tile_scale_bytes, layout.scale_type, v);
@@ -200,10 +202,15 @@ template <class V, int Bits>
 void int8_linear(const Int8LinearBlock& block) {
   const TileSizes sizes(*block.layout);
   const auto run = [&]<int Rows, int Tiles>(std::int64_t row, std::int64_t tile) {
-    Int8LinearTile<V, Bits, Rows, Tiles>::run(block, sizes, row, tile);
+    Int8LinearTile<V, Bits, Rows, Tiles, Rows == 1>::run(block, sizes, row, tile);
+  };
+  const auto run_few = [&]<int Rows, int Tiles>(std::int64_t row, std::int64_t tile) {
+    Int8LinearTile<V, Bits, Rows, Tiles, true>::run(block, sizes, row, tile);
   };
   if (block.rows == 1) {
     linear_tiles<2, 1>(block, run);  // two streams of codes: the prefetchers of some processors fetch more for each
+  } else if (block.rows <= V::int8_rows) {
+    linear_tiles<V::int8_tiles, V::int8_rows>(block, run_few);
   } else {
     linear_tiles<V::int8_tiles, V::int8_rows>(block, run);
   }

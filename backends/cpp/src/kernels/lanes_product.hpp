@@ -11,7 +11,6 @@
 
 #include "activations.hpp"
 #include "bittensor/convolution_kernels.hpp"
-#include "float_linear.hpp"
 #include "linear_tiles.hpp"
 #include "planes.hpp"
 

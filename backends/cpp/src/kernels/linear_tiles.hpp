@@ -1,6 +1,6 @@
 #pragma once
 
-/// The loops around a linear's micro-kernel, shared by the int8 and the float one.
+/// The loops around a linear's micro-kernel.
 
 #include <cstdint>
 
@@ -9,7 +9,7 @@
 namespace bittensor {
 namespace {
 
-/// With one row the loop waits for memory; codes are fetched so many bytes ahead.
+/// With few rows the loop waits for memory; codes are fetched so many bytes ahead.
 inline constexpr std::int64_t linear_prefetch_bytes = 6144;
 
 /// Fetches what a loop over `Tiles` tiles side by side, now at `codes` of the first, needs so many bytes later. Behind

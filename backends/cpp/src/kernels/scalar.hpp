@@ -177,10 +177,6 @@ struct Scalar {
   static constexpr int lanes = tile_rows;
   static constexpr int int8_rows = 2;
   static constexpr int int8_tiles = 1;
-  static constexpr int float_rows = 2;
-  static constexpr int float_tiles = 1;
-  static constexpr int float_tiles_single_row = 1;
-  static constexpr int float_x_registers = 0;
   static constexpr int panel_rows = 2;
   static constexpr int panel_tiles = 1;
   static constexpr int panel_tiles_single_row = 1;
@@ -231,6 +227,13 @@ struct Scalar {
   static LaneSum max_i32(const LaneSum& a, const LaneSum& b) {
     return each([&](int i) {
       return static_cast<std::int32_t>(a.at[i]) > static_cast<std::int32_t>(b.at[i]) ? a.at[i] : b.at[i];
+    });
+  }
+  /// Byte `Index` of each lane, the lowest first, with its sign.
+  template <int Index>
+  static LaneSum signed_byte(const LaneSum& v) {
+    return each([&](int i) {
+      return static_cast<Sum>(static_cast<std::int32_t>(static_cast<std::int8_t>(v.at[i] >> (8 * Index))));
     });
   }
   static std::int32_t largest_i32(const LaneSum& v) {
@@ -323,8 +326,10 @@ struct Scalar {
     return each([&](int i) { return float_of(v.at[i]); });
   }
   static LaneSum round_to_i32(const Float& v) {
-    constexpr float whole = 12582912.0F;  // 1.5 * 2^23: adding it rounds |v| <= 127 to a whole number, ties to even
-    return each([&](int i) { return static_cast<Sum>(static_cast<std::int32_t>((v.at[i] + whole) - whole)); });
+    return each([&](int i) {  // adding 2^23 with the sign of v rounds |v| <= 2^23 to a whole number, ties to even
+      const float whole = float_of((bits_of(v.at[i]) & 0x80000000U) | 0x4B000000U);
+      return static_cast<Sum>(static_cast<std::int32_t>((v.at[i] + whole) - whole));
+    });
   }
   static LaneSum magnitude_bits(const Float& v) {
     return each([&](int i) { return bits_of(v.at[i]) & 0x7FFFFFFFU; });

@@ -8,7 +8,7 @@
 
 #include "bittensor/embedding_kernels.hpp"
 #include "bittensor/gradient_kernels.hpp"
-#include "float_linear.hpp"
+#include "planes.hpp"
 
 namespace bittensor {
 namespace {
