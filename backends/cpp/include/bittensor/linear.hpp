@@ -41,7 +41,7 @@ struct Linear {
 /// number of threads and rows.
 BITTENSOR_API void linear_int8(const Linear& linear, const KernelSet& kernels, const ParallelFor& parallel = {});
 
-/// Activations stay float32; products are added in the order of the columns, with the same guarantee.
+/// Activations become three rows of digits (docs/numerics.md, section 5), with the same guarantee.
 BITTENSOR_API void linear_float(const Linear& linear, const KernelSet& kernels, const ParallelFor& parallel = {});
 
 /// Whether `mlp_int8` and `mlp_float` take weights of these layouts: `up` has as many outputs as `down` has columns, or
