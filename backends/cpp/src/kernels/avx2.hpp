@@ -275,10 +275,10 @@ struct Avx2 {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n, _mm256_set1_epi32(127)), 23));
   }
   static Float subtract_f32(Float a, Float b) { return _mm256_sub_ps(a, b); }
-  template <int Bits, int Shift>
+  template <int Bits>
   static Float code_in_fraction(LaneVector packed) {
-    const __m256i code = _mm256_and_si256(packed, _mm256_set1_epi32(((1 << Bits) - 1) << Shift));
-    return _mm256_castsi256_ps(_mm256_or_si256(code, _mm256_set1_epi32((150 - Shift) << 23)));
+    const __m256i code = _mm256_and_si256(packed, _mm256_set1_epi32((1 << Bits) - 1));
+    return _mm256_castsi256_ps(_mm256_or_si256(code, _mm256_set1_epi32(150 << 23)));
   }
   static Float add(Float a, Float b) { return _mm256_add_ps(a, b); }
   static Float fma(Float a, Float b, Float c) { return _mm256_fmadd_ps(a, b, c); }

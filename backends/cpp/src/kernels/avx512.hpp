@@ -266,11 +266,11 @@ struct Avx512 {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(n, _mm512_set1_epi32(127)), 23));
   }
   static Float subtract_f32(Float a, Float b) { return _mm512_sub_ps(a, b); }
-  template <int Bits, int Shift>
+  template <int Bits>
   static Float code_in_fraction(LaneVector packed) {
     constexpr int and_or = 0xEA;  // (a & b) | c
-    return _mm512_castsi512_ps(_mm512_ternarylogic_epi32(
-        packed, _mm512_set1_epi32(((1 << Bits) - 1) << Shift), _mm512_set1_epi32((150 - Shift) << 23), and_or));
+    return _mm512_castsi512_ps(
+        _mm512_ternarylogic_epi32(packed, _mm512_set1_epi32((1 << Bits) - 1), _mm512_set1_epi32(150 << 23), and_or));
   }
   static Float add(Float a, Float b) { return _mm512_add_ps(a, b); }
   static Float fma(Float a, Float b, Float c) { return _mm512_fmadd_ps(a, b, c); }

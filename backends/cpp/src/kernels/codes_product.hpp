@@ -133,8 +133,7 @@ struct CodesProductKernel {
               return V::load_float(values[r], FloatType::f32);
             };
             weight = V::multiply(
-                V::subtract_f32(V::template code_in_fraction<Bits, 0>(shifted), at(strip.shifted_zero)),
-                at(strip.scale));
+                V::subtract_f32(V::template code_in_fraction<Bits>(shifted), at(strip.shifted_zero)), at(strip.scale));
             if constexpr (HasOffset) weight = V::add(weight, at(strip.offset));
           }
 #pragma GCC unroll 16
@@ -165,7 +164,7 @@ struct CodesProductKernel {
     Strip strip;
     const int zero = layout.zero_kind == ZeroKind::symmetric ? 1 << (Bits - 1) : 0;  // unless each group has its own
     for (auto& row : strip.shifted_zero) {
-      V::store_float(row, V::broadcast_f32(unit_above(0) + static_cast<float>(zero)));
+      V::store_float(row, V::broadcast_f32(above_codes + static_cast<float>(zero)));
     }
     for (std::int64_t i = 0; i < block.rows * sums_stride; i += V::lanes) {
       V::store_float(block.sums + i, V::broadcast_f32(0.0F));

@@ -34,13 +34,13 @@ struct LanesProduct {
           if (layout.zero_kind == ZeroKind::integer) {
             zero = V::to_float(V::load_u8_as_i32(block.zeros + g * tile_rows + first));
           }
-          const Float shifted_zero = V::add(zero, V::broadcast_f32(unit_above(0)));
+          const Float shifted_zero = V::add(zero, V::broadcast_f32(above_codes));
           const typename V::LaneVector packed = V::load_lanes(codes + 4 * first);
           for_each_plane<block_columns>([&]<int Column>() {
             const auto shifted = V::template shift_down<8 * (Column % 4) + Bits*(Column / 4)>(packed);
             V::store_float(
                 to + Column * tile_rows + first,
-                V::subtract_f32(V::template code_in_fraction<Bits, 0>(shifted), shifted_zero));
+                V::subtract_f32(V::template code_in_fraction<Bits>(shifted), shifted_zero));
           });
         }
         codes += tile_block_bytes;

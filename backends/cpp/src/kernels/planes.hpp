@@ -5,12 +5,9 @@
 namespace bittensor {
 namespace {
 
-/// The float whose last place is worth 1 if the fraction begins at bit `shift`. A code becomes a float without a
-/// conversion: where its lowest bit is bit s of a lane, its bits under those of 2^(23 - s) are the float
-/// 2^(23 - s) + code, and subtracting 2^(23 - s) + zero from that is exact.
-constexpr float unit_above(int shift) {
-  return static_cast<float>(1 << (23 - shift));
-}
+/// A code becomes a float without a conversion: its bits under those of 2^23 are the float 2^23 + code, and subtracting
+/// 2^23 + zero from that is exact.
+inline constexpr float above_codes = 0x1p23F;
 
 /// Calls f with each plane index as a compile-time constant.
 template <int Planes, class F>

@@ -290,10 +290,10 @@ struct Scalar {
   static Float subtract_f32(const Float& a, const Float& b) {
     return each([&](int i) { return a.at[i] - b.at[i]; });
   }
-  template <int Bits, int Shift>
+  template <int Bits>
   static Float code_in_fraction(const LaneVector& packed) {
-    constexpr std::uint32_t mask = ((1U << Bits) - 1) << Shift;
-    return each([&](int i) { return float_of((packed.at[i] & mask) | static_cast<std::uint32_t>(150 - Shift) << 23); });
+    constexpr std::uint32_t mask = (1U << Bits) - 1;
+    return each([&](int i) { return float_of((packed.at[i] & mask) | 150U << 23); });
   }
   static Float add(const Float& a, const Float& b) {
     return each([&](int i) { return a.at[i] + b.at[i]; });

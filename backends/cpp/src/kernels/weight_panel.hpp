@@ -60,7 +60,7 @@ class Decoder {
   alignas(64) static constexpr std::uint32_t every_code[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 
   Float compute(const typename V::LaneVector& codes) const {
-    const Float centered = V::subtract_f32(V::template code_in_fraction<Bits, 0>(codes), shifted_zero_);
+    const Float centered = V::subtract_f32(V::template code_in_fraction<Bits>(codes), shifted_zero_);
     const Float value = V::multiply(centered, scale_);
     if constexpr (HasOffset) return V::add(value, offset_);
     return value;
@@ -94,7 +94,7 @@ struct PanelWriter {
     for (int r = 0; r < tile_rows; r += V::lanes) {
       typename V::Float zero = V::broadcast_f32(layout.zero_kind == ZeroKind::symmetric ? 1 << (Bits - 1) : 0);
       if (layout.zero_kind == ZeroKind::integer) zero = V::to_float(V::load_u8_as_i32(zeros + r));
-      V::store_float(parameters.shifted_zero + r, V::add(zero, V::broadcast_f32(unit_above(0))));
+      V::store_float(parameters.shifted_zero + r, V::add(zero, V::broadcast_f32(above_codes)));
       V::store_float(parameters.scale + r, V::load_float(scales + r * size, layout.scale_type));
       const typename V::Float none = V::broadcast_f32(0.0F);
       V::store_float(parameters.offset + r, HasOffset ? V::load_float(zeros + r * size, layout.scale_type) : none);
