@@ -275,13 +275,17 @@ def test_int8_linear(name: str, bits: int) -> None:
 
 @kernels("int8_linear")
 @pytest.mark.parametrize("zero", ["symmetric", "integer", "float"])
-@pytest.mark.parametrize("rows", [9, 37, 150])  # of AMX one run, two that share rows, two panels
-def test_int8_linear_of_many_rows(name: str, bits: int, zero: Any, rows: int) -> None:
-    """Groups of 32 and of 136 columns, shorter than a step of AMX and longer than a chunk, with shorter last ones."""
+@pytest.mark.parametrize(
+    ("rows", "row_tiles"),
+    [(1, 1), (1, 2), (4, 2), (9, 2), (37, 2), (150, 2)],  # from 9 on of AMX one run, two that share rows, two panels
+)
+def test_int8_linear_of_one_and_of_many_rows(name: str, bits: int, zero: Any, rows: int, row_tiles: int) -> None:
+    """Groups of 32 and of 136 columns, shorter than a step of AMX and longer than a chunk, with shorter last ones; five
+    tiles, which no kernel takes at once or in equal runs."""
     generator = torch.Generator().manual_seed(rows)
     x = torch.randn(rows, 360, generator=generator)
     for group_size in (32, 136):
-        weight = bittensor.quantize(torch.randn(56, 360, generator=generator), bits, group_size, zero)
+        weight = bittensor.quantize(torch.randn(72, 360, generator=generator), bits, group_size, zero)
         prepared = bittensor.get_backend("cpp").prepare(weight).tensors[0].numpy()
         groups = [min(group_size, 360 - start) for start in range(0, 360, group_size)]
         padded = sum(-(-columns // (32 // bits)) * (32 // bits) for columns in groups)
@@ -291,13 +295,13 @@ def test_int8_linear_of_many_rows(name: str, bits: int, zero: Any, rows: int) ->
         sums = np.zeros((rows, len(groups)), dtype=np.int32)
         for m in range(rows):
             _native.quantize_row("quantize_row_scalar", prepared, x[m].numpy(), "float32", codes[m], scales[m], sums[m])
-        y = np.full((rows, 64), np.nan, dtype=np.float32)
+        y = np.full((rows, 80), np.nan, dtype=np.float32)
         _native.int8_linear(
-            name, prepared, rows, codes, np.ascontiguousarray(scales.T), np.ascontiguousarray(sums.T), y
+            name, prepared, rows, codes, np.ascontiguousarray(scales.T), np.ascontiguousarray(sums.T), y, row_tiles
         )
         with bittensor.use_backend("reference"):
             expected = bittensor.linear(x, weight)
-        np.testing.assert_array_equal(y[:, :56], expected.numpy())
+        np.testing.assert_array_equal(y[:, :72], expected.numpy())
 
 
 @kernels("int8_linear")

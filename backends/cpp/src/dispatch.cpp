@@ -28,6 +28,7 @@ struct CpuFeatures {
   bool avx512_vnni = false, avx512_vbmi = false, avx512_bf16 = false, gfni = false;
   bool amx_tile = false, amx_int8 = false, amx_bf16 = false;
   bool os_avx = false, os_avx512 = false, os_amx = false;
+  bool is_amd = false;
 };
 
 std::uint64_t saved_register_state() {
@@ -51,6 +52,8 @@ CpuFeatures read_cpu_features() {
   std::uint32_t c = 0;
   std::uint32_t d = 0;
   const auto bit = [](std::uint32_t value, int position) { return (value >> position & 1U) != 0; };
+  if (__get_cpuid(0, &a, &b, &c, &d) == 0) return f;
+  f.is_amd = b == signature_AMD_ebx && d == signature_AMD_edx && c == signature_AMD_ecx;
   if (__get_cpuid(1, &a, &b, &c, &d) == 0) return f;
   f.fma = bit(c, 12);
   f.f16c = bit(c, 29);
@@ -165,6 +168,10 @@ const KernelSet& kernels_for(Isa isa) {
         "' is not supported by this machine; it supports: " + names(true));
   }
   return found.kernels;
+}
+
+CodeFetch code_fetch() {
+  return cpu().is_amd ? CodeFetch{.row_tiles = 1, .row_ahead = 4096, .few_ahead = 1536} : CodeFetch{};
 }
 
 Isa parse_isa(std::string_view name) {

@@ -150,7 +150,10 @@ class Product {
     panel_rows_ = std::min(rows, round_up(ceil_divide(rows, ceil_divide(rows, most / unit * unit)), unit));
   }
 
-  std::int64_t products() const { return l_.rows * digits_ * layout_.in_features * outputs_; }
+  /// A row alone takes about as long as two: reading the weight does.
+  std::int64_t products() const {
+    return std::max<std::int64_t>(l_.rows * digits_, 2) * layout_.in_features * outputs_;
+  }
   std::int64_t code_bytes() const { return panel_rows_ * digits_ * x_stride_; }
   std::int64_t factor_bytes() const { return round_up(panel_rows_ * digits_ * groups_ * 4, 64); }
 
@@ -348,6 +351,7 @@ class Product {
     block.bias = bias;
     block.y = y;
     block.y_stride = y_stride;
+    block.fetch = fetch_;
     multiply_(block);
     if (digits_ > 1) kernels_.add_digits(y, rows.count, tiles * tile_rows, y_stride);
   }
@@ -380,6 +384,7 @@ class Product {
   const LinearKernels& kernels_;
   const TransformerKernels& transformer_;
   Int8Linear multiply_;
+  CodeFetch fetch_ = code_fetch();
   std::int64_t digits_;
   std::int64_t groups_;
   std::int64_t activation_groups_;

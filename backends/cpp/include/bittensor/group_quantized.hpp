@@ -37,7 +37,8 @@ inline constexpr std::int64_t activation_group_columns = 64;
 /// What a prepared weight holds, and where. Codes lie in tiles of 16 rows, a tile in blocks of 32 / bits columns:
 /// byte 4 * r + i of a block holds, from its low bits up, columns i, 4 + i, 8 + i, ... of row r. One shift and one mask
 /// give a vector of 16 rows x 4 columns. Each group starts a new block; rows and columns that do not exist hold
-/// code 0, with scale and offset 0. Scales, and zeros or offsets, lie as [tile][group][row of the tile].
+/// code 0, with scale and offset 0. Scales, and zeros or offsets, lie as [tile][group][row of the tile]. What a
+/// compiler would not always inline into kernels has to be: the rule of kernel_set.hpp.
 struct PreparedLayout {
   std::int64_t out_features;  // N
   std::int64_t in_features;   // K
@@ -67,13 +68,13 @@ struct PreparedLayout {
   }
   /// Blocks of every group but the last.
   constexpr std::int64_t group_blocks() const { return blocks_of(group_size); }
-  constexpr std::int64_t blocks() const {
+  [[gnu::always_inline]] constexpr std::int64_t blocks() const {
     return (groups() - 1) * group_blocks() + blocks_of(columns_of_group(groups() - 1));
   }
   /// Columns with the gaps that whole blocks leave: the length of a row of activation codes.
   constexpr std::int64_t padded_columns() const { return blocks() * block_columns(); }
 
-  constexpr std::int64_t tile_code_bytes() const { return blocks() * tile_block_bytes; }
+  [[gnu::always_inline]] constexpr std::int64_t tile_code_bytes() const { return blocks() * tile_block_bytes; }
   constexpr std::int64_t tile_scale_bytes() const { return groups() * tile_rows * bytes_of(scale_type); }
   constexpr std::int64_t tile_zero_bytes() const {
     if (zero_kind == ZeroKind::symmetric) return 0;

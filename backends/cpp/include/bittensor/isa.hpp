@@ -28,6 +28,10 @@ BITTENSOR_API const KernelSet& kernels_for(Isa isa);
 /// Parses a name. Throws std::invalid_argument, listing the known names, if it is unknown or cannot run here.
 BITTENSOR_API Isa parse_isa(std::string_view name);
 
+/// How this processor fetches codes fastest, as far as known: measured on AMD Zen 4 and on Intel Xeons with AMX, which
+/// stand for their makes; docs/kernels.md has the figures.
+BITTENSOR_API CodeFetch code_fetch();
+
 struct IsaChoice {
   Isa isa;
   std::string reason;

@@ -35,6 +35,14 @@ using SplitRow = void (*)(const void* x, FloatType type, const PreparedLayout& l
 /// of which the first `columns` count, whole tiles.
 using AddDigits = void (*)(float* y, std::int64_t rows, std::int64_t columns, std::int64_t stride);
 
+/// How codes are fetched where there are few rows, so that the loop waits for memory: what is fastest depends on the
+/// processor, what is computed does not.
+struct CodeFetch {
+  std::int64_t row_tiles = 2;     // with one row, tiles side by side, each a stream of its own: 1 or 2
+  std::int64_t row_ahead = 6144;  // bytes, of all tiles side by side
+  std::int64_t few_ahead = 6144;  // the same with more rows, up to as many as a kernel takes at a time
+};
+
 /// Operands of `Int8Linear`: rows of activation codes against consecutive tiles of a prepared weight.
 struct Int8LinearBlock {
   const PreparedLayout* layout;
@@ -52,6 +60,7 @@ struct Int8LinearBlock {
   const float* bias;            // tile_rows values for each tile, or null
   float* y;                     // [rows, y_stride], tile_rows values for each tile
   std::int64_t y_stride;        // floats
+  CodeFetch fetch;
 };
 
 /// y = the terms of all groups in docs/numerics.md, section 4, in ascending order, and then the bias.

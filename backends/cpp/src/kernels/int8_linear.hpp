@@ -88,6 +88,9 @@ struct Int8LinearTile {
     const std::int8_t* x = block.x + row * block.x_stride;
     const float* x_scales = block.x_scales + row;
     const bool has_offset = layout.zero_kind == ZeroKind::offset;
+    [[maybe_unused]] const std::int64_t ahead =
+        (Rows == 1 ? block.fetch.row_ahead : block.fetch.few_ahead) / Tiles / 64 * 64;
+    [[maybe_unused]] constexpr std::int64_t scales_ahead = 768;
     const std::int32_t* x_sums = has_offset ? nullptr : block.x_sums + row;  // as it says there, one of the two is read
     const float* x_totals = has_offset ? block.x_totals + row : nullptr;
 
@@ -115,7 +118,7 @@ struct Int8LinearTile {
         }
       }
       const auto advance = [&] {
-        if constexpr (Few) prefetch_codes<Tiles>(codes, end_of_tile, tile_code_bytes);
+        if constexpr (Few) prefetch_codes<Tiles>(codes, end_of_tile, tile_code_bytes, ahead);
         codes += tile_block_bytes;
         x += columns;
       };
@@ -149,7 +152,7 @@ struct Int8LinearTile {
 #pragma GCC unroll 16
         for (int v = 0; v < vectors; ++v) sums[0][v] = V::add_i32(sums[0][v], sums[1][v]);
       }
-      if constexpr (Few) __builtin_prefetch(scales + linear_prefetch_bytes / 8);
+      if constexpr (Few) __builtin_prefetch(scales + scales_ahead);
       Float scale[vectors];
 #pragma GCC unroll 16
       for (int v = 0; v < vectors; ++v) scale[v] = load_float(scales, tile_scale_bytes, layout.scale_type, v);
@@ -208,7 +211,11 @@ void int8_linear(const Int8LinearBlock& block) {
     Int8LinearTile<V, Bits, Rows, Tiles, true>::run(block, sizes, row, tile);
   };
   if (block.rows == 1) {
-    linear_tiles<2, 1>(block, run);  // two streams of codes: the prefetchers of some processors fetch more for each
+    if (block.fetch.row_tiles == 1) {
+      linear_tiles<1, 1>(block, run);
+    } else {
+      linear_tiles<2, 1>(block, run);
+    }
   } else if (block.rows <= V::int8_rows) {
     linear_tiles<V::int8_tiles, V::int8_rows>(block, run_few);
   } else {

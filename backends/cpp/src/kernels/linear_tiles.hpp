@@ -9,14 +9,11 @@
 namespace bittensor {
 namespace {
 
-/// With few rows the loop waits for memory; codes are fetched so many bytes ahead.
-inline constexpr std::int64_t linear_prefetch_bytes = 6144;
-
-/// Fetches what a loop over `Tiles` tiles side by side, now at `codes` of the first, needs so many bytes later. Behind
-/// the end of a tile that is the next run of tiles.
+/// Fetches what a loop over `Tiles` tiles side by side, now at `codes` of the first, needs `ahead` bytes of each later.
+/// Behind the end of a tile that is the next run of tiles.
 template <int Tiles>
-void prefetch_codes(const std::uint8_t* codes, const std::uint8_t* end_of_tile, std::int64_t tile_bytes) {
-  constexpr std::int64_t ahead = linear_prefetch_bytes / Tiles / 64 * 64;
+void prefetch_codes(
+    const std::uint8_t* codes, const std::uint8_t* end_of_tile, std::int64_t tile_bytes, std::int64_t ahead) {
   const std::uint8_t* next = codes + ahead + (end_of_tile - codes > ahead ? 0 : (Tiles - 1) * tile_bytes);
   for (int t = 0; t < Tiles; ++t) __builtin_prefetch(next + t * tile_bytes);
 }
