@@ -170,8 +170,11 @@ const KernelSet& kernels_for(Isa isa) {
   return found.kernels;
 }
 
-CodeFetch code_fetch() {
-  return cpu().is_amd ? CodeFetch{.row_tiles = 1, .row_ahead = 4096, .few_ahead = 1536} : CodeFetch{};
+const Tuning& tuning() {
+  static constexpr Tuning amd = {
+      .fetch = {.row_tiles = 1, .row_ahead = 4096, .few_ahead = 1536}, .serial_products = std::int64_t{1} << 20};
+  static constexpr Tuning others = {.fetch = {}, .serial_products = std::int64_t{3} << 19};
+  return cpu().is_amd ? amd : others;
 }
 
 Isa parse_isa(std::string_view name) {

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <numeric>
 
+#include "bittensor/isa.hpp"
 #include "bittensor/kernel_table.hpp"
 #include "bittensor/linear.hpp"
 #include "rounding.hpp"
@@ -13,9 +14,6 @@
 #include "write_patch.hpp"
 
 namespace bittensor {
-
-/// Below this many products a second thread costs more than it saves: waking it takes about a microsecond.
-inline constexpr std::int64_t serial_products = std::int64_t{3} << 19;
 
 /// Rows are quantized and multiplied in panels of equal height. Their codes stay in the second-level cache, and with
 /// them the results that wait there for the epilogue.
@@ -66,7 +64,7 @@ class Product {
   }
 
   void run(const ParallelFor& parallel) {
-    const ParallelFor& loop = parallel.pays(products(), serial_products) ? parallel : ParallelFor();
+    const ParallelFor& loop = parallel.pays(products(), tuning_.serial_products) ? parallel : ParallelFor();
     write_directly(loop);
     for_rows(loop, layout_.bytes(), most_rows_, [&](std::int64_t begin, std::int64_t end, const ParallelFor& inner) {
       Product own(*this);
@@ -84,7 +82,8 @@ class Product {
   /// This linear and the linear `down` of its results, or of SwiGLU of them, panel by panel. Hidden values become
   /// activations of `down` where they are computed; they are never stored.
   void run_through(Product& down, const ParallelFor& parallel) {
-    const ParallelFor& loop = parallel.pays(products() + down.products(), serial_products) ? parallel : ParallelFor();
+    const ParallelFor& loop =
+        parallel.pays(products() + down.products(), tuning_.serial_products) ? parallel : ParallelFor();
     down.write_directly(loop);
     const std::int64_t weight_bytes = std::max(layout_.bytes(), down.layout_.bytes());
     for_rows(
@@ -351,7 +350,7 @@ class Product {
     block.bias = bias;
     block.y = y;
     block.y_stride = y_stride;
-    block.fetch = fetch_;
+    block.fetch = tuning_.fetch;
     multiply_(block);
     if (digits_ > 1) kernels_.add_digits(y, rows.count, tiles * tile_rows, y_stride);
   }
@@ -384,7 +383,7 @@ class Product {
   const LinearKernels& kernels_;
   const TransformerKernels& transformer_;
   Int8Linear multiply_;
-  CodeFetch fetch_ = code_fetch();
+  const Tuning& tuning_ = tuning();
   std::int64_t digits_;
   std::int64_t groups_;
   std::int64_t activation_groups_;

@@ -2,6 +2,7 @@
 
 /// Instruction sets: what the processor and the operating system support, and the names used to cap the choice.
 
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -28,9 +29,15 @@ BITTENSOR_API const KernelSet& kernels_for(Isa isa);
 /// Parses a name. Throws std::invalid_argument, listing the known names, if it is unknown or cannot run here.
 BITTENSOR_API Isa parse_isa(std::string_view name);
 
-/// How this processor fetches codes fastest, as far as known: measured on AMD Zen 4 and on Intel Xeons with AMX, which
-/// stand for their makes; docs/kernels.md has the figures.
-BITTENSOR_API CodeFetch code_fetch();
+/// What differs between processors in speed alone: nothing that is computed depends on it.
+struct Tuning {
+  CodeFetch fetch;
+  std::int64_t serial_products;  // of a linear; below so many a second thread costs more than it saves
+};
+
+/// Measured on AMD Zen 4 and on Intel Xeons with AMX, which stand for their makes, and Intel for all others;
+/// docs/kernels.md has the figures.
+BITTENSOR_API const Tuning& tuning();
 
 struct IsaChoice {
   Isa isa;
