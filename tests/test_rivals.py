@@ -58,7 +58,8 @@ def test_page_is_up_to_date() -> None:
         ("GenuineIntel", "6", "avx512f amx_tile amx_int8", "Intel Xeon with AMX"),
         ("GenuineIntel", "6", "avx512f avx512_vnni", None),
         ("AuthenticAMD", "26", "avx2 avx512f", "AMD Zen 5"),
-        ("AuthenticAMD", "25", "avx2 avx512f", None),
+        ("AuthenticAMD", "25", "avx2 avx512f", "AMD Zen 4"),
+        ("AuthenticAMD", "25", "avx2", None),
     ],
 )
 def test_processors_are_told_apart(vendor: str, family: str, flags: str, name: str | None) -> None:

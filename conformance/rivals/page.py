@@ -277,7 +277,8 @@ def summary(report: Mapping[str, Any]) -> str:
 
 def processors(finding: Finding) -> str:
     """Where a finding was seen, and where it was not."""
-    seen = f"Seen on {' and '.join(finding.seen)}"
+    *others, last = finding.seen
+    seen = f"Seen on {', '.join(others)} and {last}" if others else f"Seen on {last}"
     return f"{seen}, not on {' or '.join(finding.unseen)}." if finding.unseen else f"{seen}."
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 PROCESSORS = {
     "Intel Xeon with AMX": ("GenuineIntel", "6", "amx_int8"),
+    "AMD Zen 4": ("AuthenticAMD", "25", "avx512f"),  # Zen 3, of the same family, has no AVX-512
     "AMD Zen 5": ("AuthenticAMD", "26", "avx512f"),
 }
 """Vendor, family and an instruction set of each, as /proc/cpuinfo has them."""

@@ -3,7 +3,7 @@
 Library: onnxruntime
 Verdict: unsupported
 Promise: the operator's documentation says so, "a power of 2 and not smaller than 16", and the rest is refused.
-Seen: Intel Xeon with AMX, AMD Zen 5
+Seen: Intel Xeon with AMX, AMD Zen 4, AMD Zen 5
 
 The adapter cuts groups of other multiples of 16 into blocks. A last block that is shorter, and any number of outputs,
 are supported.

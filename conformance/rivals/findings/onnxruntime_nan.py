@@ -4,7 +4,7 @@ Library: onnxruntime
 Verdict: silent
 Promise: none is made. Level 4 "means input A can be quantized with the same block_size to int8 internally".
 Checks: int8_one_bad_row
-Seen: Intel Xeon with AMX, AMD Zen 5
+Seen: Intel Xeon with AMX, AMD Zen 4, AMD Zen 5
 
 A block of nothing but NaN does give NaN, an infinity makes its row not finite, and levels 0 to 3 keep every NaN.
 """

@@ -3,7 +3,7 @@
 Library: onnxruntime
 Verdict: differs
 Promise: none is made, and most matrix products behave so. The differences are those of the order of float32 sums.
-Seen: Intel Xeon with AMX, AMD Zen 5
+Seen: Intel Xeon with AMX, AMD Zen 4, AMD Zen 5
 
 A row alone takes another kernel than two or more; at level 4 the last row of an odd number takes it too. Each of the
 results lies well within its bound. Numbers of threads that divide the sums otherwise show the same.

@@ -5,7 +5,7 @@ Verdict: wrong
 Promise: the pattern of its own weight compression, of which group sizes are a parameter; the same model is right from 5
     rows on, and with groups of 8, 16, 32, 64 or 128, the last three of which are what is commonly used.
 Checks: float_every_shape float_lies_within float_of_any_layout
-Seen: Intel Xeon with AMX, AMD Zen 5
+Seen: Intel Xeon with AMX, AMD Zen 4, AMD Zen 5
 
 On the Xeon with 4 bits at 40, 48, 56, 72, 80, 88, 112, 120 and 200, and with 2 bits at 72, 80, 88, 96, 112, 120, 160,
 200 and 224; not with 8 bits. Where activations are quantized, the result is right if groups are multiples of 16. With

@@ -5,7 +5,7 @@ Verdict: differs
 Promise: none is made. The model multiplies codes by scales in float32, so that infinity is what it says, and 0 times
     infinity is NaN. Ours multiplies sums of codes by the scale, and gives 0. A single row gives 0 here as well.
 Checks: int8_every_magnitude
-Seen: Intel Xeon with AMX
+Seen: Intel Xeon with AMX, AMD Zen 4
 
 Scales from 2^121 on, at 8 bits, are no model's.
 """

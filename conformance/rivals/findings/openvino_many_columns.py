@@ -5,7 +5,7 @@ Verdict: wrong
 Promise: the pattern of its own weight compression, of which group sizes are a parameter; the same model is right with
     groups of 8, 16, 32, 64, 128 or 256 and up to 14336 columns, and from 5 rows on with up to 9 groups of 120.
 Checks: int8_many_groups float_every_tail
-Seen: Intel Xeon with AMX
+Seen: Intel Xeon with AMX, AMD Zen 4
 
 Whatever the number of rows, with 2, 4 and 8 bits. Seen from 1144 columns on, in 13 groups of 88; not with every number
 of groups: 12 groups of 120 are right. Where activations are quantized, the result is right if groups are multiples of

@@ -5,7 +5,7 @@ Verdict: silent
 Promise: none is made. Dynamic quantization is described as a trade of accuracy for performance, by activations that
     are quantized during inference. Its group size is 32 by default.
 Checks: int8_one_bad_row
-Seen: Intel Xeon with AMX, AMD Zen 5
+Seen: Intel Xeon with AMX, AMD Zen 4, AMD Zen 5
 
 A group of nothing but NaN does give NaN. In float32 without dynamic quantization, as with the execution mode hint
 ACCURACY, a NaN makes its row NaN.

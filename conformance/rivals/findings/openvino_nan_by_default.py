@@ -3,7 +3,7 @@
 Library: openvino
 Verdict: silent
 Promise: none is made.
-Seen: AMD Zen 5
+Seen: AMD Zen 4, AMD Zen 5
 Unseen: Intel Xeon with AMX
 
 Without settings, activations are quantized on the one processor, and rounded to bfloat16 on the other, where a NaN

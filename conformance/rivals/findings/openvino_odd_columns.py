@@ -6,7 +6,7 @@ Promise: u4 constants pack two values into a byte and may have any shape; the sa
 Checks: float_small_integers_are_exact float_lies_within float_of_any_layout float_every_shape float_every_tail
     int8_every_shape int8_matches_the_oracle linear_stays_inside linear_of_equal_rows linear_of_split_batch
     linear_of_split_outputs
-Seen: Intel Xeon with AMX, AMD Zen 5
+Seen: Intel Xeon with AMX, AMD Zen 4, AMD Zen 5
 
 Only rows of one group can have an odd number of columns in the contract; layers of models rarely do. With 2 bits it is
 columns that are no multiple of 4. There is no error and no warning.

@@ -3,7 +3,7 @@
 Library: openvino
 Verdict: wrong
 Promise: CPU_DENORMALS_OPTIMIZATION, which would allow to flush, is off.
-Seen: Intel Xeon with AMX, AMD Zen 5
+Seen: Intel Xeon with AMX, AMD Zen 4, AMD Zen 5
 
 127 / amax overflows there. The results are wrong in sign and size, but no larger than sums of 2^-121 times the
 weights: nothing that a model would notice. Other groups of the row are not touched.

@@ -3,7 +3,7 @@
 Library: torch
 Verdict: unsupported
 Promise: the operator refuses the rest, each with a clear message.
-Seen: Intel Xeon with AMX, AMD Zen 5
+Seen: Intel Xeon with AMX, AMD Zen 4, AMD Zen 5
 
 The adapter fills rows and columns up, and cuts groups of other multiples of 32 into blocks.
 """

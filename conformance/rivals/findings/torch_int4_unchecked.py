@@ -3,7 +3,7 @@
 Library: torch
 Verdict: unchecked
 Promise: none is made. The operator is private, by its underscore, and torchao, which calls it, passes what fits.
-Seen: Intel Xeon with AMX, AMD Zen 5
+Seen: Intel Xeon with AMX, AMD Zen 4, AMD Zen 5
 
 The shapes of x and of the weight are checked. Codes above 15 and below 0 are not, when a weight is converted.
 """
