@@ -58,8 +58,8 @@ each finding. What is refused with an error counts as unsupported, not as failed
 float32 unless said otherwise, and otherwise do nothing.
 
 Other processors run other kernels. The reports are all from one machine, an Intel Xeon with AMX, with one version of
-each library. A finding says where it was seen, and where it was looked for in vain. What was seen on the Xeon alone has
-not been looked for elsewhere.
+each library. A finding says where it was seen, and where it was looked for in vain. On a processor that it does not
+name it was not looked for.
 """
 
 WELL = """

@@ -7,8 +7,8 @@ Promise: properties that can be read say so: INFERENCE_PRECISION_HINT is bf16 by
 Seen: Intel Xeon with AMX, AMD Zen 4, AMD Zen 5
 
 On the Xeon activations are bfloat16, and the error of this model is 0.23 %; on Zen 4 and 5 they are int8, and it is
-0.5 to 0.6 %. INFERENCE_PRECISION_HINT=f32 alone leaves the group size, and makes them int8 on the Xeon too: 0.52 %. That
-is no defect, but who compares outputs with another runtime should know. The adapter sets float32, and dynamic
+0.5 to 0.6 %. INFERENCE_PRECISION_HINT=f32 alone leaves the group size, and makes them int8 on the Xeon too: 0.52 %.
+That is no defect, but who compares outputs with another runtime should know. The adapter sets float32, and dynamic
 quantization as the mode of the call says.
 """
 
