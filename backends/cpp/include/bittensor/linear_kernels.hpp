@@ -38,9 +38,9 @@ using AddDigits = void (*)(float* y, std::int64_t rows, std::int64_t columns, st
 /// How codes are fetched where there are few rows, so that the loop waits for memory: what is fastest depends on the
 /// processor, what is computed does not.
 struct CodeFetch {
-  std::int64_t row_tiles = 2;     // with one row, tiles side by side, each a stream of its own: 1 or 2
-  std::int64_t row_ahead = 6144;  // bytes, of all tiles side by side
-  std::int64_t few_ahead = 6144;  // the same with more rows, up to as many as a kernel takes at a time
+  std::int64_t row_tiles = 2;       // with one row, tiles side by side, each a stream of its own: 1 or 2
+  std::int64_t tile_ahead = 6144;   // bytes, where a kernel takes one tile at a time
+  std::int64_t tiles_ahead = 6144;  // bytes of all tiles, where it takes several
 };
 
 /// Operands of `Int8Linear`: rows of activation codes against consecutive tiles of a prepared weight.
