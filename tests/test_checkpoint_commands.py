@@ -264,9 +264,11 @@ def test_generate_up_to_a_text(packed: Path) -> None:
 
 
 SLOWLY = """
-import sys, time
+import signal, sys, time
 import bittensor.models.generation as generation
 from bittensor.cli import main
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that runs tests in the background has it ignored
 
 def forever(*arguments, **settings):
     while True:
