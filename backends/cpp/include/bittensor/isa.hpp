@@ -1,6 +1,7 @@
 #pragma once
 
-/// Instruction sets: what the processor and the operating system support, and the names used to cap the choice.
+/// Instruction sets: what the processor and the operating system support, the names used to cap the choice, and what is
+/// fastest on the processor.
 
 #include <cstdint>
 #include <optional>

@@ -90,7 +90,7 @@ struct Int8LinearTile {
     const bool has_offset = layout.zero_kind == ZeroKind::offset;
     [[maybe_unused]] const std::int64_t ahead =
         (Tiles == 1 ? block.fetch.tile_ahead : block.fetch.tiles_ahead) / Tiles / 64 * 64;
-    [[maybe_unused]] constexpr std::int64_t scales_ahead = 768;
+    [[maybe_unused]] constexpr std::int64_t scales_ahead = 768;              // bytes
     const std::int32_t* x_sums = has_offset ? nullptr : block.x_sums + row;  // as it says there, one of the two is read
     const float* x_totals = has_offset ? block.x_totals + row : nullptr;
 
