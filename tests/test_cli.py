@@ -14,8 +14,9 @@ import pytest
 from typer.testing import CliRunner
 
 import bittensor
-from bittensor import cli, info, registry
+from bittensor import info, registry
 from bittensor.cli import app
+from bittensor.commands import choices
 from bittensor.extras import extra
 
 RunPython = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -55,7 +56,7 @@ def install(monkeypatch: pytest.MonkeyPatch, registry_state: None) -> Callable[.
         monkeypatch.setattr(registry, "_loaded", {})
         monkeypatch.setattr(registry, "_process_wide", None)
         monkeypatch.setattr(registry, "_from_environment", None)
-        for module in (registry, info, cli):
+        for module in (registry, info, choices):
             monkeypatch.setattr(module, "DEFAULT_BACKEND", next(iter(factories)))
         monkeypatch.delenv(registry.ENVIRONMENT_VARIABLE, raising=False)
 

@@ -103,6 +103,10 @@ def root_of(each: Import) -> str:
     return each.module.partition(".")[0]
 
 
+def is_command_line(each: Import) -> bool:
+    return each.file.name == "cli.py" or each.file.parent.name == "commands"
+
+
 def check(found: list[Import], allowed: Callable[[Import], bool], rule: str) -> None:
     wrong = [str(each) for each in found if not allowed(each)]
     assert not wrong, f"{rule}:\n  " + "\n  ".join(wrong)
@@ -110,11 +114,10 @@ def check(found: list[Import], allowed: Callable[[Import], bool], rule: str) -> 
 
 def test_bittensor_imports_only_torch() -> None:
     def allowed(each: Import) -> bool:
-        if each.file.name == "cli.py":
-            if root_of(each) == "bittensor_conformance":
-                return each.lazy
-            if root_of(each) in {"typer", "rich"}:
-                return True
+        if is_command_line(each) and root_of(each) in {"typer", "rich"}:
+            return True
+        if is_command_line(each) and root_of(each) == "bittensor_conformance":
+            return each.lazy
         if each.file.name == "progress.py" and root_of(each) == "rich":
             return each.lazy
         if each.file.name == "transformers.py" and root_of(each) in {"transformers", "safetensors"}:
@@ -124,8 +127,8 @@ def test_bittensor_imports_only_torch() -> None:
         return root_of(each) in {"torch", "bittensor"}
 
     rule = (
-        "bittensor imports torch; cli.py also typer and rich, and the conformance suite when it is asked for, "
-        "progress.py rich when it shows progress, checkpoints and models the packages of their extra when needed; "
+        "bittensor imports torch; the command line also typer and rich, and the conformance suite when it is asked "
+        "for, progress.py rich when it shows progress, checkpoints and models the packages of their extra when needed; "
         "transformers.py, which nothing imports, transformers"
     )
     check(room_imports("bittensor"), allowed, rule)
@@ -135,12 +138,14 @@ def test_nothing_imports_checkpoints_and_models_but_the_command_line() -> None:
     """The order of the rooms: operations, then checkpoints, then models."""
 
     def allowed(each: Import) -> bool:
+        if each.module.startswith("bittensor.commands"):
+            return is_command_line(each)
         if each.module.startswith("bittensor.models"):
-            return each.file.parent.name == "models" or (each.file.name == "cli.py" and each.lazy)
+            return each.file.parent.name == "models" or (is_command_line(each) and each.lazy)
         if each.module.startswith("bittensor.checkpoints"):
             if each.file.name == "transformers.py":
                 return True
-            return each.file.parent.name in {"checkpoints", "models"} or (each.file.name == "cli.py" and each.lazy)
+            return each.file.parent.name in {"checkpoints", "models"} or (is_command_line(each) and each.lazy)
         return True
 
     check(room_imports("bittensor"), allowed, "checkpoints and models stand above the rest, and load when needed")

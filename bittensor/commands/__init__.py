@@ -1,0 +1,1 @@
+"""The commands of ``bittensor``, one module each. Not imported by ``import bittensor``."""

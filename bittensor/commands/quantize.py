@@ -1,0 +1,82 @@
+"""``bittensor quantize``."""
+
+from __future__ import annotations
+
+import json
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .choices import Method, ScaleType, Zero
+from .refusals import refusals
+
+
+class OutputFormat(str, Enum):
+    """Formats that checkpoints are written in."""
+
+    BITTENSOR = "bittensor"
+    COMPRESSED_TENSORS = "compressed-tensors"
+
+
+def quantize(
+    source: Annotated[
+        Path, typer.Argument(metavar="IN", help="Float safetensors: a file, or the directory of a model.")
+    ],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="Directory to make; it must not exist, or be empty.")],
+    bits: Annotated[int, typer.Option(help="Bits of a code: 2, 4 or 8.")] = 4,
+    group_size: Annotated[int, typer.Option(help="Columns that share a scale; 0 for one group a row.")] = 128,
+    method: Annotated[Method, typer.Option(help="Round to nearest, least squares, or half-quadratic.")] = Method.RTN,
+    zero: Annotated[Zero, typer.Option(help="Kind of zero point.")] = Zero.SYMMETRIC,
+    scales: Annotated[ScaleType | None, typer.Option(help="Dtype of scales; by default that of the weights.")] = None,
+    skip: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN", help="Keep matrices whose name matches, beside those of embeddings; repeatable."
+        ),
+    ] = None,
+    output_format: Annotated[OutputFormat, typer.Option("--format", help="Format of OUT.")] = OutputFormat.BITTENSOR,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON, for scripts.")] = False,
+) -> None:
+    """Quantize the matrices of a float checkpoint.
+
+    Matrices named *.weight are quantized; embeddings (*embed*, *wte*, *wpe*), vectors and what --skip names stay
+    floats. The tokenizer and other JSON files of IN are copied. OUT appears when it is complete, or not at all.
+
+    Exit status: 0, or 2 if the arguments are wrong, IN cannot be read, or OUT cannot be written.
+    """
+    with refusals():
+        import torch
+
+        from ..checkpoints import open_checkpoint, quantize_checkpoint, save_checkpoint, save_compressed_tensors
+        from ..checkpoints.new_directory import check_free
+        from ..checkpoints.quantizing import EMBEDDINGS
+        from ..quantize_config import QuantizeConfig
+
+        check_free(target)
+        dtype = None if scales is None else getattr(torch, scales.value)
+        config = QuantizeConfig(bits, group_size or None, zero.value, method.value, dtype)
+        checkpoint = open_checkpoint(source)
+        result = quantize_checkpoint(checkpoint, config, (*EMBEDDINGS, *(skip or ())), progress=True)
+        save = save_checkpoint if output_format is OutputFormat.BITTENSOR else save_compressed_tensors
+        save(target, result.tensors, checkpoint.config, files=_companions(source))
+    before = sum(entry.nbytes for entry in checkpoint.entries.values())
+    after = sum(tensor.nbytes for tensor in result.tensors.values())
+    quantized = [name for name, tensor in result.tensors.items() if not isinstance(tensor, torch.Tensor)]
+    if as_json:
+        facts = {"path": str(target), "quantized": quantized, "kept": result.kept}
+        typer.echo(json.dumps(facts | {"bytes_before": before, "bytes_after": after}, indent=2))
+        return
+    for name, reason in result.kept.items():
+        typer.echo(f"kept {name}: {reason}")
+    typer.echo(f"{target}: {len(quantized)} of {len(result.tensors)} tensors quantized, {before:,} -> {after:,} bytes")
+
+
+def _companions(source: Path) -> list[Path]:
+    """Files of a model that are neither weights nor its configuration."""
+    if not source.is_dir():
+        return []
+    own = {"config.json", "model.safetensors.index.json"}
+    names = [file for file in sorted(source.iterdir()) if file.suffix in {".json", ".jinja", ".txt", ".model"}]
+    return [file for file in names if file.is_file() and file.name not in own]
