@@ -177,6 +177,7 @@ struct Avx2 {
   static constexpr int panel_rows = 6;  // 6 rows x 1 tile: 12 sums and 2 weights of 16 registers
   static constexpr int panel_tiles = 1;
   static constexpr int panel_tiles_single_row = 4;
+  static constexpr int codes_product_rows = 4;
   static constexpr int codes_product_sums = 8;
   static constexpr int table_bits = 2;  // a register holds the values of 8 codes
 

@@ -156,6 +156,7 @@ struct Avx512 {
   static constexpr int panel_rows = 6;  // 6 rows x 4 tiles: 24 sums and 4 weights of 32 registers
   static constexpr int panel_tiles = 4;
   static constexpr int panel_tiles_single_row = 8;
+  static constexpr int codes_product_rows = 4;
   static constexpr int codes_product_sums = 16;
   static constexpr int table_bits = 4;  // a register holds the values of 16 codes
 

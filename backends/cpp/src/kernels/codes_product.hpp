@@ -151,7 +151,6 @@ struct CodesProductKernel {
   }
 
   static void run(const CodesProductBlock& block) {
-    constexpr int most_rows = 4;
     const PreparedLayout layout = *block.layout;
     const std::int64_t group_blocks = layout.group_blocks();
     const std::int64_t tile_code_bytes = layout.tile_code_bytes();
@@ -190,7 +189,7 @@ struct CodesProductKernel {
           if (table) fill_table(layout, parameters, group, strip);
         }
         if (!table) gather_parameters(layout, parameters, group, in_group, group_blocks, blocks, strip);
-        for_each_run<most_rows>(block.rows, [&]<int Rows>(std::int64_t row) {
+        for_each_run<V::codes_product_rows>(block.rows, [&]<int Rows>(std::int64_t row) {
           const float* dy = block.dy + row * block.dy_stride + n;
           float* of_rows = sums + row * sums_stride;
           if constexpr (has_table) {

@@ -17,37 +17,39 @@
 namespace bittensor {
 namespace {
 
-template <class V, int Bits, bool Quantize, bool HasOffset>
-struct LanesProduct {
+/// Codes less their zeros, a vector for each column. Those of the gaps behind a group are overwritten by the next.
+template <class V, int Bits>
+void decode_lanes(const LanesBlock& block) {
   using Float = typename V::Float;
-  static constexpr int block_columns = 32 / Bits;
-
-  /// Codes less their zeros, a vector for each column. Those of the gaps behind a group are overwritten by the next.
-  static void decode(const LanesBlock& block) {
-    const PreparedLayout& layout = *block.layout;
-    const std::uint8_t* codes = block.codes;
-    for (std::int64_t g = 0; g < layout.groups(); ++g) {
-      float* to = block.weights + g * layout.group_size * tile_rows;
-      for (std::int64_t b = layout.blocks_of(layout.columns_of_group(g)); b > 0; --b) {
-        for (int first = 0; first < tile_rows; first += V::lanes) {
-          Float zero = V::broadcast_f32(layout.zero_kind == ZeroKind::symmetric ? 1 << (Bits - 1) : 0);
-          if (layout.zero_kind == ZeroKind::integer) {
-            zero = V::to_float(V::load_u8_as_i32(block.zeros + g * tile_rows + first));
-          }
-          const Float shifted_zero = V::add(zero, V::broadcast_f32(above_codes));
-          const typename V::LaneVector packed = V::load_lanes(codes + 4 * first);
-          for_each_plane<block_columns>([&]<int Column>() {
-            const auto shifted = V::template shift_down<8 * (Column % 4) + Bits*(Column / 4)>(packed);
-            V::store_float(
-                to + Column * tile_rows + first,
-                V::subtract_f32(V::template code_in_fraction<Bits>(shifted), shifted_zero));
-          });
+  constexpr int block_columns = 32 / Bits;
+  const PreparedLayout& layout = *block.layout;
+  const std::uint8_t* codes = block.codes;
+  for (std::int64_t g = 0; g < layout.groups(); ++g) {
+    float* to = block.weights + g * layout.group_size * tile_rows;
+    for (std::int64_t b = layout.blocks_of(layout.columns_of_group(g)); b > 0; --b) {
+      for (int first = 0; first < tile_rows; first += V::lanes) {
+        Float zero = V::broadcast_f32(layout.zero_kind == ZeroKind::symmetric ? 1 << (Bits - 1) : 0);
+        if (layout.zero_kind == ZeroKind::integer) {
+          zero = V::to_float(V::load_u8_as_i32(block.zeros + g * tile_rows + first));
         }
-        codes += tile_block_bytes;
-        to += block_columns * tile_rows;
+        const Float shifted_zero = V::add(zero, V::broadcast_f32(above_codes));
+        const typename V::LaneVector packed = V::load_lanes(codes + 4 * first);
+        for_each_plane<block_columns>([&]<int Column>() {
+          const auto shifted = V::template shift_down<8 * (Column % 4) + Bits*(Column / 4)>(packed);
+          V::store_float(
+              to + Column * tile_rows + first,
+              V::subtract_f32(V::template code_in_fraction<Bits>(shifted), shifted_zero));
+        });
       }
+      codes += tile_block_bytes;
+      to += block_columns * tile_rows;
     }
   }
+}
+
+template <class V, bool Quantize, bool HasOffset>
+struct LanesProduct {
+  using Float = typename V::Float;
 
   /// Factors that make codes of the activations of a group, for a few positions, and the scales of these.
   template <int Positions>
@@ -194,7 +196,6 @@ struct LanesProduct {
 
   static void run(const LanesBlock& block) {
     constexpr int most_positions = 4;
-    decode(block);
     for (std::int64_t row = 0; row < block.rows; ++row) {
       const float* x = block.x + row * block.row_stride;
       float* y = block.y + row * block.positions * block.y_stride;
@@ -210,10 +211,11 @@ struct LanesProduct {
 
 template <class V, int Bits, bool Quantize>
 void multiply_lanes(const LanesBlock& block) {
+  decode_lanes<V, Bits>(block);
   if (block.layout->zero_kind == ZeroKind::offset) {
-    LanesProduct<V, Bits, Quantize, true>::run(block);
+    LanesProduct<V, Quantize, true>::run(block);
   } else {
-    LanesProduct<V, Bits, Quantize, false>::run(block);
+    LanesProduct<V, Quantize, false>::run(block);
   }
 }
 

@@ -180,6 +180,7 @@ struct Scalar {
   static constexpr int panel_rows = 2;
   static constexpr int panel_tiles = 1;
   static constexpr int panel_tiles_single_row = 1;
+  static constexpr int codes_product_rows = 2;
   static constexpr int codes_product_sums = 1;
   static constexpr int table_bits = 0;
   using Float = Lanes<float>;
