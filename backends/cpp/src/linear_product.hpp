@@ -11,6 +11,7 @@
 #include "bittensor/linear.hpp"
 #include "rounding.hpp"
 #include "scratch.hpp"
+#include "shares.hpp"
 #include "write_patch.hpp"
 
 namespace bittensor {
@@ -28,6 +29,11 @@ inline constexpr std::int64_t task_tiles = 24;
 
 /// Tiles that a thread should have at least, so that sharing them out leaves no thread idle for long.
 inline constexpr std::int64_t thread_tiles = 6;
+
+/// Tiles that are taken at a time where threads take over tiles of others: a multiple of those that any kernel takes.
+/// Fewer products than these are done before a thread could help.
+inline constexpr std::int64_t helped_tiles = 6;
+inline constexpr std::int64_t helped_products = std::int64_t{1} << 23;
 
 /// Rows are shared out, and not tiles, where each thread gets at least so many rows, in units of so many, and where all
 /// threads can keep the weight in their second-level caches or fill whole panels: then no thread reads more of the
@@ -208,27 +214,36 @@ class Product {
     }
   }
 
-  /// Every thread takes one run of consecutive tiles. Where there are few tiles, rows are shared out as well.
+  /// Every thread takes a run of consecutive tiles. Where there are few tiles, rows are shared out as well.
   void multiply(std::int64_t first, std::int64_t rows, const ParallelFor& loop) const {
     const std::int64_t wanted = loop.thread_count() == 1 ? 1 : ceil_divide(loop.thread_count() * thread_tiles, tiles_);
     const std::int64_t range_rows = ceil_divide(rows, std::clamp<std::int64_t>(wanted, 1, ceil_divide(rows, 16)));
-    const std::int64_t ranges = ceil_divide(rows, range_rows);
+    const std::int64_t count = ceil_divide(rows, range_rows) * tiles_;
     if (l_.next != nullptr) loop.expect(l_.next, l_.next_bytes);
-    loop(ranges * tiles_, [&](std::int64_t begin, std::int64_t end) {
+    share_out(loop, count, helps(loop, count) ? helped_tiles : 0, [&](const auto& next) {
       const std::int64_t values = range_rows * digits_ * std::min(task_tiles, tiles_) * tile_rows;
       auto* y = reinterpret_cast<float*>(
           scratch(ScratchUse::task, static_cast<std::size_t>(values + gathered(range_rows)) * sizeof(float)));
-      while (begin < end) {
-        const std::int64_t m = begin / tiles_ * range_rows;
-        const Rows range = gather(m, std::min(range_rows, rows - m), y + values);
-        for (const std::int64_t last = std::min(end, (begin / tiles_ + 1) * tiles_); begin < last;) {
-          const std::int64_t tile = begin % tiles_;
-          const std::int64_t count = std::min(task_tiles, last - begin);
-          multiply_block(first, range, first_tile_ + tile, count, y);
-          begin += count;
+      Rows range{};
+      for (std::int64_t begin = 0, end = 0; next(begin, end);) {
+        while (begin < end) {
+          const std::int64_t m = begin / tiles_ * range_rows;
+          if (range.count == 0 || range.first != m) range = gather(m, std::min(range_rows, rows - m), y + values);
+          for (const std::int64_t last = std::min(end, (begin / tiles_ + 1) * tiles_); begin < last;) {
+            const std::int64_t tile = begin % tiles_;
+            const std::int64_t taken = std::min(task_tiles, last - begin);
+            multiply_block(first, range, first_tile_ + tile, taken, y);
+            begin += taken;
+          }
         }
       }
     });
+  }
+
+  /// Whether threads that are done take over tiles of others. Those that are awake do so in any loop.
+  bool helps(const ParallelFor& loop, std::int64_t count) const {
+    return !loop.is_awake() && loop.thread_count() > 1 && products() >= helped_products &&
+           count >= loop.thread_count() * 2 * helped_tiles;
   }
 
   /// The same for hidden columns, which go to `down`. With SwiGLU they are made of tiles of gates and, half of all

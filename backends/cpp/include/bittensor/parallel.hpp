@@ -33,6 +33,9 @@ class ParallelFor {
 
   int thread_count() const { return thread_count_; }
 
+  /// Whether its threads wait for loops; then they also help each other.
+  bool is_awake() const { return state_ == Threads::awake; }
+
   /// Whether sharing out `work` saves time, where `least` makes up for waking threads.
   bool pays(std::int64_t work, std::int64_t least) const {
     constexpr std::int64_t cheaper = 16;

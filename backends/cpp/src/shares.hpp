@@ -1,0 +1,95 @@
+#pragma once
+
+/// A loop in which threads that are done early take over what others have not begun: cores differ in speed, where they
+/// are of two kinds or other programs run on them.
+
+#include <atomic>
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "bittensor/parallel.hpp"
+
+namespace bittensor {
+
+/// The indices [0, count) in shares of consecutive ones, taken a few at a time: by the thread that has the share from
+/// the front, so that it reads memory in one direction, and by others from the back.
+class Shares {
+ public:
+  /// `count` is less than 2^32. At most `unit` indices are taken at a time.
+  Shares(std::int64_t count, std::int64_t shares, std::int64_t unit)
+      : unit_(unit), left_(static_cast<std::size_t>(shares)) {
+    for (std::int64_t i = 0; i < shares; ++i) {
+      share(i).store(pair(count * i / shares, count * (i + 1) / shares), std::memory_order_relaxed);
+    }
+  }
+
+  /// Sets [begin, end) to what comes next for the thread that has share `own`; false if nothing is left of any.
+  bool take(std::int64_t own, std::int64_t& begin, std::int64_t& end) {
+    if (take_of(share(own), Side::front, begin, end)) return true;
+    const auto shares = static_cast<std::int64_t>(left_.size());
+    for (std::int64_t i = 1; i < shares; ++i) {
+      if (take_of(share((own + i) % shares), Side::back, begin, end)) return true;
+    }
+    return false;
+  }
+
+ private:
+  enum class Side : std::uint8_t { front, back };
+
+  /// Begin and end of what is left of a share, in one word; on a cache line of its own.
+  struct alignas(64) Left {
+    std::atomic<std::uint64_t> range{0};
+  };
+
+  static std::uint64_t pair(std::int64_t begin, std::int64_t end) {
+    return static_cast<std::uint64_t>(begin) << 32 | static_cast<std::uint64_t>(end);
+  }
+
+  std::atomic<std::uint64_t>& share(std::int64_t i) { return left_[static_cast<std::size_t>(i)].range; }
+
+  /// Nothing is read that another thread wrote but the word itself, so that no order of memory is asked for.
+  bool take_of(std::atomic<std::uint64_t>& range, Side side, std::int64_t& begin, std::int64_t& end) const {
+    std::uint64_t before = range.load(std::memory_order_relaxed);
+    std::uint64_t after = 0;
+    do {
+      const auto first = static_cast<std::int64_t>(before >> 32);
+      const auto last = static_cast<std::int64_t>(before & 0xFFFFFFFFU);
+      if (first == last) return false;
+      const std::int64_t taken = last - first < unit_ ? last - first : unit_;
+      begin = side == Side::front ? first : last - taken;
+      end = begin + taken;
+      after = side == Side::front ? pair(end, last) : pair(first, begin);
+    } while (!range.compare_exchange_weak(before, after, std::memory_order_relaxed));
+    return true;
+  }
+
+  std::int64_t unit_;
+  std::vector<Left> left_;
+};
+
+/// Calls f(next) on each thread of `loop`. As long as next(begin, end) is true, [begin, end) is a range for this
+/// thread; those of all threads cover [0, count). With a `unit` threads help each other, which pays where they have
+/// some units each and a unit takes microseconds; with 0 every thread has one range.
+template <class F>
+void share_out(const ParallelFor& loop, std::int64_t count, std::int64_t unit, const F& f) {
+  if (unit == 0) {
+    loop(count, [&](std::int64_t from, std::int64_t to) {
+      bool is_left = true;
+      f([&](std::int64_t& begin, std::int64_t& end) {
+        begin = from;
+        end = to;
+        return std::exchange(is_left, false);
+      });
+    });
+    return;
+  }
+  Shares shares(count, loop.thread_count(), unit);
+  loop(loop.thread_count(), [&](std::int64_t first, std::int64_t last) {
+    for (std::int64_t own = first; own < last; ++own) {
+      f([&](std::int64_t& begin, std::int64_t& end) { return shares.take(own, begin, end); });
+    }
+  });
+}
+
+}  // namespace bittensor

@@ -1,0 +1,86 @@
+// Loops whose threads take over from each other: every index once, whatever thread takes it.
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <thread>
+#include <vector>
+
+#include "../src/shares.hpp"
+#include "bittensor/thread_pool.hpp"
+#include "check.hpp"
+
+using bittensor::ParallelFor;
+using bittensor::share_out;
+using bittensor::Shares;
+
+namespace {
+
+/// The counters are plain: the end of a loop orders what its threads wrote before what is read here.
+void check_loop(const ParallelFor& loop, std::int64_t count, std::int64_t unit) {
+  CONTEXT("%d threads, %d indices, %d at a time", loop.thread_count(), static_cast<int>(count), static_cast<int>(unit));
+  std::vector<int> visits(static_cast<std::size_t>(count), 0);
+  share_out(loop, count, unit, [&](const auto& next) {
+    for (std::int64_t begin = 0, end = 0; next(begin, end);) {
+      CHECK(0 <= begin && begin < end && end <= count);
+      CHECK(unit == 0 || end - begin <= unit);
+      for (std::int64_t i = begin; i < end; ++i) ++visits[static_cast<std::size_t>(i)];
+    }
+  });
+  CHECK(std::ranges::all_of(visits, [](int visited) { return visited == 1; }));
+}
+
+}  // namespace
+
+TEST(every_index_is_visited_once) {
+  for (const std::int64_t unit : {0, 1, 6}) {
+    for (const std::int64_t count : {0, 1, 2, 11, 12, 13, 1000}) {
+      check_loop({}, count, unit);
+      for (const int threads : {1, 2, 3, 7}) {
+        bittensor::ThreadPool pool(threads);
+        for (int repeat = 0; repeat < 20; ++repeat) check_loop(pool.parallel_for(), count, unit);
+      }
+    }
+  }
+}
+
+TEST(a_share_is_taken_from_the_front_and_by_others_from_the_back) {
+  Shares shares(20, 2, 4);
+  const auto take = [&](std::int64_t own) {
+    std::int64_t begin = 0;
+    std::int64_t end = 0;
+    return shares.take(own, begin, end) ? std::pair(begin, end) : std::pair<std::int64_t, std::int64_t>(-1, -1);
+  };
+  using Range = std::pair<std::int64_t, std::int64_t>;
+  CHECK(take(0) == Range(0, 4));
+  CHECK(take(1) == Range(10, 14));
+  CHECK(take(1) == Range(14, 18));
+  CHECK(take(1) == Range(18, 20));
+  CHECK(take(1) == Range(6, 10));
+  CHECK(take(0) == Range(4, 6));
+  CHECK(take(0) == Range(-1, -1));
+  CHECK(take(1) == Range(-1, -1));
+}
+
+TEST(threads_that_are_done_take_over) {
+  // The second thread to come waits in its first range until all others are taken, so that the first takes them.
+  constexpr std::int64_t count = 40;
+  bittensor::ThreadPool pool(2);
+  std::atomic<int> threads = 0;
+  std::atomic<std::int64_t> taken = 0;
+  std::atomic<std::int64_t> of_slow = 0;
+  share_out(pool.parallel_for(), count, 1, [&](const auto& next) {
+    const bool is_slow = threads.fetch_add(1) == 1;
+    for (std::int64_t begin = 0, end = 0; next(begin, end);) {
+      taken.fetch_add(1);
+      if (!is_slow) {
+        while (threads.load() < 2) std::this_thread::yield();  // leaves the other one something
+        continue;
+      }
+      of_slow.fetch_add(1);
+      while (taken.load() < count) std::this_thread::sleep_for(std::chrono::microseconds(10));
+    }
+  });
+  CHECK_EQUAL(taken.load(), count);
+  CHECK(of_slow.load() <= 1);
+}
