@@ -309,6 +309,23 @@ TEST(work_is_shared_out_without_gaps) {
   }
 }
 
+/// So many products and tiles that threads take over tiles of others, with a ragged last one: one row, and several.
+TEST(threads_that_help_leave_no_gaps) {
+  Random random(9);
+  std::normal_distribution<float> normal;
+  bittensor::ThreadPool pool(2);
+  const Weight tall(layout_of(65 * 16 - 1, 4096, 128, 4, ZeroKind::symmetric), random, false);
+  const Weight wide(layout_of(24 * 16 + 7, 2408, 32, 4, ZeroKind::offset), random, false);
+  for (const auto& [w, rows] : {std::pair(&tall, 1), std::pair(&wide, 9)}) {
+    const std::int64_t counted = std::max(rows, 2);  // a row alone takes as long as two
+    CHECK(counted * w->layout.out_features * w->layout.in_features >= std::int64_t{1} << 23);
+    CHECK(w->layout.tiles() >= 2 * 2 * 6);
+    std::vector<float> x(static_cast<std::size_t>(rows * w->layout.in_features));
+    std::ranges::generate(x, [&] { return normal(random); });
+    check_linear(*w, x, rows, pool);
+  }
+}
+
 /// What the tiles of AMX tell apart: runs and panels of rows, an odd number of weight tiles, groups of several steps
 /// with a ragged last one, and groups that reach past a chunk.
 TEST(tiles_meet_every_shape) {

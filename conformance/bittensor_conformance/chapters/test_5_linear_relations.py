@@ -247,10 +247,13 @@ expected = backend.linear(x, prepared, bias, case.mode, None)
 
 
 def _large(target: Target, bits: int, mode: Mode) -> list[LinearCase]:
-    """Linears large enough that a backend may spread them over threads: above 2**21 products."""
+    """Linears large enough that a backend may spread them over threads: above 2**21 products.
+
+    The last has above 2**23, and many outputs: threads may take over from each other there.
+    """
     within = scope(target.capabilities)
     zeros = within.zeros
-    sizes = ((1, 2060, 1100, 32), (70, 130, 257, 64), (600, 19, 200, 40), (5, 900, 500, 128))
+    sizes = ((1, 2060, 1100, 32), (70, 130, 257, 64), (600, 19, 200, 40), (5, 900, 500, 128), (6, 1100, 1300, 128))
     return [
         LinearCase(within.weight(bits, n, k, size, zeros[i % len(zeros)]), (m,), mode, bias=FloatFill())
         for i, (m, n, k, size) in enumerate(sizes)
