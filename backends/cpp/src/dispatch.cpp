@@ -108,6 +108,7 @@ bool has_avx512(const CpuFeatures& f) {
 KernelSet with_tiles(KernelSet set) {
   set.isa = Isa::amx;
   std::ranges::copy(amx_kernels, set.linear.int8_linear);
+  set.linear.decodes_once = true;
   return set;
 }
 const KernelSet amx_set = with_tiles(avx512vnni_kernels);

@@ -31,16 +31,13 @@ inline constexpr std::int64_t task_tiles = 24;
 inline constexpr std::int64_t thread_tiles = 6;
 
 /// Tiles that are taken at a time where threads take over tiles of others: a multiple of those that any kernel takes.
-/// Fewer products than these are done before a thread could help.
 inline constexpr std::int64_t helped_tiles = 6;
-inline constexpr std::int64_t helped_products = std::int64_t{1} << 23;
 
-/// Rows are shared out, and not tiles, where each thread gets at least so many rows, in units of so many, and where all
-/// threads can keep the weight in their second-level caches or fill whole panels: then no thread reads more of the
-/// weight for each of its products than if all shared tiles.
-inline constexpr std::int64_t own_rows = 32;
-inline constexpr std::int64_t row_unit = 8;
-inline constexpr std::int64_t shared_weight_bytes = std::int64_t{512} << 10;
+/// What decodes a weight once for all rows does so on each thread that has rows of its own. It needs a row for so many
+/// outputs, within these bounds.
+inline constexpr std::int64_t decoded_outputs = 32;
+inline constexpr std::int64_t least_decoded_for = 16;
+inline constexpr std::int64_t most_decoded_for = 32;
 
 /// Kernels write results where they belong, if nothing but a bias is still to come and each thread has at most so many:
 /// what the second-level cache does not hold is better written row by row than a few tiles at a time.
@@ -72,7 +69,8 @@ class Product {
   void run(const ParallelFor& parallel) {
     const ParallelFor& loop = parallel.pays(products(), tuning_.serial_products) ? parallel : ParallelFor();
     write_directly(loop);
-    for_rows(loop, layout_.bytes(), most_rows_, [&](std::int64_t begin, std::int64_t end, const ParallelFor& inner) {
+    const std::int64_t least = least_rows(layout_.bytes(), outputs_, most_rows_);
+    for_rows(loop, least, [&](std::int64_t begin, std::int64_t end, const ParallelFor& inner) {
       Product own(*this);
       own.run_rows(begin, end, inner);
     });
@@ -92,12 +90,12 @@ class Product {
         parallel.pays(products() + down.products(), tuning_.serial_products) ? parallel : ParallelFor();
     down.write_directly(loop);
     const std::int64_t weight_bytes = std::max(layout_.bytes(), down.layout_.bytes());
-    for_rows(
-        loop, weight_bytes, most_rows_with(down), [&](std::int64_t begin, std::int64_t end, const ParallelFor& inner) {
-          Product own(*this);
-          Product own_down(down);
-          own.run_rows_through(begin, end, own_down, inner);
-        });
+    const std::int64_t least = least_rows(weight_bytes, std::max(outputs_, down.outputs_), most_rows_with(down));
+    for_rows(loop, least, [&](std::int64_t begin, std::int64_t end, const ParallelFor& inner) {
+      Product own(*this);
+      Product own_down(down);
+      own.run_rows_through(begin, end, own_down, inner);
+    });
   }
 
  private:
@@ -109,17 +107,19 @@ class Product {
                       result_bytes <= loop.thread_count() * direct_result_bytes;
   }
 
-  /// Calls f(begin, end, loop) for all rows, which share `loop`, or on each thread for rows of its own: then it
-  /// prepares the rows that it multiplies, and nothing travels between the caches.
+  /// Rows that each thread needs to have rows of its own. A digit counts as one.
+  std::int64_t least_rows(std::int64_t weight_bytes, std::int64_t outputs, std::int64_t panel_rows) const {
+    std::int64_t rows = least_own_rows;
+    if (kernels_.decodes_once) rows = std::clamp(outputs / decoded_outputs, least_decoded_for, most_decoded_for);
+    return own_rows_of(weight_bytes, ceil_divide(rows, digits_), panel_rows);
+  }
+
+  /// Calls f(begin, end, loop) for all rows, which share `loop`, or on each thread for rows of its own.
   template <class F>
-  void for_rows(const ParallelFor& loop, std::int64_t weight_bytes, std::int64_t most_rows, const F& f) const {
-    const std::int64_t threads = loop.thread_count();
-    const std::int64_t least = weight_bytes > shared_weight_bytes ? std::max(most_rows, own_rows) : own_rows;
-    if (threads == 1 || l_.rows < threads * least) return f(0, l_.rows, loop);
+  void for_rows(const ParallelFor& loop, std::int64_t least, const F& f) const {
+    if (!has_own_rows(loop, l_.rows, least)) return f(0, l_.rows, loop);
     if (l_.next != nullptr) loop.expect(l_.next, l_.next_bytes);
-    loop(ceil_divide(l_.rows, row_unit), [&](std::int64_t begin, std::int64_t end) {
-      f(begin * row_unit, std::min(end * row_unit, l_.rows), ParallelFor());
-    });
+    loop(l_.rows, [&](std::int64_t begin, std::int64_t end) { f(begin, end, ParallelFor()); });
   }
 
   void run_rows(std::int64_t begin, std::int64_t end, const ParallelFor& loop) {
@@ -214,13 +214,23 @@ class Product {
     }
   }
 
+  /// Rows of a panel, and the factors of their digits as kernels read them: group by group, so that those of the rows
+  /// that a kernel takes at a time share cache lines. Where kernels read totals, there are no sums.
+  struct Rows {
+    std::int64_t first;
+    std::int64_t count;
+    const float* scales;
+    const std::int32_t* sums;
+    const float* totals;
+  };
+
   /// Every thread takes a run of consecutive tiles. Where there are few tiles, rows are shared out as well.
   void multiply(std::int64_t first, std::int64_t rows, const ParallelFor& loop) const {
     const std::int64_t wanted = loop.thread_count() == 1 ? 1 : ceil_divide(loop.thread_count() * thread_tiles, tiles_);
     const std::int64_t range_rows = ceil_divide(rows, std::clamp<std::int64_t>(wanted, 1, ceil_divide(rows, 16)));
     const std::int64_t count = ceil_divide(rows, range_rows) * tiles_;
     if (l_.next != nullptr) loop.expect(l_.next, l_.next_bytes);
-    share_out(loop, count, helps(loop, count) ? helped_tiles : 0, [&](const auto& next) {
+    share_out(loop, count, helps(loop, count, helped_tiles) ? helped_tiles : 0, [&](const auto& next) {
       const std::int64_t values = range_rows * digits_ * std::min(task_tiles, tiles_) * tile_rows;
       auto* y = reinterpret_cast<float*>(
           scratch(ScratchUse::task, static_cast<std::size_t>(values + gathered(range_rows)) * sizeof(float)));
@@ -240,10 +250,9 @@ class Product {
     });
   }
 
-  /// Whether threads that are done take over tiles of others. Those that are awake do so in any loop.
-  bool helps(const ParallelFor& loop, std::int64_t count) const {
-    return !loop.is_awake() && loop.thread_count() > 1 && products() >= helped_products &&
-           count >= loop.thread_count() * 2 * helped_tiles;
+  /// Whether threads that are done take over from others, in units of so many of the `count` indices that all share.
+  bool helps(const ParallelFor& loop, std::int64_t count, std::int64_t unit) const {
+    return help_pays(loop, products()) && count >= loop.thread_count() * 2 * unit;
   }
 
   /// The same for hidden columns, which go to `down`. With SwiGLU they are made of tiles of gates and, half of all
@@ -256,33 +265,41 @@ class Product {
     const std::int64_t units = ceil_divide(tiles, unit);
     const std::int64_t most = std::min(task_tiles / parts / unit, units) * unit;
     if (l_.next != nullptr) loop.expect(l_.next, l_.next_bytes);
-    loop(units, [&](std::int64_t begin, std::int64_t end) {
+    share_out(loop, units, helps(loop, units, most / unit) ? most / unit : 0, [&](const auto& next) {
       const std::int64_t values = (rows * digits_ * parts + 1) * most * tile_rows;
       auto* y = reinterpret_cast<float*>(
           scratch(ScratchUse::task, static_cast<std::size_t>(values + gathered(rows)) * sizeof(float)));
       const Rows all = gather(0, rows, y + values);
-      const std::int64_t last = std::min(end * unit, tiles);
-      for (std::int64_t tile = begin * unit; tile < last; tile += most) {
-        const std::int64_t count = std::min(most, last - tile);
-        const std::int64_t y_stride = parts * count * tile_rows;
-        const std::int64_t column = tile * tile_rows;
-        const std::int64_t columns = std::min(count * tile_rows, down.layout_.in_features - column);
-        for (std::int64_t part = 0; part < parts; ++part) {
-          multiply_tiles(all, part * tiles + tile, count, y + part * count * tile_rows, y_stride);
-        }
-        float* hidden = y + rows * digits_ * y_stride;
-        for (std::int64_t m = 0; m < rows; ++m) {
-          if (gated) {
-            transformer_.gate_row(y + m * y_stride, FloatType::f32, columns, hidden);
-          } else {
-            kernels_.store_outputs(
-                y + m * y_stride, columns, l_.bias != nullptr ? l_.bias + column : nullptr, l_.activation, nullptr,
-                FloatType::f32, hidden);
-          }
-          down.take_columns(m, column, columns, hidden);
+      for (std::int64_t begin = 0, end = 0; next(begin, end);) {
+        const std::int64_t last = std::min(end * unit, tiles);
+        for (std::int64_t tile = begin * unit; tile < last; tile += most) {
+          multiply_chunk(all, down, tile, std::min(most, last - tile), y);
         }
       }
     });
+  }
+
+  /// Hidden columns of `count` tiles from `tile` on, of rows of a panel.
+  void multiply_chunk(const Rows& rows, const Product& down, std::int64_t tile, std::int64_t count, float* y) const {
+    const bool gated = down.l_.prologue == Prologue::swiglu;
+    const std::int64_t parts = gated ? 2 : 1;
+    const std::int64_t y_stride = parts * count * tile_rows;
+    const std::int64_t column = tile * tile_rows;
+    const std::int64_t columns = std::min(count * tile_rows, down.layout_.in_features - column);
+    for (std::int64_t part = 0; part < parts; ++part) {
+      multiply_tiles(rows, part * tiles_ / parts + tile, count, y + part * count * tile_rows, y_stride);
+    }
+    float* hidden = y + rows.count * digits_ * y_stride;
+    for (std::int64_t m = 0; m < rows.count; ++m) {
+      if (gated) {
+        transformer_.gate_row(y + m * y_stride, FloatType::f32, columns, hidden);
+      } else {
+        kernels_.store_outputs(
+            y + m * y_stride, columns, l_.bias != nullptr ? l_.bias + column : nullptr, l_.activation, nullptr,
+            FloatType::f32, hidden);
+      }
+      down.take_columns(m, column, columns, hidden);
+    }
   }
 
   /// Columns from the begin of a group of activations to the end of one, of row m of a panel.
@@ -301,16 +318,6 @@ class Product {
     if (columns >= layout.in_features) return ceil_divide(layout.in_features, tile_rows);
     return std::lcm<std::int64_t>(tile_rows, columns) / tile_rows;
   }
-
-  /// Rows of a panel, and the factors of their digits as kernels read them: group by group, so that those of the rows
-  /// that a kernel takes at a time share cache lines. Where kernels read totals, there are no sums.
-  struct Rows {
-    std::int64_t first;
-    std::int64_t count;
-    const float* scales;
-    const std::int32_t* sums;
-    const float* totals;
-  };
 
   /// Values that `gather` needs for so many rows.
   std::int64_t gathered(std::int64_t rows) const {

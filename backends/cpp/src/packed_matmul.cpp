@@ -10,6 +10,7 @@
 #include "out_of_range.hpp"
 #include "rounding.hpp"
 #include "scratch.hpp"
+#include "shares.hpp"
 
 namespace bittensor {
 namespace {
@@ -19,6 +20,9 @@ constexpr std::int64_t serial_products = std::int64_t{1} << 20;
 
 /// Rows of x are prepared and multiplied in panels whose planes stay in the second-level cache.
 constexpr std::int64_t panel_bytes = std::int64_t{1} << 20;
+
+/// Rows that each thread needs to have rows of its own, where it also multiplies a row of ones.
+constexpr std::int64_t least_rows_beside_ones = 8;
 
 /// Rows of sums that are computed before their epilogue runs; the buffer lies on the stack.
 constexpr std::int64_t sum_rows = 32;
@@ -40,19 +44,14 @@ class Product {
     const std::int64_t blocks = ceil_divide(row_words_ * 8, block_bytes);
     // 64 bytes more than needed keep rows from meeting in the same sets of the cache.
     plane_stride_ = blocks * block_bytes * (8 / p.bits) + 64;
-    panel_rows_ = std::min(p.rows, std::max<std::int64_t>(panel_bytes / plane_stride_ / 4 * 4, 4));
+    panel_rows_ = std::max<std::int64_t>(panel_bytes / plane_stride_ / 4 * 4, 4);
   }
 
   std::optional<CodeOutOfRange> run(const ParallelFor& parallel) {
     count_calls();
-    allocate();
-    if (excess_ != 0) expand_ones();
     const bool serial = p_.rows * p_.in_features * p_.out_features < serial_products;
-    const ParallelFor& loop = serial ? ParallelFor() : parallel;
-    for (std::int64_t first = 0; first < p_.rows; first += panel_rows_) {
-      const std::int64_t rows = std::min(panel_rows_, p_.rows - first);
-      if (!prepare(first, rows, loop)) return first_out_of_range(p_.x_codes, p_.rows, p_.in_features, p_.bits);
-      multiply(first, rows, loop);
+    if (!multiply_all(serial ? ParallelFor() : parallel)) {
+      return first_out_of_range(p_.x_codes, p_.rows, p_.in_features, p_.bits);
     }
     return std::nullopt;
   }
@@ -67,6 +66,31 @@ class Product {
     } else {
       count_call(KernelKind::store_sums, 0, kernels_.isa);
     }
+  }
+
+  /// Returns false if a code of x is out of range.
+  bool multiply_all(const ParallelFor& loop) const {
+    const std::int64_t least = excess_ != 0 ? least_rows_beside_ones : least_own_rows;
+    if (!has_own_rows(loop, p_.rows, own_rows_of(p_.out_features * row_words_ * 8, least, panel_rows_))) {
+      return Product(*this).multiply_rows(0, p_.rows, loop);
+    }
+    std::atomic<bool> in_range{true};
+    loop(p_.rows, [&](std::int64_t begin, std::int64_t end) {
+      if (!Product(*this).multiply_rows(begin, end, ParallelFor())) in_range.store(false, std::memory_order_relaxed);
+    });
+    return in_range.load();
+  }
+
+  bool multiply_rows(std::int64_t begin, std::int64_t end, const ParallelFor& loop) {
+    panel_rows_ = std::min(panel_rows_, end - begin);
+    allocate();
+    if (excess_ != 0) expand_ones();
+    for (std::int64_t first = begin; first < end; first += panel_rows_) {
+      const std::int64_t rows = std::min(panel_rows_, end - first);
+      if (!prepare(first, rows, loop)) return false;
+      multiply(first, rows, loop);
+    }
+    return true;
   }
 
   /// Working memory of a panel: planes of its rows and of the row of ones, packed rows, row sums.
@@ -119,10 +143,13 @@ class Product {
                                 : std::clamp<std::int64_t>(ceil_divide(wanted, column_blocks), 1, ceil_divide(rows, 8));
     const std::int64_t range_rows = ceil_divide(ceil_divide(rows, row_ranges), 4) * 4;
     const std::int64_t ranges = ceil_divide(rows, range_rows);
-    loop(column_blocks * ranges, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t task = begin; task < end; ++task) {
-        const std::int64_t m = task % ranges * range_rows;
-        multiply_block(first, m, std::min(range_rows, rows - m), task / ranges * block_columns);
+    const bool helps = help_pays(loop, rows * p_.in_features * p_.out_features);
+    share_out(loop, column_blocks * ranges, helps ? 1 : 0, [&](const auto& next) {
+      for (std::int64_t begin = 0, end = 0; next(begin, end);) {
+        for (std::int64_t task = begin; task < end; ++task) {
+          const std::int64_t m = task % ranges * range_rows;
+          multiply_block(first, m, std::min(range_rows, rows - m), task / ranges * block_columns);
+        }
       }
     });
   }

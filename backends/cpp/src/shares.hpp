@@ -1,16 +1,43 @@
 #pragma once
 
-/// A loop in which threads that are done early take over what others have not begun: cores differ in speed, where they
-/// are of two kinds or other programs run on them.
+/// What each thread of a loop gets: rows of its own, or indices of which threads that are done early take over what
+/// others have not begun, because cores differ in speed, where they are of two kinds or other programs run on them.
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <utility>
 #include <vector>
 
 #include "bittensor/parallel.hpp"
+#include "rounding.hpp"
 
 namespace bittensor {
+
+/// Threads of a product with so many rows each have rows of their own: each prepares the rows that it multiplies, so
+/// that nothing travels between the caches and they wait for each other once. Otherwise all share the prepared rows and
+/// take columns.
+inline constexpr std::int64_t least_own_rows = 3;
+
+/// A weight that all threads can keep in their second-level caches.
+inline constexpr std::int64_t cached_weight_bytes = std::int64_t{512} << 10;
+
+/// Rows that each thread needs to have rows of its own. Where a weight does not stay in the caches they are a whole
+/// panel: then no thread reads more of the weight for each of its products than if all took columns.
+inline std::int64_t own_rows_of(std::int64_t weight_bytes, std::int64_t least, std::int64_t panel_rows) {
+  return weight_bytes > cached_weight_bytes ? std::max(panel_rows, least) : least;
+}
+
+/// Whether no thread gets over a quarter more than the mean, where `threads` share out `count` indices.
+inline bool is_even(std::int64_t count, std::int64_t threads) {
+  return 4 * threads * ceil_divide(count, threads) <= 5 * count;
+}
+
+/// Whether each thread of `loop` gets rows of its own, at least `least`.
+inline bool has_own_rows(const ParallelFor& loop, std::int64_t rows, std::int64_t least) {
+  const std::int64_t threads = loop.thread_count();
+  return threads > 1 && rows >= threads * least && is_even(rows, threads);
+}
 
 /// The indices [0, count) in shares of consecutive ones, taken a few at a time: by the thread that has the share from
 /// the front, so that it reads memory in one direction, and by others from the back.
@@ -67,6 +94,13 @@ class Shares {
   std::int64_t unit_;
   std::vector<Left> left_;
 };
+
+/// Whether it pays that threads of `loop` help each other with so many products: fewer are done before one could help,
+/// and threads that are awake help in any loop.
+inline bool help_pays(const ParallelFor& loop, std::int64_t products) {
+  constexpr std::int64_t least = std::int64_t{1} << 23;
+  return !loop.is_awake() && loop.thread_count() > 1 && products >= least;
+}
 
 /// Calls f(next) on each thread of `loop`. As long as next(begin, end) is true, [begin, end) is a range for this
 /// thread; those of all threads cover [0, count). With a `unit` threads help each other, which pays where they have

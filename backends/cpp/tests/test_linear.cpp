@@ -291,16 +291,19 @@ TEST(linear_follows_its_definition) {
   }
 }
 
-/// Large enough to be shared out: by tiles with a ragged last one, by rows as well where tiles are few, and with more
-/// rows than one panel holds.
+/// Large enough to be shared out: each thread has rows of its own, in one panel and in several; or tiles with a ragged
+/// last one, because rows are too few or do not divide well, and rows as well where tiles are few.
 TEST(work_is_shared_out_without_gaps) {
   struct Shape {
     std::int64_t rows, out_features, in_features;
+    int threads;
   };
   Random random(6);
   std::normal_distribution<float> normal;
-  bittensor::ThreadPool pool(5);
-  for (const Shape& shape : {Shape{41, 391, 128}, Shape{67, 33, 1024}, Shape{163, 17, 4096}}) {
+  for (const Shape& shape :
+       {Shape{41, 391, 128, 8}, Shape{67, 33, 1024, 8}, Shape{20, 3, 66'000, 2}, Shape{9, 391, 512, 8},
+        Shape{25, 33, 2048, 8}}) {
+    bittensor::ThreadPool pool(shape.threads);
     CHECK(shape.rows * shape.out_features * shape.in_features >= std::int64_t{3} << 19);
     const Weight w(layout_of(shape.out_features, shape.in_features, 64, 4, ZeroKind::integer), random, false);
     std::vector<float> x(static_cast<std::size_t>(shape.rows * shape.in_features));

@@ -179,11 +179,14 @@ TEST(every_length_and_tail_of_columns) {
 
 TEST(threads_share_columns_and_rows) {
   Random random(3);
-  // Few columns and many rows, the reverse, and both; all with more products than one thread is given.
-  constexpr Shape shapes[] = {{257, 3, 2000}, {1, 1100, 1000}, {65, 130, 200}, {33, 700, 65}, {600, 64, 40}};
+  // Few columns and many rows, the reverse, and both; all with more products than one thread is given. Threads have
+  // rows of their own where these suffice and divide well: 25 rows do not among eight.
+  constexpr Shape shapes[] = {{257, 3, 2000}, {1, 1100, 1000}, {65, 130, 200}, {33, 700, 65},
+                              {600, 64, 40},  {7, 500, 400},   {25, 130, 400}, {25, 21, 2100}};
   bittensor::ThreadPool two(2);
   bittensor::ThreadPool three(3);
-  const ParallelFor loops[] = {{}, two.parallel_for(), three.parallel_for()};
+  bittensor::ThreadPool eight(8);
+  const ParallelFor loops[] = {{}, two.parallel_for(), three.parallel_for(), eight.parallel_for()};
   for (const int bits : widths) {
     for (const auto [rows, out_features, in_features] : shapes) {
       const Problem p = random_problem(random, rows, out_features, in_features, bits);
@@ -204,7 +207,8 @@ TEST(several_panels_of_rows) {
   check_panels(1, {11, 3, 300'001});
   check_panels(2, {14, 3, 150'017});
   check_panels(4, {33, 3, 70'001});
-  check_panels(4, {9, 2, 300'000});
+  check_panels(4, {60, 2, 70'001});  // for each thread
+  check_panels(4, {8, 2, 300'000});  // shared
   check_panels(8, {70, 2, 33'000});
 }
 

@@ -190,8 +190,8 @@ for wanted, calls in zip(expected, results):
 
 
 def _large(bits: int) -> list[MatmulCase]:
-    """Products large enough that a backend may spread them over threads."""
-    sizes = ((1, 1030, 500), (65, 130, 257), (300, 17, 130), (3, 300, 1000))
+    """Products large enough that a backend may spread them over threads: above 2**20 terms."""
+    sizes = ((1, 2100, 600), (65, 130, 257), (600, 17, 130), (7, 500, 400))
     return [MatmulCase(bits, k, n, (m,), x_zero=1, packed_x=bool(k % 2), accumulator=True) for m, n, k in sizes]
 
 

@@ -84,6 +84,7 @@ struct LinearKernels {
   SplitRow split_row;
   AddDigits add_digits;
   Int8Linear int8_linear[3];  // 2, 4, 8 bits
+  bool decodes_once;          // codes for all rows, and not for a few at a time
 
   Int8Linear int8_linear_for(int bits) const { return int8_linear[bits == 8 ? 2 : bits / 4]; }
 };

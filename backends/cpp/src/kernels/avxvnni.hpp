@@ -9,7 +9,7 @@ namespace {
 
 struct AvxVnni : Avx2 {
   static constexpr Isa isa = Isa::avxvnni;
-  static constexpr int int8_rows = 5;  // 5 rows x 1 tile: 10 sums and 4 weights of 16 registers
+  static constexpr int int8_rows = 6;  // 6 rows x 1 tile: 12 sums and 2 weight planes of 16 registers
 
   static Sum add_signed_bytes(Sum sum, Vector v) { return _mm256_dpbusd_avx_epi32(sum, _mm256_set1_epi8(1), v); }
 
