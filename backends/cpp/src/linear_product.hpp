@@ -30,6 +30,9 @@ inline constexpr std::int64_t task_tiles = 24;
 /// Tiles that a thread should have at least, so that sharing them out leaves no thread idle for long.
 inline constexpr std::int64_t thread_tiles = 6;
 
+/// Rows of a range at least, where rows are shared out beside tiles.
+inline constexpr std::int64_t least_range_rows = 16;
+
 /// Tiles that are taken at a time where threads take over tiles of others: a multiple of those that any kernel takes.
 inline constexpr std::int64_t helped_tiles = 6;
 
@@ -90,7 +93,7 @@ class Product {
         parallel.pays(products() + down.products(), tuning_.serial_products) ? parallel : ParallelFor();
     down.write_directly(loop);
     const std::int64_t weight_bytes = std::max(layout_.bytes(), down.layout_.bytes());
-    const std::int64_t least = least_rows(weight_bytes, std::max(outputs_, down.outputs_), most_rows_with(down));
+    const std::int64_t least = least_rows(weight_bytes, std::min(outputs_, down.outputs_), most_rows_with(down));
     for_rows(loop, least, [&](std::int64_t begin, std::int64_t end, const ParallelFor& inner) {
       Product own(*this);
       Product own_down(down);
@@ -227,53 +230,66 @@ class Product {
   /// Every thread takes a run of consecutive tiles. Where there are few tiles, rows are shared out as well.
   void multiply(std::int64_t first, std::int64_t rows, const ParallelFor& loop) const {
     const std::int64_t wanted = loop.thread_count() == 1 ? 1 : ceil_divide(loop.thread_count() * thread_tiles, tiles_);
-    const std::int64_t range_rows = ceil_divide(rows, std::clamp<std::int64_t>(wanted, 1, ceil_divide(rows, 16)));
-    const std::int64_t count = ceil_divide(rows, range_rows) * tiles_;
-    if (l_.next != nullptr) loop.expect(l_.next, l_.next_bytes);
-    share_out(loop, count, helps(loop, count, helped_tiles) ? helped_tiles : 0, [&](const auto& next) {
-      const std::int64_t values = range_rows * digits_ * std::min(task_tiles, tiles_) * tile_rows;
-      auto* y = reinterpret_cast<float*>(
-          scratch(ScratchUse::task, static_cast<std::size_t>(values + gathered(range_rows)) * sizeof(float)));
-      Rows range{};
-      for (std::int64_t begin = 0, end = 0; next(begin, end);) {
-        while (begin < end) {
-          const std::int64_t m = begin / tiles_ * range_rows;
-          if (range.count == 0 || range.first != m) range = gather(m, std::min(range_rows, rows - m), y + values);
-          for (const std::int64_t last = std::min(end, (begin / tiles_ + 1) * tiles_); begin < last;) {
-            const std::int64_t tile = begin % tiles_;
-            const std::int64_t taken = std::min(task_tiles, last - begin);
-            multiply_block(first, range, first_tile_ + tile, taken, y);
-            begin += taken;
-          }
-        }
-      }
+    const std::int64_t ranges = std::clamp<std::int64_t>(wanted, 1, ceil_divide(rows, least_range_rows));
+    const Shared shared{rows, ceil_divide(rows, ranges), tiles_, task_tiles, helped_tiles, digits_ * tile_rows};
+    share(loop, shared, [&](const Rows& range, std::int64_t tile, std::int64_t count, float* y) {
+      multiply_block(first, range, first_tile_ + tile, count, y);
     });
-  }
-
-  /// Whether threads that are done take over from others, in units of so many of the `count` indices that all share.
-  bool helps(const ParallelFor& loop, std::int64_t count, std::int64_t unit) const {
-    return help_pays(loop, products()) && count >= loop.thread_count() * 2 * unit;
   }
 
   /// The same for hidden columns, which go to `down`. With SwiGLU they are made of tiles of gates and, half of all
   /// tiles behind, of what these multiply.
   void multiply_hidden(std::int64_t rows, const Product& down, const ParallelFor& loop) const {
-    const bool gated = down.l_.prologue == Prologue::swiglu;
-    const std::int64_t parts = gated ? 2 : 1;
+    const std::int64_t parts = down.l_.prologue == Prologue::swiglu ? 2 : 1;
     const std::int64_t unit = unit_tiles(down.layout_);
     const std::int64_t tiles = tiles_ / parts;
     const std::int64_t units = ceil_divide(tiles, unit);
-    const std::int64_t most = std::min(task_tiles / parts / unit, units) * unit;
+    const std::int64_t most = task_tiles / parts / unit;
+    const std::int64_t most_ranges = ceil_divide(rows, least_range_rows);
+    std::int64_t ranges = 1;
+    while (ranges < most_ranges && !is_even(units * ranges, loop.thread_count())) ++ranges;
+    const std::int64_t values = digits_ * parts * unit * tile_rows;
+    share(
+        loop, {rows, ceil_divide(rows, ranges), units, most, most, values},
+        [&](const Rows& range, std::int64_t first, std::int64_t count, float* y) {
+          const std::int64_t tile = first * unit;
+          multiply_chunk(range, down, tile, std::min(count * unit, tiles - tile), y);
+        });
+  }
+
+  /// How threads share the rows of a panel and units of columns.
+  struct Shared {
+    std::int64_t rows;
+    std::int64_t range_rows;  // the rows are shared out in ranges of so many
+    std::int64_t units;
+    std::int64_t most;    // units at a time
+    std::int64_t helped;  // units that threads take over from others at a time
+    std::int64_t values;  // for each row and unit, in memory for one row more
+  };
+
+  /// Calls f(range, unit, count, memory) for ranges of rows and runs of units that cover all.
+  template <class F>
+  void share(const ParallelFor& loop, const Shared& shared, const F& f) const {
+    const std::int64_t units = shared.units;
+    const std::int64_t count = ceil_divide(shared.rows, shared.range_rows) * units;
+    const bool helps = help_pays(loop, products()) && count >= loop.thread_count() * 2 * shared.helped;
     if (l_.next != nullptr) loop.expect(l_.next, l_.next_bytes);
-    share_out(loop, units, helps(loop, units, most / unit) ? most / unit : 0, [&](const auto& next) {
-      const std::int64_t values = (rows * digits_ * parts + 1) * most * tile_rows;
-      auto* y = reinterpret_cast<float*>(
-          scratch(ScratchUse::task, static_cast<std::size_t>(values + gathered(rows)) * sizeof(float)));
-      const Rows all = gather(0, rows, y + values);
+    share_out(loop, count, helps ? shared.helped : 0, [&](const auto& next) {
+      const std::int64_t values = (shared.range_rows + 1) * shared.values * std::min(shared.most, units);
+      const std::int64_t floats = values + gathered(shared.range_rows);
+      auto* memory = reinterpret_cast<float*>(scratch(ScratchUse::task, static_cast<std::size_t>(floats) * 4));
+      Rows range{};
       for (std::int64_t begin = 0, end = 0; next(begin, end);) {
-        const std::int64_t last = std::min(end * unit, tiles);
-        for (std::int64_t tile = begin * unit; tile < last; tile += most) {
-          multiply_chunk(all, down, tile, std::min(most, last - tile), y);
+        while (begin < end) {
+          const std::int64_t m = begin / units * shared.range_rows;
+          if (range.count == 0 || range.first != m) {
+            range = gather(m, std::min(shared.range_rows, shared.rows - m), memory + values);
+          }
+          for (const std::int64_t last = std::min(end, (begin / units + 1) * units); begin < last;) {
+            const std::int64_t taken = std::min(shared.most, last - begin);
+            f(range, begin % units, taken, memory);
+            begin += taken;
+          }
         }
       }
     });
@@ -298,7 +314,7 @@ class Product {
             y + m * y_stride, columns, l_.bias != nullptr ? l_.bias + column : nullptr, l_.activation, nullptr,
             FloatType::f32, hidden);
       }
-      down.take_columns(m, column, columns, hidden);
+      down.take_columns(rows.first + m, column, columns, hidden);
     }
   }
 

@@ -98,7 +98,7 @@ struct Network {
   }
 };
 
-/// On every instruction set, alone and on threads that stay awake, so that small loops are shared out too.
+/// On every instruction set, alone, on threads, and on threads that stay awake, so that small loops are shared out too.
 void check_joined(const Network& network, bittensor::ThreadPool& pool) {
   const std::vector<float> expected = network.composed(bittensor::kernels_for(bittensor::Isa::scalar));
   for (const KernelSet* kernels : kernels_under_test()) {
@@ -107,6 +107,7 @@ void check_joined(const Network& network, bittensor::ThreadPool& pool) {
         network.float_mode ? "float" : "int8", network.up.layout.bits, static_cast<int>(network.up.layout.zero_kind),
         static_cast<long long>(network.s.rows), static_cast<long long>(network.s.hidden));
     for (const Side side : sides) check_same(network.joined(*kernels, {}, side), expected);
+    check_same(network.joined(*kernels, pool.parallel_for(), Side::back), expected);
     bittensor::Team::run(pool.parallel_for(), [&](const ParallelFor& loop) {
       check_same(network.joined(*kernels, loop, Side::back), expected);
     });
@@ -135,6 +136,21 @@ TEST(threads_with_rows_of_their_own) {
   Random random(5);
   bittensor::ThreadPool pool(2);
   check_joined(Network({70, 24, 72, 17, 24}, 4, ZeroKind::offset, random), pool);
+}
+
+/// Few hidden columns, with ranges of rows beside them, of which 25 do not divide well among eight threads; and so many
+/// that threads take over from each other.
+TEST(threads_share_hidden_columns) {
+  Random random(6);
+  bittensor::ThreadPool eight(8);
+  Network few({25, 24, 168, 17, 24}, 4, ZeroKind::integer, random);
+  check_joined(few, eight);
+  few.float_mode = true;
+  check_joined(few, eight);
+  bittensor::ThreadPool two(2);
+  const Network many({9, 512, 2048, 5, 32}, 4, ZeroKind::symmetric, random);
+  CHECK(many.s.rows * many.s.width * many.s.hidden >= std::int64_t{1} << 23);
+  check_joined(many, two);
 }
 
 TEST(every_activation_and_no_bias) {
