@@ -193,6 +193,7 @@ def test_a_trial_that_goes_wrong_ends_no_other(tmp_path: Path) -> None:
     trials.run([*(replace(FAULT, id=name) for name in "abcd"), replace(FAULT, id="a", targets=("cpp",))])
     assert trials.untried == {"a": "cpp may fail without it", "b": "OSError: disk full", "c": "the time was over"}
     assert {name: each.state for name, each in record.read(trials.path).items()} == {"a": "killed", "d": "survived"}
+    assert all(each.tried == record.here_and_now("a processor") for each in trials.outcomes.values())
     assert trials._free.qsize() == 1, "the workspace is free again"
     assert not record.show([replace(FAULT, id="a")], trials.outcomes, trials.untried, Console(quiet=True))
 
@@ -211,7 +212,7 @@ def outcome(state: record.State, id_: str = "id") -> Outcome:
 def test_a_record_is_read_back(tmp_path: Path) -> None:
     path = tmp_path / "record.json"
     outcomes = {name: outcome(state, name) for name, state in (("a", "killed"), ("b", "survived"), ("c", "not run"))}
-    record.write(path, outcomes, Proof("digest", {"cpp": 12.5}), "a processor")
+    record.write(path, outcomes, Proof("digest", {"cpp": 12.5}))
     assert record.read(path) == outcomes
     assert record.read_proof(path, "digest").seconds == {"cpp": 12.5}
     assert record.read_proof(path, "another").seconds == {}
@@ -247,9 +248,11 @@ def test_the_page_counts_the_faults_itself(tmp_path: Path) -> None:
     path = tmp_path / "record.json"
     killed = [replace(outcome("killed", str(i)), check="test_a/b" if i else None) for i in range(3)]
     outcomes = {each.id: each for each in (*killed, outcome("survived", "s"), outcome("not run", "n"))}
-    record.write(path, outcomes, Proof("digest", {}), "a processor")
+    outcomes["s"] = replace(outcomes["s"], tried="another day")
+    record.write(path, outcomes, Proof("digest", {}))
     text = " ".join(page.section(page.read(path), {"s": "It is wrong."}).split())
-    for words in ("4 faults", "found 3", "75.0 %", "for 1 the", "| `test_a` | 2 |", "- `s`: It is wrong."):
+    assert "4 faults were tried and 3 found: **75.0 %**." in text
+    for words in ("- 1 on another day", "for 1 the", "| `test_a` | 2 |", "- `s`: It is wrong."):
         assert words in text
     path.write_text(path.read_text().replace("0.75", "1.0"))
     with pytest.raises(ValueError, match="score"):

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os import cpu_count
 from pathlib import Path
 from time import monotonic
@@ -119,7 +119,7 @@ class Campaign:
             self.untried[fault.id] = f"{', '.join(sorted(unsound))} may fail without it"
             return
         with self._lock:
-            self.outcomes[fault.id] = outcome
+            self.outcomes[fault.id] = replace(outcome, tried=record.here_and_now(self._machine.cpu))
             self._write()
         found = f" by {outcome.target} {outcome.check}" if outcome.state == "killed" else ""
         self._say(f"{outcome.state:8} {fault.id}{found} ({outcome.build_seconds:.0f} + {outcome.suite_seconds:.0f} s)")
@@ -156,7 +156,7 @@ class Campaign:
             self._free.put(workspace)
 
     def _write(self) -> None:
-        record.write(self.path, self.outcomes, self.proof, self._machine.cpu)
+        record.write(self.path, self.outcomes, self.proof)
 
     def _say(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -21,23 +21,25 @@ END = "<!-- end of score -->"
 
 
 def section(record: dict[str, Any], abouts: dict[str, str]) -> str:
-    """The lines between the marks: how many faults were found, on what, by which chapters, and the survivors.
+    """The lines between the marks: how many faults were found, when and on what, by which chapters, and the survivors.
 
     Args:
         record: what `record.write` has written.
         abouts: what each fault of the catalogue does, for the survivors.
     """
-    faults, versions = record["faults"], record["versions"]
+    faults = record["faults"]
     states = Counter(each["state"] for each in faults)
     run = states["killed"] + states["survived"]
-    software = ", ".join(f"{name} {number}" for name, number in versions.items())
     said = (
-        f"The last run over the whole catalogue, on {record['date']}, tried {run} faults and found {states['killed']}: "
+        f"Of the catalogue {run} faults were tried and {states['killed']} found: "
         f"**{100 * states['killed'] / run:.1f} %**. {states['invalid']} did not compile; for {states['not run']} the "
-        f"machine had no instruction set. It was a machine with {record['machine']}, {software}."
+        "machine had no instruction set."
     )
+    runs = Counter(each["tried"] for each in faults)
     lines = [
         *textwrap.wrap(said, 120, break_on_hyphens=False),
+        "",
+        *(f"- {count} on {when}" for when, count in sorted(runs.items())),
         "",
         "| found first by | faults |",
         "|---|--:|",

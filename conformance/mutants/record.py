@@ -32,6 +32,7 @@ class Outcome:
             compile, "not run" if the machine has none of its targets.
         target, check, finding: who found it, and how. The compiler's words of an invalid fault.
         seconds: of the build, and of the suite.
+        tried: the date, the processor and the versions. Outcomes of earlier runs keep theirs.
     """
 
     id: str
@@ -42,6 +43,7 @@ class Outcome:
     finding: str | None
     build_seconds: float
     suite_seconds: float
+    tried: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,13 +59,16 @@ class Proof:
     seconds: dict[str, float]
 
 
-def write(path: Path, outcomes: dict[str, Outcome], proof: Proof, machine: str) -> None:
+def here_and_now(processor: str) -> str:
+    """What an outcome says of the run that it is from."""
+    versions = {"python": platform.python_version(), **{name: version(name) for name in ("torch", "hypothesis")}}
+    return f"{date.today()}, {processor}, {', '.join(f'{name} {number}' for name, number in versions.items())}"
+
+
+def write(path: Path, outcomes: dict[str, Outcome], proof: Proof) -> None:
     """Write the record, one outcome to a line."""
     counts = {state: sum(each.state == state for each in outcomes.values()) for state in get_args(State)}
     head: dict[str, Any] = {
-        "date": date.today().isoformat(),
-        "machine": machine,
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in ("torch", "hypothesis")}},
         "score": score(list(outcomes.values())),
         **counts,
         "without_fault": asdict(proof),

@@ -207,11 +207,12 @@ actual[row] = expected[row]
 _THREADS = """
 torch.set_num_threads(1)
 weight = case.tensors()["weight"]
-expected = case.call(weight=weight)
+results = [case.call(weight=weight)]
 for count in (2, 3, 8, 2, 3, 8):
     torch.set_num_threads(count)
-    actual = case.call(weight=weight)
-    same(actual, expected, within)
+    results.append(case.call(weight=weight))  # kept, so that no call finds the values of another in its memory
+    same(results[-1], results[0], within)
+actual, expected = results[-1], results[0]
 """
 _CONCURRENT = """
 from concurrent.futures import ThreadPoolExecutor

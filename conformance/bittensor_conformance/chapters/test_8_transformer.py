@@ -28,6 +28,10 @@ _MODES: Mapping[str, Mode] = {"int8": "int8", "float": "float"}
 # Hidden values of a feed-forward network, and columns of a group of the weight that takes them.
 _HIDDEN = ((8, 8), (100, 24), (424, 40), (416, 416))
 
+# Rows, columns, hidden values and columns of a group of networks that a backend may spread over threads: few hidden
+# values and rows that eight threads cannot share evenly; 2**23 products, so that threads may take over from each other.
+_LARGE = ((25, 300, 240, 24), (9, 640, 1600, 32))
+
 # Heads, heads of keys and values, values of a head, tokens, room in the cache.
 _CACHED = ((1, 1, 2, 1, 1), (6, 2, 24, 17, 17), (9, 3, 64, 66, 70), (2, 2, 18, 33, 64), (4, 1, 80, 5, 130))
 
@@ -71,6 +75,20 @@ def test_feed_forward_is_its_linears(target: Target, bits: int, case: Mode) -> N
         up, down = within.weight(bits, hidden, 24, 8, zero), within.weight(bits, 19, hidden, group_size, zero)
         names = {"up": up, "down": down, "epilogue": next(epilogues), "biased": next(biased), "dtype": dtype}
         holds(target, _FEED_FORWARD, **names, mode=case, exact=target.is_exact)
+
+
+@check("linear", cases=_MODES, applies=_declared)
+def test_feed_forward_on_any_number_of_threads(target: Target, bits: int, case: Mode) -> None:
+    """2, 3 and 8 threads give what one gives, in networks that split by rows, by hidden values, and by both."""
+    within = scope(target.capabilities)
+    threads = torch.get_num_threads()
+    try:
+        for (rows, columns, hidden, group_size), zero in zip(_LARGE, cycle(within.zeros)):
+            up, down = within.weight(bits, hidden, columns, 8, zero), within.weight(bits, 19, hidden, group_size, zero)
+            names = {"up": up, "down": down, "rows": rows, "epilogue": within.epilogues[0]}
+            holds(target, _FEED_FORWARD_ON_THREADS, **names, mode=case, exact=target.is_exact)
+    finally:
+        torch.set_num_threads(threads)
 
 
 @check("linear")
@@ -213,6 +231,22 @@ if exact:
     same(call(x[None, ::2]), actual[None, ::2])
 else:
     assert torch.allclose(actual, expected, rtol=0, atol=1e-2 * float(expected.abs().max())), "not the linears"
+"""
+)
+
+_FEED_FORWARD_ON_THREADS = (
+    _OWN
+    + """
+prepared = backend.prepare(up.quantized()), backend.prepare(down.quantized())
+x = torch.from_numpy(FloatFill(seed=up.k).floats((rows, up.k), "float32"))
+def call(threads):
+    torch.set_num_threads(threads)
+    return fused.feed_forward(x, prepared[0], None, epilogue, prepared[1], None, mode)
+results = [call(1)]
+for threads in (2, 3, 8, 2, 3, 8):
+    results.append(call(threads))  # kept, so that no call finds the values of another in its memory
+    reach = 0 if exact else 1e-2 * float(results[0].abs().max())
+    same(results[-1], results[0], reach)
 """
 )
 
