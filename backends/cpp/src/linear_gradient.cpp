@@ -109,9 +109,7 @@ class Gradient {
   /// Columns are shared out, and rows as well where threads would get too few columns or different numbers of them.
   void multiply(std::int64_t first, std::int64_t rows) const {
     constexpr std::int64_t fewest_rows = 24;
-    const std::int64_t most_ranges = std::max<std::int64_t>(rows / fewest_rows, 1);
-    std::int64_t ranges = 1;
-    while (ranges < most_ranges && !is_even(spans_.count() * ranges, loop_.thread_count())) ++ranges;
+    const std::int64_t ranges = even_ranges(spans_.count(), loop_.thread_count(), ceil_divide(rows, fewest_rows));
     const std::int64_t range_rows = ceil_divide(rows, ranges);
     loop_(spans_.count() * ranges, [&](std::int64_t begin, std::int64_t end) {
       const std::int64_t floats = (panel_ + range_rows) * stride_;

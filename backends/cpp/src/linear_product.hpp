@@ -245,9 +245,7 @@ class Product {
     const std::int64_t tiles = tiles_ / parts;
     const std::int64_t units = ceil_divide(tiles, unit);
     const std::int64_t most = task_tiles / parts / unit;
-    const std::int64_t most_ranges = ceil_divide(rows, least_range_rows);
-    std::int64_t ranges = 1;
-    while (ranges < most_ranges && !is_even(units * ranges, loop.thread_count())) ++ranges;
+    const std::int64_t ranges = even_ranges(units, loop.thread_count(), ceil_divide(rows, least_range_rows));
     const std::int64_t values = digits_ * parts * unit * tile_rows;
     share(
         loop, {rows, ceil_divide(rows, ranges), units, most, most, values},

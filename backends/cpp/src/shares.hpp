@@ -33,6 +33,14 @@ inline bool is_even(std::int64_t count, std::int64_t threads) {
   return 4 * threads * ceil_divide(count, threads) <= 5 * count;
 }
 
+/// Into how many ranges rows are divided, at most `most`, so that `threads` share out `count` runs of columns for each
+/// of them evenly.
+inline std::int64_t even_ranges(std::int64_t count, std::int64_t threads, std::int64_t most) {
+  std::int64_t ranges = 1;
+  while (ranges < most && !is_even(count * ranges, threads)) ++ranges;
+  return ranges;
+}
+
 /// Whether each thread of `loop` gets rows of its own, at least `least`.
 inline bool has_own_rows(const ParallelFor& loop, std::int64_t rows, std::int64_t least) {
   const std::int64_t threads = loop.thread_count();

@@ -44,6 +44,20 @@ TEST(every_index_is_visited_once) {
   }
 }
 
+TEST(rows_are_given_to_threads_that_get_about_as_many) {
+  CHECK(bittensor::is_even(6, 2) && bittensor::is_even(5, 2) && bittensor::is_even(24, 8));
+  CHECK(!bittensor::is_even(3, 2) && !bittensor::is_even(25, 8) && !bittensor::is_even(1, 2));
+  CHECK_EQUAL(bittensor::even_ranges(3, 2, 8), 2);
+  CHECK_EQUAL(bittensor::even_ranges(12, 16, 8), 4);
+  CHECK_EQUAL(bittensor::even_ranges(12, 16, 3), 3);
+  CHECK_EQUAL(bittensor::even_ranges(4, 2, 8), 1);
+  bittensor::ThreadPool pool(2);
+  CHECK(bittensor::has_own_rows(pool.parallel_for(), 6, 3));
+  CHECK(!bittensor::has_own_rows(pool.parallel_for(), 5, 3));
+  CHECK(!bittensor::has_own_rows(pool.parallel_for(), 3, 1));
+  CHECK(!bittensor::has_own_rows({}, 100, 3));
+}
+
 TEST(a_share_is_taken_from_the_front_and_by_others_from_the_back) {
   Shares shares(20, 2, 4);
   const auto take = [&](std::int64_t own) {
