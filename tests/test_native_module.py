@@ -276,10 +276,20 @@ def test_int8_linear(name: str, bits: int) -> None:
 @kernels("int8_linear")
 @pytest.mark.parametrize("zero", ["symmetric", "integer", "float"])
 @pytest.mark.parametrize(
-    ("rows", "row_tiles"),
-    [(1, 1), (1, 2), (4, 2), (9, 2), (37, 2), (150, 2)],  # from 9 on of AMX one run, two that share rows, two panels
+    ("rows", "row_tiles", "next_run"),
+    [  # from 9 on of AMX one run, two that share rows, two panels
+        (1, 2, False),
+        (1, 3, True),
+        (4, 2, True),
+        (9, 2, False),
+        (9, 2, True),
+        (37, 2, False),
+        (150, 2, True),
+    ],
 )
-def test_int8_linear_of_one_and_of_many_rows(name: str, bits: int, zero: Any, rows: int, row_tiles: int) -> None:
+def test_int8_linear_of_one_and_of_many_rows(
+    name: str, bits: int, zero: Any, rows: int, row_tiles: int, next_run: bool
+) -> None:
     """Groups of 32 and of 136 columns, shorter than a step of AMX and longer than a chunk, with shorter last ones; five
     tiles, which no kernel takes at once or in equal runs."""
     generator = torch.Generator().manual_seed(rows)
@@ -297,7 +307,15 @@ def test_int8_linear_of_one_and_of_many_rows(name: str, bits: int, zero: Any, ro
             _native.quantize_row("quantize_row_scalar", prepared, x[m].numpy(), "float32", codes[m], scales[m], sums[m])
         y = np.full((rows, 80), np.nan, dtype=np.float32)
         _native.int8_linear(
-            name, prepared, rows, codes, np.ascontiguousarray(scales.T), np.ascontiguousarray(sums.T), y, row_tiles
+            name,
+            prepared,
+            rows,
+            codes,
+            np.ascontiguousarray(scales.T),
+            np.ascontiguousarray(sums.T),
+            y,
+            row_tiles,
+            next_run,
         )
         with bittensor.use_backend("reference"):
             expected = bittensor.linear(x, weight)

@@ -214,12 +214,12 @@ void add_digits(const std::string& kernel, const py::buffer& y, std::int64_t row
 
 void int8_linear(
     const std::string& kernel, const py::buffer& prepared, std::int64_t rows, const py::buffer& x,
-    const py::buffer& scales, const py::buffer& sums, const py::buffer& y, std::int64_t row_tiles) {
+    const py::buffer& scales, const py::buffer& sums, const py::buffer& y, std::int64_t row_tiles, bool next_run) {
   const KernelEntry entry = find_kernel(kernel, KernelKind::int8_linear);
   const Prepared weight(prepared);
   if (weight.layout.bits != entry.bits) throw std::invalid_argument("prepared: another width than the kernel's");
   if (rows < 1) throw std::invalid_argument("rows: expected at least 1");
-  if (row_tiles < 1 || row_tiles > 2) throw std::invalid_argument("row_tiles: expected 1 or 2");
+  if (row_tiles < 2 || row_tiles > 3) throw std::invalid_argument("row_tiles: expected 2 or 3");
   const bittensor::PreparedLayout& layout = weight.layout;
   bittensor::Int8LinearBlock block{};  // all tiles, all groups, rows without gaps
   block.layout = &layout;
@@ -237,7 +237,10 @@ void int8_linear(
   block.x_sums = view<const std::int32_t>("sums", sums, rows * layout.groups());
   const std::vector<float> totals(block.x_sums, block.x_sums + rows * layout.groups());
   block.x_totals = totals.data();
+  block.tiles_to_come = block.tiles;
   block.fetch.row_tiles = row_tiles;
+  block.fetch.next_run = next_run;
+  block.is_large = true;
   linear_kernels(entry).int8_linear_for(entry.bits)(block);
 }
 
@@ -502,7 +505,7 @@ PYBIND11_MODULE(_native, module, py::mod_gil_not_used()) {
   module.def("add_digits", &add_digits, py::arg("kernel"), py::arg("y"), py::arg("rows"), py::arg("columns"));
   module.def(
       "int8_linear", &int8_linear, py::arg("kernel"), py::arg("prepared"), py::arg("rows"), py::arg("x"),
-      py::arg("scales"), py::arg("sums"), py::arg("y"), py::arg("row_tiles") = 2);
+      py::arg("scales"), py::arg("sums"), py::arg("y"), py::arg("row_tiles") = 2, py::arg("next_run") = false);
   module.def(
       "store_outputs", &store_outputs, py::arg("kernel"), py::arg("y"), py::arg("columns"), py::arg("bias"),
       py::arg("activation"), py::arg("dtype"), py::arg("out"));

@@ -232,8 +232,9 @@ class Product {
     const std::int64_t wanted = loop.thread_count() == 1 ? 1 : ceil_divide(loop.thread_count() * thread_tiles, tiles_);
     const std::int64_t ranges = std::clamp<std::int64_t>(wanted, 1, ceil_divide(rows, least_range_rows));
     const Shared shared{rows, ceil_divide(rows, ranges), tiles_, task_tiles, helped_tiles, digits_ * tile_rows};
-    share(loop, shared, [&](const Rows& range, std::int64_t tile, std::int64_t count, float* y) {
-      multiply_block(first, range, first_tile_ + tile, count, y);
+    share(loop, shared, [&](const Rows& range, Tiles tiles, float* y) {
+      tiles.first += first_tile_;
+      multiply_block(first, range, tiles, y);
     });
   }
 
@@ -249,9 +250,10 @@ class Product {
     const std::int64_t values = digits_ * parts * unit * tile_rows;
     share(
         loop, {rows, ceil_divide(rows, ranges), units, most, most, values},
-        [&](const Rows& range, std::int64_t first, std::int64_t count, float* y) {
-          const std::int64_t tile = first * unit;
-          multiply_chunk(range, down, tile, std::min(count * unit, tiles - tile), y);
+        [&](const Rows& range, const Tiles& of, float* y) {
+          const std::int64_t tile = of.first * unit;
+          const auto until_end = [&](std::int64_t count) { return std::min(count * unit, tiles - tile); };
+          multiply_chunk(range, down, {tile, until_end(of.count), until_end(of.to_come)}, y);
         });
   }
 
@@ -265,7 +267,14 @@ class Product {
     std::int64_t values;  // for each row and unit, in memory for one row more
   };
 
-  /// Calls f(range, unit, count, memory) for ranges of rows and runs of units that cover all.
+  /// A run of tiles, or of units of them, and how many the thread takes with those behind it.
+  struct Tiles {
+    std::int64_t first;
+    std::int64_t count;
+    std::int64_t to_come;
+  };
+
+  /// Calls f(range, units, memory) for ranges of rows and runs of units that cover all.
   template <class F>
   void share(const ParallelFor& loop, const Shared& shared, const F& f) const {
     const std::int64_t units = shared.units;
@@ -277,15 +286,16 @@ class Product {
       const std::int64_t floats = values + gathered(shared.range_rows);
       auto* memory = reinterpret_cast<float*>(scratch(ScratchUse::task, static_cast<std::size_t>(floats) * 4));
       Rows range{};
-      for (std::int64_t begin = 0, end = 0; next(begin, end);) {
-        while (begin < end) {
+      for (Taken own; next(own);) {
+        for (std::int64_t begin = own.begin; begin < own.end;) {
           const std::int64_t m = begin / units * shared.range_rows;
           if (range.count == 0 || range.first != m) {
             range = gather(m, std::min(shared.range_rows, shared.rows - m), memory + values);
           }
-          for (const std::int64_t last = std::min(end, (begin / units + 1) * units); begin < last;) {
+          const std::int64_t end_of_range = (begin / units + 1) * units;
+          for (const std::int64_t last = std::min(own.end, end_of_range); begin < last;) {
             const std::int64_t taken = std::min(shared.most, last - begin);
-            f(range, begin % units, taken, memory);
+            f(range, {begin % units, taken, std::min(own.to_come, end_of_range) - begin}, memory);
             begin += taken;
           }
         }
@@ -293,15 +303,16 @@ class Product {
     });
   }
 
-  /// Hidden columns of `count` tiles from `tile` on, of rows of a panel.
-  void multiply_chunk(const Rows& rows, const Product& down, std::int64_t tile, std::int64_t count, float* y) const {
+  /// Hidden columns of `chunk`, of rows of a panel.
+  void multiply_chunk(const Rows& rows, const Product& down, const Tiles& chunk, float* y) const {
     const bool gated = down.l_.prologue == Prologue::swiglu;
     const std::int64_t parts = gated ? 2 : 1;
-    const std::int64_t y_stride = parts * count * tile_rows;
-    const std::int64_t column = tile * tile_rows;
-    const std::int64_t columns = std::min(count * tile_rows, down.layout_.in_features - column);
+    const std::int64_t y_stride = parts * chunk.count * tile_rows;
+    const std::int64_t column = chunk.first * tile_rows;
+    const std::int64_t columns = std::min(chunk.count * tile_rows, down.layout_.in_features - column);
     for (std::int64_t part = 0; part < parts; ++part) {
-      multiply_tiles(rows, part * tiles_ / parts + tile, count, y + part * count * tile_rows, y_stride);
+      const Tiles tiles{part * tiles_ / parts + chunk.first, chunk.count, chunk.to_come};
+      multiply_tiles(rows, tiles, y + part * chunk.count * tile_rows, y_stride);
     }
     float* hidden = y + rows.count * digits_ * y_stride;
     for (std::int64_t m = 0; m < rows.count; ++m) {
@@ -368,14 +379,14 @@ class Product {
 
   /// Results of a panel's rows. `y` has room for those of all digits.
   void multiply_tiles(
-      const Rows& rows, std::int64_t tile, std::int64_t tiles, float* y, std::int64_t y_stride,
-      const float* bias = nullptr) const {
+      const Rows& rows, const Tiles& tiles, float* y, std::int64_t y_stride, const float* bias = nullptr) const {
     Int8LinearBlock block{};
     block.layout = &layout_;
-    block.codes = l_.prepared + layout_.codes_begin() + tile * layout_.tile_code_bytes();
-    block.scales = l_.prepared + layout_.scales_begin() + tile * layout_.tile_scale_bytes();
-    block.zeros = l_.prepared + layout_.zeros_begin() + tile * layout_.tile_zero_bytes();
-    block.tiles = tiles;
+    block.codes = l_.prepared + layout_.codes_begin() + tiles.first * layout_.tile_code_bytes();
+    block.scales = l_.prepared + layout_.scales_begin() + tiles.first * layout_.tile_scale_bytes();
+    block.zeros = l_.prepared + layout_.zeros_begin() + tiles.first * layout_.tile_zero_bytes();
+    block.tiles = tiles.count;
+    block.tiles_to_come = tiles.to_come;
     block.x = x_ + rows.first * digits_ * x_stride_;
     block.x_stride = x_stride_;
     block.x_scales = rows.scales;
@@ -387,24 +398,26 @@ class Product {
     block.y = y;
     block.y_stride = y_stride;
     block.fetch = tuning_.fetch;
+    block.is_large = layout_.bytes() > cached_weight_bytes;
     multiply_(block);
-    if (digits_ > 1) kernels_.add_digits(y, rows.count, tiles * tile_rows, y_stride);
+    if (digits_ > 1) kernels_.add_digits(y, rows.count, tiles.count * tile_rows, y_stride);
   }
 
-  void multiply_block(std::int64_t first, const Rows& rows, std::int64_t tile, std::int64_t tiles, float* y) const {
-    const std::int64_t y_stride = tiles * tile_rows;
-    const std::int64_t column = std::max(tile * tile_rows, l_.first_output);
-    const std::int64_t columns = std::min((tile + tiles) * tile_rows, l_.first_output + outputs_) - column;
+  void multiply_block(std::int64_t first, const Rows& rows, const Tiles& tiles, float* y) const {
+    const std::int64_t y_stride = tiles.count * tile_rows;
+    const std::int64_t begin = tiles.first * tile_rows;
+    const std::int64_t column = std::max(begin, l_.first_output);
+    const std::int64_t columns = std::min(begin + y_stride, l_.first_output + outputs_) - column;
     const std::int64_t size = bytes_of(l_.float_type);
     if (writes_results_ && columns == y_stride) {
       const std::int64_t offset = ((first + rows.first) * layout_.out_features + column) * size;
       multiply_tiles(
-          rows, tile, tiles, reinterpret_cast<float*>(static_cast<std::uint8_t*>(l_.out) + offset),
+          rows, tiles, reinterpret_cast<float*>(static_cast<std::uint8_t*>(l_.out) + offset),
           layout_.out_features, l_.bias != nullptr ? l_.bias + column : nullptr);
       return;
     }
-    multiply_tiles(rows, tile, tiles, y, y_stride);
-    y += column - tile * tile_rows;
+    multiply_tiles(rows, tiles, y, y_stride);
+    y += column - begin;
     for (std::int64_t i = 0; i < rows.count; ++i) {
       const std::int64_t offset = ((first + rows.first + i) * layout_.out_features + column) * size;
       kernels_.store_outputs(

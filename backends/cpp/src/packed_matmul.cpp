@@ -145,8 +145,8 @@ class Product {
     const std::int64_t ranges = ceil_divide(rows, range_rows);
     const bool helps = help_pays(loop, rows * p_.in_features * p_.out_features);
     share_out(loop, column_blocks * ranges, helps ? 1 : 0, [&](const auto& next) {
-      for (std::int64_t begin = 0, end = 0; next(begin, end);) {
-        for (std::int64_t task = begin; task < end; ++task) {
+      for (Taken taken; next(taken);) {
+        for (std::int64_t task = taken.begin; task < taken.end; ++task) {
           const std::int64_t m = task % ranges * range_rows;
           multiply_block(first, m, std::min(range_rows, rows - m), task / ranges * block_columns);
         }

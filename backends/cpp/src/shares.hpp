@@ -47,6 +47,13 @@ inline bool has_own_rows(const ParallelFor& loop, std::int64_t rows, std::int64_
   return threads > 1 && rows >= threads * least && is_even(rows, threads);
 }
 
+/// Indices that a thread takes, and behind them, before `to_come`, those that it takes next, unless others help it.
+struct Taken {
+  std::int64_t begin = 0;
+  std::int64_t end = 0;
+  std::int64_t to_come = 0;
+};
+
 /// The indices [0, count) in shares of consecutive ones, taken a few at a time: by the thread that has the share from
 /// the front, so that it reads memory in one direction, and by others from the back.
 class Shares {
@@ -59,12 +66,12 @@ class Shares {
     }
   }
 
-  /// Sets [begin, end) to what comes next for the thread that has share `own`; false if nothing is left of any.
-  bool take(std::int64_t own, std::int64_t& begin, std::int64_t& end) {
-    if (take_of(share(own), Side::front, begin, end)) return true;
+  /// Sets `taken` to what comes next for the thread that has share `own`; false if nothing is left of any.
+  bool take(std::int64_t own, Taken& taken) {
+    if (take_of(share(own), Side::front, taken)) return true;
     const auto shares = static_cast<std::int64_t>(left_.size());
     for (std::int64_t i = 1; i < shares; ++i) {
-      if (take_of(share((own + i) % shares), Side::back, begin, end)) return true;
+      if (take_of(share((own + i) % shares), Side::back, taken)) return true;
     }
     return false;
   }
@@ -84,17 +91,18 @@ class Shares {
   std::atomic<std::uint64_t>& share(std::int64_t i) { return left_[static_cast<std::size_t>(i)].range; }
 
   /// Nothing is read that another thread wrote but the word itself, so that no order of memory is asked for.
-  bool take_of(std::atomic<std::uint64_t>& range, Side side, std::int64_t& begin, std::int64_t& end) const {
+  bool take_of(std::atomic<std::uint64_t>& range, Side side, Taken& taken) const {
     std::uint64_t before = range.load(std::memory_order_relaxed);
     std::uint64_t after = 0;
     do {
       const auto first = static_cast<std::int64_t>(before >> 32);
       const auto last = static_cast<std::int64_t>(before & 0xFFFFFFFFU);
       if (first == last) return false;
-      const std::int64_t taken = last - first < unit_ ? last - first : unit_;
-      begin = side == Side::front ? first : last - taken;
-      end = begin + taken;
-      after = side == Side::front ? pair(end, last) : pair(first, begin);
+      const std::int64_t count = last - first < unit_ ? last - first : unit_;
+      taken.begin = side == Side::front ? first : last - count;
+      taken.end = taken.begin + count;
+      taken.to_come = last;
+      after = side == Side::front ? pair(taken.end, last) : pair(first, taken.begin);
     } while (!range.compare_exchange_weak(before, after, std::memory_order_relaxed));
     return true;
   }
@@ -110,17 +118,16 @@ inline bool help_pays(const ParallelFor& loop, std::int64_t products) {
   return !loop.is_awake() && loop.thread_count() > 1 && products >= least;
 }
 
-/// Calls f(next) on each thread of `loop`. As long as next(begin, end) is true, [begin, end) is a range for this
-/// thread; those of all threads cover [0, count). With a `unit` threads help each other, which pays where they have
+/// Calls f(next) on each thread of `loop`. As long as next(taken) is true, that is a range for this thread; those of all
+/// threads cover [0, count). With a `unit` threads help each other, which pays where they have
 /// some units each and a unit takes microseconds; with 0 every thread has one range.
 template <class F>
 void share_out(const ParallelFor& loop, std::int64_t count, std::int64_t unit, const F& f) {
   if (unit == 0) {
     loop(count, [&](std::int64_t from, std::int64_t to) {
       bool is_left = true;
-      f([&](std::int64_t& begin, std::int64_t& end) {
-        begin = from;
-        end = to;
+      f([&](Taken& taken) {
+        taken = {from, to, to};
         return std::exchange(is_left, false);
       });
     });
@@ -129,7 +136,7 @@ void share_out(const ParallelFor& loop, std::int64_t count, std::int64_t unit, c
   Shares shares(count, loop.thread_count(), unit);
   loop(loop.thread_count(), [&](std::int64_t first, std::int64_t last) {
     for (std::int64_t own = first; own < last; ++own) {
-      f([&](std::int64_t& begin, std::int64_t& end) { return shares.take(own, begin, end); });
+      f([&](Taken& taken) { return shares.take(own, taken); });
     }
   });
 }

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <chrono>
 #include <thread>
+#include <tuple>
 #include <vector>
 
 #include "../src/shares.hpp"
@@ -13,6 +14,7 @@
 using bittensor::ParallelFor;
 using bittensor::share_out;
 using bittensor::Shares;
+using bittensor::Taken;
 
 namespace {
 
@@ -21,8 +23,9 @@ void check_loop(const ParallelFor& loop, std::int64_t count, std::int64_t unit) 
   CONTEXT("%d threads, %d indices, %d at a time", loop.thread_count(), static_cast<int>(count), static_cast<int>(unit));
   std::vector<int> visits(static_cast<std::size_t>(count), 0);
   share_out(loop, count, unit, [&](const auto& next) {
-    for (std::int64_t begin = 0, end = 0; next(begin, end);) {
-      CHECK(0 <= begin && begin < end && end <= count);
+    for (Taken taken; next(taken);) {
+      const auto [begin, end, to_come] = taken;
+      CHECK(0 <= begin && begin < end && end <= to_come && to_come <= count);
       CHECK(unit == 0 || end - begin <= unit);
       for (std::int64_t i = begin; i < end; ++i) ++visits[static_cast<std::size_t>(i)];
     }
@@ -59,21 +62,20 @@ TEST(rows_are_given_to_threads_that_get_about_as_many) {
 }
 
 TEST(a_share_is_taken_from_the_front_and_by_others_from_the_back) {
+  using Range = std::tuple<std::int64_t, std::int64_t, std::int64_t>;
   Shares shares(20, 2, 4);
   const auto take = [&](std::int64_t own) {
-    std::int64_t begin = 0;
-    std::int64_t end = 0;
-    return shares.take(own, begin, end) ? std::pair(begin, end) : std::pair<std::int64_t, std::int64_t>(-1, -1);
+    Taken taken;
+    return shares.take(own, taken) ? std::tuple(taken.begin, taken.end, taken.to_come) : Range(-1, -1, -1);
   };
-  using Range = std::pair<std::int64_t, std::int64_t>;
-  CHECK(take(0) == Range(0, 4));
-  CHECK(take(1) == Range(10, 14));
-  CHECK(take(1) == Range(14, 18));
-  CHECK(take(1) == Range(18, 20));
-  CHECK(take(1) == Range(6, 10));
-  CHECK(take(0) == Range(4, 6));
-  CHECK(take(0) == Range(-1, -1));
-  CHECK(take(1) == Range(-1, -1));
+  CHECK(take(0) == Range(0, 4, 10));
+  CHECK(take(1) == Range(10, 14, 20));
+  CHECK(take(1) == Range(14, 18, 20));
+  CHECK(take(1) == Range(18, 20, 20));
+  CHECK(take(1) == Range(6, 10, 10));
+  CHECK(take(0) == Range(4, 6, 6));
+  CHECK(take(0) == Range(-1, -1, -1));
+  CHECK(take(1) == Range(-1, -1, -1));
 }
 
 TEST(threads_that_are_done_take_over) {
@@ -85,7 +87,7 @@ TEST(threads_that_are_done_take_over) {
   std::atomic<std::int64_t> of_slow = 0;
   share_out(pool.parallel_for(), count, 1, [&](const auto& next) {
     const bool is_slow = threads.fetch_add(1) == 1;
-    for (std::int64_t begin = 0, end = 0; next(begin, end);) {
+    for (Taken own; next(own);) {
       taken.fetch_add(1);
       if (!is_slow) {
         while (threads.load() < 2) std::this_thread::yield();  // leaves the other one something

@@ -38,9 +38,10 @@ using AddDigits = void (*)(float* y, std::int64_t rows, std::int64_t columns, st
 /// How codes are fetched where there are few rows, so that the loop waits for memory: what is fastest depends on the
 /// processor, what is computed does not.
 struct CodeFetch {
-  std::int64_t row_tiles = 2;       // with one row, tiles side by side, each a stream of its own: 1 or 2
-  std::int64_t tile_ahead = 6144;   // bytes, where a kernel takes one tile at a time
-  std::int64_t tiles_ahead = 6144;  // bytes of all tiles, where it takes several
+  std::int64_t row_tiles = 2;  // with one row, tiles side by side, each a stream of its own: 2, or 3 of vectors of 16
+  std::int64_t ahead = 6144;   // bytes, of all tiles that a kernel takes at a time
+  /// Into the second-level cache also what is taken next, in the order of memory: a single stream.
+  bool next_run = false;
 };
 
 /// Operands of `Int8Linear`: rows of activation codes against consecutive tiles of a prepared weight.
@@ -50,6 +51,7 @@ struct Int8LinearBlock {
   const std::uint8_t* scales;   // of the first tile
   const std::uint8_t* zeros;    // of the first tile; zero codes or offsets
   std::int64_t tiles;           // at least 1
+  std::int64_t tiles_to_come;   // these and those behind them that the thread takes next; 0: it is not known
   const std::int8_t* x;         // [rows, x_stride], from QuantizeRow
   std::int64_t x_stride;        // bytes
   const float* x_scales;        // [activation groups, x_group_stride], of the rows side by side
@@ -61,6 +63,7 @@ struct Int8LinearBlock {
   float* y;                     // [rows, y_stride], tile_rows values for each tile
   std::int64_t y_stride;        // floats
   CodeFetch fetch;
+  bool is_large;  // the weight, for the second-level cache: rows beyond those that a kernel takes at a time meet it there
 };
 
 /// y = the terms of all groups in docs/numerics.md, section 4, in ascending order, and then the bias.

@@ -14,8 +14,8 @@
 namespace bittensor {
 namespace {
 
-/// `Few`: there are few rows in all, so that the loop waits for memory.
-template <class V, int Bits, int Rows, int Tiles, bool Few>
+/// `Waits`: the first to meet the codes, with few rows, so that the loop waits for memory.
+template <class V, int Bits, int Rows, int Tiles, bool Waits>
 struct Int8LinearTile {
   static constexpr int tile_vectors = tile_rows / V::lanes;
   static constexpr int vectors = Tiles * tile_vectors;
@@ -88,8 +88,9 @@ struct Int8LinearTile {
     const std::int8_t* x = block.x + row * block.x_stride;
     const float* x_scales = block.x_scales + row;
     const bool has_offset = layout.zero_kind == ZeroKind::offset;
-    [[maybe_unused]] const std::int64_t ahead =
-        (Tiles == 1 ? block.fetch.tile_ahead : block.fetch.tiles_ahead) / Tiles / 64 * 64;
+    [[maybe_unused]] const std::int64_t ahead = block.fetch.ahead / Tiles / 64 * 64;
+    [[maybe_unused]] const std::uint8_t* next_run =
+        block.fetch.next_run && tile + 2 * Tiles <= block.tiles_to_come ? codes + Tiles * tile_code_bytes : nullptr;
     [[maybe_unused]] constexpr std::int64_t scales_ahead = 768;              // bytes
     const std::int32_t* x_sums = has_offset ? nullptr : block.x_sums + row;  // as it says there, one of the two is read
     const float* x_totals = has_offset ? block.x_totals + row : nullptr;
@@ -118,7 +119,10 @@ struct Int8LinearTile {
         }
       }
       const auto advance = [&] {
-        if constexpr (Few) prefetch_codes<Tiles>(codes, end_of_tile, tile_code_bytes, ahead);
+        if constexpr (Waits) {
+          prefetch_codes<Tiles>(codes, end_of_tile, tile_code_bytes, ahead);
+          if (next_run != nullptr) prefetch_next_run<Tiles>(next_run);
+        }
         codes += tile_block_bytes;
         x += columns;
       };
@@ -152,7 +156,7 @@ struct Int8LinearTile {
 #pragma GCC unroll 16
         for (int v = 0; v < vectors; ++v) sums[0][v] = V::add_i32(sums[0][v], sums[1][v]);
       }
-      if constexpr (Few) __builtin_prefetch(scales + scales_ahead);
+      if constexpr (Waits) __builtin_prefetch(scales + scales_ahead);
       Float scale[vectors];
 #pragma GCC unroll 16
       for (int v = 0; v < vectors; ++v) scale[v] = load_float(scales, tile_scale_bytes, layout.scale_type, v);
@@ -204,22 +208,30 @@ struct Int8LinearTile {
 template <class V, int Bits>
 void int8_linear(const Int8LinearBlock& block) {
   const TileSizes sizes(*block.layout);
-  const auto run = [&]<int Rows, int Tiles>(std::int64_t row, std::int64_t tile) {
-    Int8LinearTile<V, Bits, Rows, Tiles, Rows == 1>::run(block, sizes, row, tile);
+  const auto run = [&]<int Rows, int Tiles, bool Waits>(std::int64_t row, std::int64_t tile) {
+    Int8LinearTile<V, Bits, Rows, Tiles, Waits>::run(block, sizes, row, tile);
   };
-  const auto run_few = [&]<int Rows, int Tiles>(std::int64_t row, std::int64_t tile) {
-    Int8LinearTile<V, Bits, Rows, Tiles, true>::run(block, sizes, row, tile);
+  const auto waits = [&]<int Rows, int Tiles>(std::int64_t row, std::int64_t tile) {
+    run.template operator()<Rows, Tiles, true>(row, tile);
   };
-  if (block.rows == 1) {
-    if (block.fetch.row_tiles == 1) {
-      linear_tiles<1, 1>(block, run);
+  const auto first_waits = [&]<int Rows, int Tiles>(std::int64_t row, std::int64_t tile) {
+    if (row == 0 && block.fetch.next_run && block.is_large) {
+      run.template operator()<Rows, Tiles, true>(row, tile);
     } else {
-      linear_tiles<2, 1>(block, run);
+      run.template operator()<Rows, Tiles, false>(row, tile);
+    }
+  };
+  constexpr int most_row_tiles = V::lanes == tile_rows ? 3 : 2;
+  if (block.rows == 1) {
+    if (block.fetch.row_tiles >= most_row_tiles) {
+      linear_tiles<most_row_tiles, 1>(block, waits);
+    } else {
+      linear_tiles<2, 1>(block, waits);
     }
   } else if (block.rows <= V::int8_rows) {
-    linear_tiles<V::int8_tiles, V::int8_rows>(block, run_few);
+    linear_tiles<V::int8_tiles, V::int8_rows>(block, waits);
   } else {
-    linear_tiles<V::int8_tiles, V::int8_rows>(block, run);
+    linear_tiles<V::int8_tiles, V::int8_rows>(block, first_waits);
   }
 }
 
