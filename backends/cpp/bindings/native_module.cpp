@@ -80,7 +80,7 @@ int expand_planes(
 
 void integer_dot(
     const std::string& kernel, const py::buffer& planes, std::int64_t plane_stride, std::int64_t rows,
-    const py::buffer& words, std::int64_t columns, std::int64_t in_features, const py::buffer& acc) {
+    const py::buffer& words, std::int64_t columns, std::int64_t in_features, const py::buffer& acc, bool waits) {
   const KernelEntry entry = find_kernel(kernel, KernelKind::integer_dot);
   if (rows < 1 || columns < 1 || columns > bittensor::block_columns) {
     throw std::invalid_argument("rows: expected at least 1; columns: expected 1..64");
@@ -94,6 +94,7 @@ void integer_dot(
   block.plane_stride = plane_stride;
   block.rows = rows;
   block.columns = columns;
+  block.waits = waits;
   block.planes =
       view<const std::int8_t>("planes", planes, (rows - 1) * plane_stride + plane_bytes(in_features, entry.bits));
   block.words = view<const std::uint64_t>("words", words, columns * block.row_words);
@@ -489,7 +490,8 @@ PYBIND11_MODULE(_native, module, py::mod_gil_not_used()) {
       py::arg("planes"));
   module.def(
       "integer_dot", &integer_dot, py::arg("kernel"), py::arg("planes"), py::arg("plane_stride"), py::arg("rows"),
-      py::arg("words"), py::arg("columns"), py::arg("in_features"), py::arg("acc"));
+      py::arg("words"), py::arg("columns"), py::arg("in_features"), py::arg("acc"),
+      py::arg("waits") = false);
   module.def(
       "store_codes", &store_codes, py::arg("kernel"), py::arg("acc"), py::arg("column_add"), py::arg("row_add"),
       py::arg("scale"), py::arg("out_zero"), py::arg("columns"), py::arg("words"));

@@ -57,6 +57,8 @@ class Product {
   }
 
  private:
+  std::int64_t weight_bytes() const { return p_.out_features * row_words_ * 8; }
+
   void count_calls() const {
     count_call(KernelKind::integer_dot, p_.bits, kernels_.isa);
     count_call(KernelKind::expand_planes, p_.bits, kernels_.isa);
@@ -71,7 +73,7 @@ class Product {
   /// Returns false if a code of x is out of range.
   bool multiply_all(const ParallelFor& loop) const {
     const std::int64_t least = excess_ != 0 ? least_rows_beside_ones : least_own_rows;
-    if (!has_own_rows(loop, p_.rows, own_rows_of(p_.out_features * row_words_ * 8, least, panel_rows_))) {
+    if (!has_own_rows(loop, p_.rows, own_rows_of(weight_bytes(), least, panel_rows_))) {
       return Product(*this).multiply_rows(0, p_.rows, loop);
     }
     std::atomic<bool> in_range{true};
@@ -170,12 +172,15 @@ class Product {
       // The epilogue reads whole blocks; sums of absent columns are zero.
       std::fill_n(acc, std::min(sum_rows, rows) * block_columns, 0);
     }
+    block.waits = rows == 1 || weight_bytes() > cached_weight_bytes;
     fill_columns(block, column, column_add, scale);
+    if (excess_ != 0) block.waits = false;  // the row of ones has met the weight
     for (std::int64_t done = 0; done < rows; done += sum_rows) {
       const std::int64_t row = m + done;
       block.rows = std::min(sum_rows, rows - done);
       block.planes = planes_ + row * plane_stride_;
       codes_.integer_dot(block);
+      block.waits = false;
       for (std::int64_t i = 0; i < block.rows; ++i) {
         store(
             first + row + i, column, block.columns,

@@ -46,6 +46,7 @@ struct IntegerDotBlock {
   std::int64_t word_stride;    // words
   std::int64_t row_words;      // words in a weight row
   std::int64_t columns;        // weight rows, 1..block_columns
+  bool waits;                  // for memory: these rows are the first to meet the weight
   std::int32_t* acc;           // [rows, block_columns]; columns up to the next multiple of 4 are overwritten
 };
 

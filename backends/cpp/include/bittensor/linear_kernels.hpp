@@ -40,7 +40,8 @@ using AddDigits = void (*)(float* y, std::int64_t rows, std::int64_t columns, st
 struct CodeFetch {
   std::int64_t row_tiles = 2;  // with one row, tiles side by side, each a stream of its own: 2, or 3 of vectors of 16
   std::int64_t ahead = 6144;   // bytes, of all tiles that a kernel takes at a time
-  /// Into the second-level cache also what is taken next, in the order of memory: a single stream.
+  /// Into the second-level cache also what is taken next, in the order of memory: a single stream. Where rows are more
+  /// than a kernel takes at a time the first do so anyway.
   bool next_run = false;
 };
 
@@ -63,7 +64,7 @@ struct Int8LinearBlock {
   float* y;                     // [rows, y_stride], tile_rows values for each tile
   std::int64_t y_stride;        // floats
   CodeFetch fetch;
-  bool is_large;  // the weight, for the second-level cache: rows beyond those that a kernel takes at a time meet it there
+  bool is_large;  // the weight, for the second-level cache
 };
 
 /// y = the terms of all groups in docs/numerics.md, section 4, in ascending order, and then the bias.

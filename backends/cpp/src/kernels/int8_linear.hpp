@@ -89,8 +89,9 @@ struct Int8LinearTile {
     const float* x_scales = block.x_scales + row;
     const bool has_offset = layout.zero_kind == ZeroKind::offset;
     [[maybe_unused]] const std::int64_t ahead = block.fetch.ahead / Tiles / 64 * 64;
-    [[maybe_unused]] const std::uint8_t* next_run =
-        block.fetch.next_run && tile + 2 * Tiles <= block.tiles_to_come ? codes + Tiles * tile_code_bytes : nullptr;
+    [[maybe_unused]] const bool has_next_run =
+        (block.fetch.next_run || block.rows > V::int8_rows) && tile + 2 * Tiles <= block.tiles_to_come;
+    [[maybe_unused]] const std::uint8_t* next_run = has_next_run ? codes + Tiles * tile_code_bytes : nullptr;
     [[maybe_unused]] constexpr std::int64_t scales_ahead = 768;              // bytes
     const std::int32_t* x_sums = has_offset ? nullptr : block.x_sums + row;  // as it says there, one of the two is read
     const float* x_totals = has_offset ? block.x_totals + row : nullptr;
@@ -215,7 +216,7 @@ void int8_linear(const Int8LinearBlock& block) {
     run.template operator()<Rows, Tiles, true>(row, tile);
   };
   const auto first_waits = [&]<int Rows, int Tiles>(std::int64_t row, std::int64_t tile) {
-    if (row == 0 && block.fetch.next_run && block.is_large) {
+    if (row == 0 && block.is_large) {
       run.template operator()<Rows, Tiles, true>(row, tile);
     } else {
       run.template operator()<Rows, Tiles, false>(row, tile);

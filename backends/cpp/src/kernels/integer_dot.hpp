@@ -16,8 +16,8 @@ namespace {
 
 inline constexpr int tile_columns = 4;
 
-/// How far ahead of its use a weight is fetched when there is a single row and the loop waits for memory.
-inline constexpr int prefetch_tiles = 2;
+/// How far ahead of its use a weight is fetched, into the second-level cache, where the loop waits for memory.
+inline constexpr int prefetch_tiles = 4;
 
 template <class V, int Bits, int Rows>
 struct IntegerDotTile {
@@ -56,7 +56,7 @@ struct IntegerDotTile {
     }
   }
 
-  /// `weights` point to the packed rows of the tile's columns.
+  /// `weights` point to the packed rows of the tile's columns. With 0 `prefetch_words` nothing is fetched.
   static void run(
       const std::int8_t* planes, std::int64_t plane_stride, const std::uint64_t* const (&weights)[tile_columns],
       std::int64_t row_words, std::int64_t prefetch_words, std::int32_t* acc) {
@@ -78,11 +78,11 @@ struct IntegerDotTile {
     for (std::int64_t begin = 0; begin < blocks; begin += run_blocks) {
       const std::int64_t end = begin + run_blocks < blocks ? begin + run_blocks : blocks;
       for (std::int64_t b = begin; b < end; ++b) {
-        if constexpr (Rows == 1) {
-          // The tile after this one, in the order of its addresses.
+        if (prefetch_words != 0) {
+          // A tile to come, in the order of its addresses.
           const std::uint64_t* next = weights[0] + prefetch_words + b * (tile_columns * block_words);
 #pragma GCC unroll 8
-          for (int n = 0; n < tile_columns; ++n) __builtin_prefetch(next + n * block_words);
+          for (int n = 0; n < tile_columns; ++n) __builtin_prefetch(next + n * block_words, 0, 2);
         }
 #pragma GCC unroll 8
         for (int i = 0; i < block_words; i += vector_words) {
@@ -110,6 +110,8 @@ struct IntegerDotTile {
 template <class V, int Bits, int Rows>
 void integer_dot_rows(const IntegerDotBlock& block, std::int64_t first_row) {
   const std::int8_t* planes = block.planes + first_row * block.plane_stride;
+  const bool waits = block.waits && first_row == 0;
+  const std::int64_t prefetch_words = waits ? prefetch_tiles * tile_columns * block.word_stride : 0;
   for (std::int64_t n = 0; n < block.columns; n += tile_columns) {
     const std::uint64_t* weights[tile_columns];
     for (int i = 0; i < tile_columns; ++i) {
@@ -118,7 +120,7 @@ void integer_dot_rows(const IntegerDotBlock& block, std::int64_t first_row) {
       weights[i] = block.words + column * block.word_stride;
     }
     IntegerDotTile<V, Bits, Rows>::run(
-        planes, block.plane_stride, weights, block.row_words, prefetch_tiles * tile_columns * block.word_stride,
+        planes, block.plane_stride, weights, block.row_words, prefetch_words,
         block.acc + first_row * block_columns + n);
   }
 }
