@@ -490,8 +490,7 @@ PYBIND11_MODULE(_native, module, py::mod_gil_not_used()) {
       py::arg("planes"));
   module.def(
       "integer_dot", &integer_dot, py::arg("kernel"), py::arg("planes"), py::arg("plane_stride"), py::arg("rows"),
-      py::arg("words"), py::arg("columns"), py::arg("in_features"), py::arg("acc"),
-      py::arg("waits") = false);
+      py::arg("words"), py::arg("columns"), py::arg("in_features"), py::arg("acc"), py::arg("waits") = false);
   module.def(
       "store_codes", &store_codes, py::arg("kernel"), py::arg("acc"), py::arg("column_add"), py::arg("row_add"),
       py::arg("scale"), py::arg("out_zero"), py::arg("columns"), py::arg("words"));

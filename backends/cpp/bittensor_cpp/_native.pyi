@@ -54,7 +54,14 @@ def split_row(
 ) -> None: ...
 def add_digits(kernel: str, y: Buffer, rows: int, columns: int) -> None: ...
 def int8_linear(
-    kernel: str, prepared: Buffer, rows: int, x: Buffer, scales: Buffer, sums: Buffer, y: Buffer, row_tiles: int = 2,
+    kernel: str,
+    prepared: Buffer,
+    rows: int,
+    x: Buffer,
+    scales: Buffer,
+    sums: Buffer,
+    y: Buffer,
+    row_tiles: int = 2,
     next_run: bool = False,
 ) -> None: ...
 def store_outputs(

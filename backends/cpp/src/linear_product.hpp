@@ -412,8 +412,8 @@ class Product {
     if (writes_results_ && columns == y_stride) {
       const std::int64_t offset = ((first + rows.first) * layout_.out_features + column) * size;
       multiply_tiles(
-          rows, tiles, reinterpret_cast<float*>(static_cast<std::uint8_t*>(l_.out) + offset),
-          layout_.out_features, l_.bias != nullptr ? l_.bias + column : nullptr);
+          rows, tiles, reinterpret_cast<float*>(static_cast<std::uint8_t*>(l_.out) + offset), layout_.out_features,
+          l_.bias != nullptr ? l_.bias + column : nullptr);
       return;
     }
     multiply_tiles(rows, tiles, y, y_stride);

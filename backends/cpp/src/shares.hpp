@@ -118,9 +118,9 @@ inline bool help_pays(const ParallelFor& loop, std::int64_t products) {
   return !loop.is_awake() && loop.thread_count() > 1 && products >= least;
 }
 
-/// Calls f(next) on each thread of `loop`. As long as next(taken) is true, that is a range for this thread; those of all
-/// threads cover [0, count). With a `unit` threads help each other, which pays where they have
-/// some units each and a unit takes microseconds; with 0 every thread has one range.
+/// Calls f(next) on each thread of `loop`. As long as next(taken) is true, that is a range for this thread; those of
+/// all threads cover [0, count). With a `unit` threads help each other, which pays where they have some units each and
+/// a unit takes microseconds; with 0 every thread has one range.
 template <class F>
 void share_out(const ParallelFor& loop, std::int64_t count, std::int64_t unit, const F& f) {
   if (unit == 0) {
