@@ -91,7 +91,9 @@ struct Int8LinearTile {
     [[maybe_unused]] const std::int64_t ahead = block.fetch.ahead / Tiles / 64 * 64;
     [[maybe_unused]] const bool has_next_run =
         (block.fetch.next_run || block.rows > V::int8_rows) && tile + 2 * Tiles <= block.tiles_to_come;
-    [[maybe_unused]] const std::uint8_t* next_run = has_next_run ? codes + Tiles * tile_code_bytes : nullptr;
+    [[maybe_unused]] const std::uint8_t* next_codes = codes + Tiles * tile_code_bytes;
+    [[maybe_unused]] const std::uint8_t* next_scales = scales + Tiles * tile_scale_bytes;
+    [[maybe_unused]] const std::uint8_t* next_zeros = zeros + Tiles * tile_zero_bytes;
     [[maybe_unused]] constexpr std::int64_t scales_ahead = 768;              // bytes
     const std::int32_t* x_sums = has_offset ? nullptr : block.x_sums + row;  // as it says there, one of the two is read
     const float* x_totals = has_offset ? block.x_totals + row : nullptr;
@@ -122,7 +124,7 @@ struct Int8LinearTile {
       const auto advance = [&] {
         if constexpr (Waits) {
           prefetch_codes<Tiles>(codes, end_of_tile, tile_code_bytes, ahead);
-          if (next_run != nullptr) prefetch_next_run<Tiles>(next_run);
+          if (has_next_run) prefetch_next_run<Tiles>(next_codes, tile_block_bytes);
         }
         codes += tile_block_bytes;
         x += columns;
@@ -157,7 +159,13 @@ struct Int8LinearTile {
 #pragma GCC unroll 16
         for (int v = 0; v < vectors; ++v) sums[0][v] = V::add_i32(sums[0][v], sums[1][v]);
       }
-      if constexpr (Waits) __builtin_prefetch(scales + scales_ahead);
+      if constexpr (Waits) {
+        __builtin_prefetch(scales + scales_ahead);
+        if (has_next_run) {
+          prefetch_next_run<Tiles>(next_scales, scale_bytes);
+          if (layout.zero_kind != ZeroKind::symmetric) prefetch_next_run<Tiles>(next_zeros, zero_bytes);
+        }
+      }
       Float scale[vectors];
 #pragma GCC unroll 16
       for (int v = 0; v < vectors; ++v) scale[v] = load_float(scales, tile_scale_bytes, layout.scale_type, v);

@@ -18,11 +18,12 @@ void prefetch_codes(
   for (int t = 0; t < Tiles; ++t) __builtin_prefetch(next + t * tile_bytes);
 }
 
-/// Fetches into the second-level cache a part of the next run of tiles, as large as what the loop reads meanwhile.
+/// Fetches into the second-level cache a part of the next run of tiles, as large as what the loop reads meanwhile:
+/// `bytes` of each tile, at most a cache line.
 template <int Tiles>
-void prefetch_next_run(const std::uint8_t*& next) {
-  for (int t = 0; t < Tiles; ++t) __builtin_prefetch(next + t * tile_block_bytes, 0, 2);
-  next += Tiles * tile_block_bytes;
+void prefetch_next_run(const std::uint8_t*& next, std::int64_t bytes) {
+  for (int t = 0; t < Tiles; ++t) __builtin_prefetch(next + t * bytes, 0, 2);
+  next += Tiles * bytes;
 }
 
 /// What the loops need of a layout, so that its divisions are done once for a block and not for each tile.
