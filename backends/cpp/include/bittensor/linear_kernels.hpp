@@ -38,7 +38,7 @@ using AddDigits = void (*)(float* y, std::int64_t rows, std::int64_t columns, st
 /// How codes are fetched where there are few rows, so that the loop waits for memory: what is fastest depends on the
 /// processor, what is computed does not.
 struct CodeFetch {
-  std::int64_t row_tiles = 2;  // with one row, tiles side by side, each a stream of its own: 2, or 3 of vectors of 16
+  std::int64_t row_tiles = 2;  // side by side with one row: 2, or 3, which kernels of 8 lanes have no registers for
   std::int64_t ahead = 6144;   // bytes, of all tiles that a kernel takes at a time
   /// Into the second-level cache also what is taken next, in the order of memory: a single stream. Where rows are more
   /// than a kernel takes at a time the first do so anyway.
