@@ -63,33 +63,36 @@ void check_dot(
     std::copy_n(packed.begin() + n * row_words, row_words, words.begin() + n * word_stride);
   }
   constexpr std::int64_t acc_columns = bittensor::block_columns;
-  for (const Side side : sides) {
-    CONTEXT(
-        "%s, %d bits, %s, plane stride + %ld, word stride + %ld, guard at the %s", isa_name(kernels.isa), bits,
-        text(shape).c_str(), long{extra_bytes}, long{extra_words}, name_of(side));
-    Guarded<std::int8_t> plane_input(planes, side);
-    Guarded<std::uint64_t> word_input(words, side);
-    Guarded<std::int32_t> acc(rows * acc_columns, side);
-    const std::int32_t untouched = acc.values().front();
-    kernels.for_bits(bits).integer_dot(
-        {.planes = plane_input.data(),
-         .plane_stride = plane_stride,
-         .rows = rows,
-         .words = word_input.data(),
-         .word_stride = word_stride,
-         .row_words = row_words,
-         .columns = columns,
-         .acc = acc.data()});
-    const std::vector<std::int32_t> got = acc.values();
-    CHECK(acc.intact());
-    for (std::int64_t m = 0; m < rows; ++m) {
-      for (std::int64_t n = 0; n < acc_columns; ++n) {
-        const std::int32_t value = got[static_cast<std::size_t>(m * acc_columns + n)];
-        if (n >= columns && n < (columns + 3) / 4 * 4) continue;  // may be overwritten
-        const std::int32_t wanted = n < columns ? expected[static_cast<std::size_t>(m * columns + n)] : untouched;
-        if (value == wanted) continue;
-        const std::string what = "acc[" + std::to_string(m) + ", " + std::to_string(n) + "]";
-        check::equal(__FILE__, __LINE__, what, value, wanted);
+  for (const bool waits : {false, true}) {
+    for (const Side side : sides) {
+      CONTEXT(
+          "%s, %d bits, %s, plane stride + %ld, word stride + %ld, guard at the %s, waits %d", isa_name(kernels.isa),
+          bits, text(shape).c_str(), long{extra_bytes}, long{extra_words}, name_of(side), static_cast<int>(waits));
+      Guarded<std::int8_t> plane_input(planes, side);
+      Guarded<std::uint64_t> word_input(words, side);
+      Guarded<std::int32_t> acc(rows * acc_columns, side);
+      const std::int32_t untouched = acc.values().front();
+      kernels.for_bits(bits).integer_dot(
+          {.planes = plane_input.data(),
+           .plane_stride = plane_stride,
+           .rows = rows,
+           .words = word_input.data(),
+           .word_stride = word_stride,
+           .row_words = row_words,
+           .columns = columns,
+           .waits = waits,
+           .acc = acc.data()});
+      const std::vector<std::int32_t> got = acc.values();
+      CHECK(acc.intact());
+      for (std::int64_t m = 0; m < rows; ++m) {
+        for (std::int64_t n = 0; n < acc_columns; ++n) {
+          const std::int32_t value = got[static_cast<std::size_t>(m * acc_columns + n)];
+          if (n >= columns && n < (columns + 3) / 4 * 4) continue;  // may be overwritten
+          const std::int32_t wanted = n < columns ? expected[static_cast<std::size_t>(m * columns + n)] : untouched;
+          if (value == wanted) continue;
+          const std::string what = "acc[" + std::to_string(m) + ", " + std::to_string(n) + "]";
+          check::equal(__FILE__, __LINE__, what, value, wanted);
+        }
       }
     }
   }
