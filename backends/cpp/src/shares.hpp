@@ -47,6 +47,16 @@ inline bool has_own_rows(const ParallelFor& loop, std::int64_t rows, std::int64_
   return threads > 1 && rows >= threads * least && is_even(rows, threads);
 }
 
+/// [0, count) in `shares` shares of consecutive indices: where share `i` begins, the one behind the last at `count`.
+inline std::int64_t share_begin(std::int64_t count, std::int64_t i, std::int64_t shares) {
+  return count * i / shares;
+}
+
+/// Where the share that holds `index` ends.
+inline std::int64_t share_end(std::int64_t count, std::int64_t index, std::int64_t shares) {
+  return share_begin(count, (shares * (index + 1) - 1) / count + 1, shares);
+}
+
 /// Indices that a thread takes, and behind them, before `to_come`, those that it takes next, unless others help it.
 struct Taken {
   std::int64_t begin = 0;
@@ -62,7 +72,7 @@ class Shares {
   Shares(std::int64_t count, std::int64_t shares, std::int64_t unit)
       : unit_(unit), left_(static_cast<std::size_t>(shares)) {
     for (std::int64_t i = 0; i < shares; ++i) {
-      share(i).store(pair(count * i / shares, count * (i + 1) / shares), std::memory_order_relaxed);
+      share(i).store(pair(share_begin(count, i, shares), share_begin(count, i + 1, shares)), std::memory_order_relaxed);
     }
   }
 
@@ -120,14 +130,15 @@ inline bool help_pays(const ParallelFor& loop, std::int64_t products) {
 
 /// Calls f(next) on each thread of `loop`. As long as next(taken) is true, that is a range for this thread; those of
 /// all threads cover [0, count). With a `unit` threads help each other, which pays where they have some units each and
-/// a unit takes microseconds; with 0 every thread has one range.
+/// a unit takes microseconds; with 0 every thread has one range, or if it is awake a share that the loop takes in
+/// parts.
 template <class F>
 void share_out(const ParallelFor& loop, std::int64_t count, std::int64_t unit, const F& f) {
   if (unit == 0) {
     loop(count, [&](std::int64_t from, std::int64_t to) {
       bool is_left = true;
       f([&](Taken& taken) {
-        taken = {from, to, to};
+        taken = {from, to, loop.is_awake() ? share_end(count, from, loop.thread_count()) : to};
         return std::exchange(is_left, false);
       });
     });

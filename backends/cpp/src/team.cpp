@@ -8,6 +8,8 @@
 #include <thread>
 #include <vector>
 
+#include "shares.hpp"
+
 namespace bittensor {
 namespace {
 
@@ -49,10 +51,10 @@ class Wait {
     if (memory == nullptr) return false;
     if (memory != memory_) {
       const std::int64_t bytes = expected_.bytes.load(std::memory_order_relaxed);
-      const std::int64_t begin = bytes * share_ / shares_;
+      const std::int64_t begin = share_begin(bytes, share_, shares_);
       memory_ = memory;
       next_ = memory + begin;
-      end_ = next_ + std::min(bytes * (share_ + 1) / shares_ - begin, most);
+      end_ = next_ + std::min(share_begin(bytes, share_ + 1, shares_) - begin, most);
     }
     if (next_ >= end_) return false;
     for (int i = 0; i < 4; ++i) __builtin_prefetch(next_ + i * line, 0, 2);
@@ -184,8 +186,8 @@ class State {
       if (chunk >= chunks) return false;
     } while (!taken.compare_exchange_weak(
         before, number * numbers + chunk + 1, std::memory_order_acq_rel, std::memory_order_relaxed));
-    const std::int64_t end = loop_.count * (share + 1) / shares();
-    const std::int64_t length = end - loop_.count * share / shares();
+    const std::int64_t end = share_begin(loop_.count, share + 1, shares());
+    const std::int64_t length = end - share_begin(loop_.count, share, shares());
     const std::int64_t from = end - (length >> chunk);
     const std::int64_t to = chunk + 1 < chunks ? end - (length >> (chunk + 1)) : end;
     if (from < to) loop_.body(from, to, loop_.context);

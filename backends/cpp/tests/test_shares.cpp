@@ -8,10 +8,13 @@
 #include <vector>
 
 #include "../src/shares.hpp"
+#include "bittensor/team.hpp"
 #include "bittensor/thread_pool.hpp"
 #include "check.hpp"
 
 using bittensor::ParallelFor;
+using bittensor::share_begin;
+using bittensor::share_end;
 using bittensor::share_out;
 using bittensor::Shares;
 using bittensor::Taken;
@@ -45,6 +48,31 @@ TEST(every_index_is_visited_once) {
       }
     }
   }
+}
+
+TEST(every_index_is_in_the_share_that_ends_behind_it) {
+  for (const std::int64_t shares : {1, 2, 3, 7}) {
+    for (const std::int64_t count : {1, 2, 5, 11, 12, 13}) {
+      for (std::int64_t i = 0; i < shares; ++i) {
+        const std::int64_t end = share_begin(count, i + 1, shares);
+        for (std::int64_t index = share_begin(count, i, shares); index < end; ++index) {
+          CHECK_EQUAL(share_end(count, index, shares), end);
+        }
+      }
+    }
+  }
+}
+
+TEST(a_team_tells_what_is_to_come_of_a_share) {
+  bittensor::ThreadPool pool(2);
+  bittensor::Team::run(pool.parallel_for(), [&](const ParallelFor& loop) {
+    for (const std::int64_t count : {2, 11, 48}) {
+      check_loop(loop, count, 0);
+      share_out(loop, count, 0, [&](const auto& next) {
+        for (Taken taken; next(taken);) CHECK_EQUAL(taken.to_come, taken.begin < count / 2 ? count / 2 : count);
+      });
+    }
+  });
 }
 
 TEST(rows_are_given_to_threads_that_get_about_as_many) {

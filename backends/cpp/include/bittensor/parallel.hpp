@@ -33,7 +33,8 @@ class ParallelFor {
 
   int thread_count() const { return thread_count_; }
 
-  /// Whether its threads wait for loops; then they also help each other.
+  /// Whether its threads wait for loops; then each has a share of a loop, as many of equal length as there are threads,
+  /// which it takes in parts from the front, and helps others with theirs.
   bool is_awake() const { return state_ == Threads::awake; }
 
   /// Whether sharing out `work` saves time, where `least` makes up for waking threads.
