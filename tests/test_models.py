@@ -227,6 +227,11 @@ def test_sampling_with_a_seed(tiny: LanguageModel) -> None:
     assert greedy == list(generate(tiny.model, TOKENS, 8, Sampling(temperature=1.0, top_p=1e-6)))
 
 
+def test_the_first_of_equal_logits_is_chosen() -> None:
+    logits = torch.tensor([[1.0, 0.0], [3.0, 0.0], [2.0, 0.0], [3.0, 0.0]], requires_grad=True)
+    assert Sampling().choose(logits[:, 0], torch.Generator()) == 1
+
+
 def test_draws_follow_the_probabilities() -> None:
     generator = torch.Generator().manual_seed(0)
     probabilities = torch.tensor([0.5, 0.3, 0.2])

@@ -44,7 +44,7 @@ class Sampling:
     def choose(self, logits: torch.Tensor, generator: torch.Generator) -> int:
         """A token for logits float32 ``[vocabulary]``."""
         if self.temperature == 0:
-            return int(logits.max(dim=-1).indices)  # the first of several, as argmax, which is slower
+            return int(logits.detach().numpy().argmax())  # the first of several; a tenth of the time of torch's argmax
         values, tokens = (logits / self.temperature).sort(descending=True, stable=True)
         if self.top_k:
             values, tokens = values[: self.top_k], tokens[: self.top_k]
