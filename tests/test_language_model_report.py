@@ -61,8 +61,8 @@ def test_programs_take_turns_and_are_compared_within_rounds() -> None:
     assert [row["program"] for row in rows] == [ours, peer]
     assert rows[0]["prompt_tokens_per_second"] == 150
     assert rows[0]["prompt_times_peer"] == rows[0]["generation_times_peer"] == 3
-    about = {"cpu": "abacus", "isa": "beads", "threads": 2}
-    expected = "| abacus, beads, 2 threads | BitTensor | 150 | 150 to 225 | 15 | 15 to 22 | 3.00, 3.00 |\n"
+    about = {"cpu": "abacus", "cpus": 4, "isa": "beads", "threads": 2}
+    expected = "| abacus, 4 CPUs, beads, 2 threads | BitTensor | 150 | 150 to 225 | 15 | 15 to 22 | 3.00, 3.00 |\n"
     assert expected in language_model.table([{"machine": about, "rows": rows}])
     alone = language_model.rows(language_model.measure({ours: lambda: program(ours, 3)}, rounds=2))
     assert "prompt_times_peer" not in alone[0]

@@ -227,33 +227,6 @@ def test_sampling_with_a_seed(tiny: LanguageModel) -> None:
     assert greedy == list(generate(tiny.model, TOKENS, 8, Sampling(temperature=1.0, top_p=1e-6)))
 
 
-def test_the_first_of_equal_logits_is_chosen() -> None:
-    logits = torch.tensor([[1.0, 0.0], [3.0, 0.0], [2.0, 0.0], [3.0, 0.0]], requires_grad=True)
-    assert Sampling().choose(logits[:, 0], torch.Generator()) == 1
-
-
-def test_draws_follow_the_probabilities() -> None:
-    generator = torch.Generator().manual_seed(0)
-    probabilities = torch.tensor([0.5, 0.3, 0.2])
-
-    def shares(sampling: Sampling) -> list[float]:
-        draws = torch.tensor([sampling.choose(probabilities.log(), generator) for _ in range(2000)])
-        return [float((draws == token).float().mean()) for token in range(3)]
-
-    assert shares(Sampling(temperature=1.0)) == pytest.approx([0.5, 0.3, 0.2], abs=0.04)
-    assert shares(Sampling(temperature=1.0, top_k=2)) == pytest.approx([0.625, 0.375, 0], abs=0.04)
-    assert shares(Sampling(temperature=1.0, top_p=0.6)) == pytest.approx([0.625, 0.375, 0], abs=0.04)
-    assert shares(Sampling(temperature=0.5)) == pytest.approx([25 / 38, 9 / 38, 4 / 38], abs=0.04)
-
-
-@pytest.mark.parametrize(
-    "settings", [{"temperature": -1.0}, {"temperature": float("nan")}, {"top_k": -1}, {"top_p": 0}]
-)
-def test_sampling_out_of_range(settings: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=next(iter(settings))):
-        Sampling(**settings)
-
-
 @pytest.mark.parametrize(
     ("prompt", "count", "reason"),
     [([], 1, "at least one token"), ([1], 0, "at least 1, got 0"), ([1], 128, "more than the 128")],

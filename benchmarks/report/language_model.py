@@ -105,9 +105,8 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
         "|---|---|---:|---:|---:|---:|---:|",
     ]
     for result in results:
-        about = result["machine"]
         for row in result["rows"]:
-            cells = [f"{about['cpu']}, {about['isa']}, {about['threads']} threads", str(row["program"])]
+            cells = [record.place(result["machine"]), str(row["program"])]
             for part in PARTS:
                 cells.append(f"{row[f'{part}_tokens_per_second']:.0f}")
                 cells.append("{:.0f} to {:.0f}".format(*row[f"{part}_quartiles"]))

@@ -80,6 +80,13 @@ class Row:
         )
 
 
+def place(machine: Mapping[str, Any]) -> str:
+    """The machine of a record in words, as it heads a chart."""
+    threads = machine["threads"]
+    plural = "s" if threads > 1 else ""
+    return f"{machine['cpu']}, {machine['cpus']} CPUs, {machine['isa']}, {threads} thread{plural}"
+
+
 def path_of(name: str) -> Path:
     return RESULTS / f"{name}.json"
 

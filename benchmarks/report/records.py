@@ -29,9 +29,7 @@ class Record:
     @property
     def place(self) -> str:
         """The machine in words, as it heads a chart."""
-        about = self.machine
-        threads = about["threads"]
-        return f"{about['cpu']}, {about['cpus']} CPUs, {about['isa']}, {threads} thread{'s' if threads > 1 else ''}"
+        return record.place(self.machine)
 
     @property
     def date(self) -> str:

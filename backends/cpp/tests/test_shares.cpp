@@ -64,15 +64,21 @@ TEST(every_index_is_in_the_share_that_ends_behind_it) {
 }
 
 TEST(a_team_tells_what_is_to_come_of_a_share) {
-  bittensor::ThreadPool pool(2);
-  bittensor::Team::run(pool.parallel_for(), [&](const ParallelFor& loop) {
-    for (const std::int64_t count : {2, 11, 48}) {
-      check_loop(loop, count, 0);
-      share_out(loop, count, 0, [&](const auto& next) {
-        for (Taken taken; next(taken);) CHECK_EQUAL(taken.to_come, taken.begin < count / 2 ? count / 2 : count);
-      });
-    }
-  });
+  for (const int threads : {1, 2, 3}) {
+    bittensor::ThreadPool pool(threads);
+    bittensor::Team::run(pool.parallel_for(), [&](const ParallelFor& loop) {
+      for (const std::int64_t count : {2, 11, 48}) {
+        check_loop(loop, count, 0);
+        share_out(loop, count, 0, [&](const auto& next) {
+          for (Taken taken; next(taken);) {
+            std::int64_t end = 0;
+            for (std::int64_t i = 1; end <= taken.begin; ++i) end = count * i / threads;
+            CHECK_EQUAL(taken.to_come, end);
+          }
+        });
+      }
+    });
+  }
 }
 
 TEST(rows_are_given_to_threads_that_get_about_as_many) {
