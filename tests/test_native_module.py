@@ -94,14 +94,14 @@ def test_expand_planes(name: str, bits: int) -> None:
 
 
 @kernels("integer_dot")
-@pytest.mark.parametrize("waits", [False, True])
-def test_integer_dot(name: str, bits: int, waits: bool) -> None:
+@pytest.mark.parametrize(("fetch", "rows"), [("none", 5), ("by_tiles", 5), ("in_order", 5), ("in_order", 1)])
+def test_integer_dot(name: str, bits: int, fetch: str, rows: int) -> None:
     weight, words = codes_and_words(bits, 7, 700)
-    x = np.random.default_rng(1).integers(0, 2**bits, (5, 700), dtype=np.uint8)
+    x = np.random.default_rng(1).integers(0, 2**bits, (rows, 700), dtype=np.uint8)
     shift = 128 if bits == 8 else 0
     expanded = planes(x, bits, shift)
-    acc = np.zeros((5, BLOCK), dtype=np.int32)
-    _native.integer_dot(name, expanded, expanded.shape[1], 5, words, 7, 700, acc, waits)
+    acc = np.zeros((rows, BLOCK), dtype=np.int32)
+    _native.integer_dot(name, expanded, expanded.shape[1], rows, words, 7, 700, acc, fetch)
     np.testing.assert_array_equal(acc[:, :7], (x.astype(np.int64) - shift) @ weight.astype(np.int64).T)
 
 

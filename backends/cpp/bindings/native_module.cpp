@@ -78,9 +78,18 @@ int expand_planes(
       view<std::int8_t>("planes", planes, plane_bytes(columns, entry.bits)));
 }
 
+bittensor::WordFetch word_fetch_named(const std::string& name) {
+  using bittensor::WordFetch;
+  if (name == "none") return WordFetch::none;
+  if (name == "by_tiles") return WordFetch::by_tiles;
+  if (name == "in_order") return WordFetch::in_order;
+  throw std::invalid_argument("fetch: expected none, by_tiles or in_order, got " + name);
+}
+
 void integer_dot(
     const std::string& kernel, const py::buffer& planes, std::int64_t plane_stride, std::int64_t rows,
-    const py::buffer& words, std::int64_t columns, std::int64_t in_features, const py::buffer& acc, bool waits) {
+    const py::buffer& words, std::int64_t columns, std::int64_t in_features, const py::buffer& acc,
+    const std::string& fetch) {
   const KernelEntry entry = find_kernel(kernel, KernelKind::integer_dot);
   if (rows < 1 || columns < 1 || columns > bittensor::block_columns) {
     throw std::invalid_argument("rows: expected at least 1; columns: expected 1..64");
@@ -94,7 +103,7 @@ void integer_dot(
   block.plane_stride = plane_stride;
   block.rows = rows;
   block.columns = columns;
-  block.waits = waits;
+  block.fetch = word_fetch_named(fetch);
   block.planes =
       view<const std::int8_t>("planes", planes, (rows - 1) * plane_stride + plane_bytes(in_features, entry.bits));
   block.words = view<const std::uint64_t>("words", words, columns * block.row_words);
@@ -490,7 +499,7 @@ PYBIND11_MODULE(_native, module, py::mod_gil_not_used()) {
       py::arg("planes"));
   module.def(
       "integer_dot", &integer_dot, py::arg("kernel"), py::arg("planes"), py::arg("plane_stride"), py::arg("rows"),
-      py::arg("words"), py::arg("columns"), py::arg("in_features"), py::arg("acc"), py::arg("waits") = false);
+      py::arg("words"), py::arg("columns"), py::arg("in_features"), py::arg("acc"), py::arg("fetch") = "none");
   module.def(
       "store_codes", &store_codes, py::arg("kernel"), py::arg("acc"), py::arg("column_add"), py::arg("row_add"),
       py::arg("scale"), py::arg("out_zero"), py::arg("columns"), py::arg("words"));

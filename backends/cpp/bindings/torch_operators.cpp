@@ -67,6 +67,7 @@ Tensor pack(const Tensor& codes, std::int64_t bits, std::int64_t isa) {
   const Matrix matrix("codes", codes);
   if (matrix.dtype != Dtype::u8) refuse("codes: expected uint8");
   const Tensor words = new_matrix(matrix, bittensor::words_per_row(matrix.columns, width), aoti_torch_dtype_int64());
+  move_to_huge_pages(words.data_ptr(), words.numel() * std::int64_t{sizeof(std::uint64_t)});  // often a weight
   check_codes(
       "codes",
       bittensor::pack(

@@ -33,7 +33,7 @@ def integer_dot(
     columns: int,
     in_features: int,
     acc: Buffer,
-    waits: bool = False,
+    fetch: str = "none",
 ) -> None: ...
 def store_codes(
     kernel: str,

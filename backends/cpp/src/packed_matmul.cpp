@@ -59,6 +59,13 @@ class Product {
  private:
   std::int64_t weight_bytes() const { return p_.out_features * row_words_ * 8; }
 
+  /// How so many rows, which are the first, meet the weight. In order the multipliers have more to do, so that only 4
+  /// bits gain: 8 have the row of ones as well, and fewer have more codes in a byte.
+  WordFetch first_fetch(std::int64_t rows) const {
+    if (rows == 1 && p_.bits == 4 && weight_bytes() >= tuning().in_order_bytes) return WordFetch::in_order;
+    return rows == 1 || weight_bytes() > cached_weight_bytes ? WordFetch::by_tiles : WordFetch::none;
+  }
+
   void count_calls() const {
     count_call(KernelKind::integer_dot, p_.bits, kernels_.isa);
     count_call(KernelKind::expand_planes, p_.bits, kernels_.isa);
@@ -172,15 +179,15 @@ class Product {
       // The epilogue reads whole blocks; sums of absent columns are zero.
       std::fill_n(acc, std::min(sum_rows, rows) * block_columns, 0);
     }
-    block.waits = rows == 1 || weight_bytes() > cached_weight_bytes;
+    block.fetch = first_fetch(rows);
     fill_columns(block, column, column_add, scale);
-    if (excess_ != 0) block.waits = false;  // the row of ones has met the weight
+    if (excess_ != 0) block.fetch = WordFetch::none;  // the row of ones has met the weight
     for (std::int64_t done = 0; done < rows; done += sum_rows) {
       const std::int64_t row = m + done;
       block.rows = std::min(sum_rows, rows - done);
       block.planes = planes_ + row * plane_stride_;
       codes_.integer_dot(block);
-      block.waits = false;
+      block.fetch = WordFetch::none;
       for (std::int64_t i = 0; i < block.rows; ++i) {
         store(
             first + row + i, column, block.columns,

@@ -7,6 +7,7 @@
 #include "kernels_under_test.hpp"
 
 using bittensor::KernelSet;
+using bittensor::WordFetch;
 
 namespace {
 
@@ -63,11 +64,11 @@ void check_dot(
     std::copy_n(packed.begin() + n * row_words, row_words, words.begin() + n * word_stride);
   }
   constexpr std::int64_t acc_columns = bittensor::block_columns;
-  for (const bool waits : {false, true}) {
+  for (const WordFetch fetch : {WordFetch::none, WordFetch::by_tiles, WordFetch::in_order}) {
     for (const Side side : sides) {
       CONTEXT(
-          "%s, %d bits, %s, plane stride + %ld, word stride + %ld, guard at the %s, waits %d", isa_name(kernels.isa),
-          bits, text(shape).c_str(), long{extra_bytes}, long{extra_words}, name_of(side), static_cast<int>(waits));
+          "%s, %d bits, %s, plane stride + %ld, word stride + %ld, guard at the %s, fetch %d", isa_name(kernels.isa),
+          bits, text(shape).c_str(), long{extra_bytes}, long{extra_words}, name_of(side), static_cast<int>(fetch));
       Guarded<std::int8_t> plane_input(planes, side);
       Guarded<std::uint64_t> word_input(words, side);
       Guarded<std::int32_t> acc(rows * acc_columns, side);
@@ -80,7 +81,7 @@ void check_dot(
            .word_stride = word_stride,
            .row_words = row_words,
            .columns = columns,
-           .waits = waits,
+           .fetch = fetch,
            .acc = acc.data()});
       const std::vector<std::int32_t> got = acc.values();
       CHECK(acc.intact());
@@ -142,15 +143,16 @@ TEST(every_count_of_rows_and_columns) {
 }
 
 /// Rows long enough for every partial sum to be widened more than once, where each product has the largest magnitude
-/// that it can have. The last length of each width lies just beyond a multiple of the longest run of int16 sums.
+/// that it can have. Lengths lie just beyond a multiple of the longest run of int16 sums, of one sum and of the four
+/// among which words in order are shared out.
 TEST(largest_products_do_not_saturate) {
   struct Long {
     int bits;
     std::int64_t in_features;
   };
   constexpr Long cases[] = {
-      {1, 4096}, {1, 523'776}, {1, 530'001}, {2, 4096}, {2, 58'112}, {2, 58'369}, {2, 120'001},
-      {4, 2303}, {4, 2304},    {4, 2432},    {4, 4608}, {4, 6001},   {8, 4096},   {8, 9001},
+      {1, 4096}, {1, 523'776}, {1, 530'001}, {2, 4096}, {2, 58'112}, {2, 58'369}, {2, 120'001}, {4, 2303}, {4, 2304},
+      {4, 2432}, {4, 4608},    {4, 6001},    {4, 9345}, {4, 18'561}, {4, 40'001}, {8, 4096},    {8, 9001},
   };
   for (const KernelSet* kernels : kernels_under_test()) {
     for (const auto& [bits, in_features] : cases) {

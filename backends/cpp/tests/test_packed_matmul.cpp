@@ -196,6 +196,15 @@ TEST(threads_share_columns_and_rows) {
   }
 }
 
+/// From some size on one row meets the words in the order of memory, where the processor gains by it.
+TEST(one_row_and_a_weight_larger_than_caches) {
+  Random random(7);
+  bittensor::ThreadPool two(2);
+  const ParallelFor loops[] = {{}, two.parallel_for()};
+  check_problem(random_problem(random, 1, 130, 70'001, 4), Output::codes, loops);
+  check_problem(random_problem(random, 1, 2051, 4099, 4), Output::sums, loops);
+}
+
 /// The rows of x are prepared in panels of about a megabyte: long rows need several.
 TEST(several_panels_of_rows) {
   Random random(4);

@@ -254,3 +254,15 @@ def test_unused_bits_of_the_weight_do_not_matter(target: Target, bits: int) -> N
         for x, x_zero in ((Fill(), 0), (Fill("zero"), oracle.largest_code(bits)))
     ]
     target.run(cases, always=True)
+
+
+@check("packed_matmul")
+def test_weights_larger_than_caches(target: Target, bits: int) -> None:
+    """Weights of more than 4 MiB, whose words a kernel may meet in another order than those that stay in a cache."""
+    n = 1301
+    k = (1 << 20) * 34 // bits // n
+    cases = [
+        MatmulCase(bits, k, n, (m,), x_zero=1, weight_zero=1, accumulator=accumulator, poison=m)
+        for m, accumulator in ((1, True), (1, False), (3, True))
+    ]
+    target.run(cases, always=True)

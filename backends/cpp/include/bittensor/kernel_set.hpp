@@ -36,6 +36,13 @@ using UnpackRow = void (*)(const std::uint64_t* words, std::int64_t columns, std
 using ExpandPlanes =
     std::int32_t (*)(const std::uint64_t* words, std::int64_t columns, std::int32_t shift, std::int8_t* planes);
 
+/// How an `IntegerDot` meets its words. What is computed does not depend on it.
+enum class WordFetch : std::uint8_t {
+  none,      // they are in the caches
+  by_tiles,  // a few weight rows side by side, and those to come are fetched ahead in the order of memory
+  in_order   // one weight row after the other, which the processor fetches ahead by itself: one row of planes, 4 bits
+};
+
 /// Operands of `IntegerDot`. The sums are exact modulo 2^32.
 struct IntegerDotBlock {
   // [rows, plane_stride], from ExpandPlanes; below 8 bits in [-max_code, max_code], on which 16-bit sums rely
@@ -46,7 +53,7 @@ struct IntegerDotBlock {
   std::int64_t word_stride;    // words
   std::int64_t row_words;      // words in a weight row
   std::int64_t columns;        // weight rows, 1..block_columns
-  bool waits;                  // for memory: these rows are the first to meet the weight
+  WordFetch fetch;             // where there is no `in_order` it is `by_tiles`
   std::int32_t* acc;           // [rows, block_columns]; columns up to the next multiple of 4 are overwritten
 };
 

@@ -110,7 +110,7 @@ struct IntegerDotTile {
 template <class V, int Bits, int Rows>
 void integer_dot_rows(const IntegerDotBlock& block, std::int64_t first_row) {
   const std::int8_t* planes = block.planes + first_row * block.plane_stride;
-  const bool waits = block.waits && first_row == 0;
+  const bool waits = block.fetch != WordFetch::none && first_row == 0;
   const std::int64_t prefetch_words = waits ? prefetch_tiles * tile_columns * block.word_stride : 0;
   for (std::int64_t n = 0; n < block.columns; n += tile_columns) {
     const std::uint64_t* weights[tile_columns];
@@ -124,6 +124,90 @@ void integer_dot_rows(const IntegerDotBlock& block, std::int64_t first_row) {
         block.acc + first_row * block_columns + n);
   }
 }
+
+/// One row of planes against one weight row after the other: a single stream of words, in the order of memory.
+template <class V, int Bits>
+struct IntegerDotInOrder {
+  static constexpr int plane_count = 8 / Bits;
+  static constexpr int block_words = block_bytes / 8;
+  static constexpr int vector_words = V::bytes / 8;
+  static constexpr int block_steps = block_bytes / V::bytes * plane_count;
+  static constexpr int chains = 4;  // sums in flight, each of which waits for its predecessor
+  static constexpr int blocks_at_once = block_steps < chains ? chains / block_steps : 1;
+  using Dot = typename V::template Dot<Bits, (1 << Bits) - 1>;
+  using Partial = typename Dot::Partial;
+  using Sum = typename V::Sum;
+
+  /// A vector of words against its planes, which are steps First, First + 1 and so on.
+  template <int First>
+  [[gnu::always_inline]] static void step(
+      const typename V::Vector& words, const std::int8_t* planes, Partial (&partial)[chains]) {
+    for_each_plane<plane_count>([&]<int Plane>() {
+      Partial& sum = partial[(First + Plane) % chains];
+      sum = Dot::step(sum, V::template plane<Bits, Plane>(words), V::load(planes + Plane * block_bytes));
+    });
+  }
+
+  template <int Blocks>
+  [[gnu::always_inline]] static void blocks(
+      const std::uint64_t*& words, const std::int8_t*& planes, Partial (&partial)[chains]) {
+    for_each_plane<Blocks * block_bytes / V::bytes>([&]<int I>() {
+      constexpr int of_block = I * V::bytes % block_bytes;
+      constexpr int block = I * V::bytes / block_bytes;
+      step<I * plane_count>(
+          V::load(words + I * vector_words), planes + block * block_bytes * plane_count + of_block, partial);
+    });
+    words += Blocks * block_words;
+    planes += Blocks * block_bytes * plane_count;
+  }
+
+  static void widen(Partial (&partial)[chains], Sum& sum) {
+#pragma GCC unroll 8
+    for (Partial& each : partial) {
+      sum = Dot::widen(sum, each);
+      each = Dot::zero();
+    }
+  }
+
+  static Sum row(const std::int8_t* planes, const std::uint64_t* words, std::int64_t row_words) {
+    Partial partial[chains];
+#pragma GCC unroll 8
+    for (Partial& each : partial) each = Dot::zero();
+    Sum sum = V::zero_sum();
+    const std::int64_t end = row_words / block_words;
+    constexpr std::int64_t most_blocks = Dot::max_steps * chains / block_steps / blocks_at_once * blocks_at_once;
+    static_assert(Dot::max_steps == 0 || most_blocks > 0);
+    const std::int64_t run_blocks = Dot::max_steps > 0 ? most_blocks : end;
+    for (std::int64_t done = 0; done < end;) {
+      std::int64_t left = end - done < run_blocks ? end - done : run_blocks;
+      done += left;
+      for (; left >= blocks_at_once; left -= blocks_at_once) blocks<blocks_at_once>(words, planes, partial);
+      for (; left > 0; --left) blocks<1>(words, planes, partial);
+      if constexpr (Dot::max_steps > 0) widen(partial, sum);
+    }
+    // The rest of a row that is no whole block; the planes beyond it are zero.
+    const std::int64_t rest = row_words % block_words;
+    for (std::int64_t w = 0; w < rest; w += vector_words) {
+      step<0>(V::load_words(words + w, rest - w), planes + w * 8, partial);
+    }
+    widen(partial, sum);
+    return sum;
+  }
+
+  static void run(const IntegerDotBlock& block) {
+    for (std::int64_t n = 0; n < block.columns; n += tile_columns) {
+      Sum sums[tile_columns];
+      for (std::int64_t i = 0; i < tile_columns; ++i) {
+        if (n + i == block.columns) {  // sums of columns beyond the last are written, but nobody reads them
+          for (; i < tile_columns; ++i) sums[i] = V::zero_sum();
+          break;
+        }
+        sums[i] = row(block.planes, block.words + (n + i) * block.word_stride, block.row_words);
+      }
+      V::store_totals(sums, block.acc + n);
+    }
+  }
+};
 
 /// The rows that are left when no whole tile is: fewer than Rows + 1.
 template <class V, int Bits, int Rows>
@@ -139,6 +223,9 @@ void integer_dot_rest(const IntegerDotBlock& block, std::int64_t first_row) {
 
 template <class V, int Bits>
 void integer_dot(const IntegerDotBlock& block) {
+  if constexpr (Bits == 4) {
+    if (block.rows == 1 && block.fetch == WordFetch::in_order) return IntegerDotInOrder<V, Bits>::run(block);
+  }
   std::int64_t m = 0;
   for (; m + V::max_rows <= block.rows; m += V::max_rows) integer_dot_rows<V, Bits, V::max_rows>(block, m);
   integer_dot_rest<V, Bits, V::max_rows - 1>(block, m);
