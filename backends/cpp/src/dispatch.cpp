@@ -175,8 +175,8 @@ const Tuning& tuning() {
   static constexpr Tuning amd = {
       .fetch = {.row_tiles = 3, .ahead = 2304, .next_run = true},
       .serial_products = std::int64_t{1} << 20,
-      .in_order_bytes = std::int64_t{4} << 20};
-  static constexpr Tuning others = {.fetch = {}, .serial_products = std::int64_t{3} << 19};
+      .words_ahead = 0};
+  static constexpr Tuning others = {.fetch = {}, .serial_products = std::int64_t{3} << 19, .words_ahead = 16384};
   return cpu().is_amd ? amd : others;
 }
 

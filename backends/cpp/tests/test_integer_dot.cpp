@@ -82,6 +82,7 @@ void check_dot(
            .row_words = row_words,
            .columns = columns,
            .fetch = fetch,
+           .ahead = 64 * (in_features % 3),
            .acc = acc.data()});
       const std::vector<std::int32_t> got = acc.values();
       CHECK(acc.intact());

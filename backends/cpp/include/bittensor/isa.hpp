@@ -4,7 +4,6 @@
 /// fastest on the processor.
 
 #include <cstdint>
-#include <limits>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -35,8 +34,7 @@ BITTENSOR_API Isa parse_isa(std::string_view name);
 struct Tuning {
   CodeFetch fetch;
   std::int64_t serial_products;  // of a linear; below so many a second thread costs more than it saves
-  /// Packed words of so many bytes are expected in memory, not in a cache, and one row meets them in order.
-  std::int64_t in_order_bytes = std::numeric_limits<std::int64_t>::max();
+  std::int64_t words_ahead;      // bytes that one row prefetches where it meets packed words in order
 };
 
 /// Measured on AMD Zen 4 and on Intel Xeons with AMX, which stand for their makes, and Intel for all others;

@@ -40,7 +40,7 @@ using ExpandPlanes =
 enum class WordFetch : std::uint8_t {
   none,      // they are in the caches
   by_tiles,  // a few weight rows side by side, and those to come are fetched ahead in the order of memory
-  in_order   // one weight row after the other, which the processor fetches ahead by itself: one row of planes, 4 bits
+  in_order   // one weight row after the other: one row of planes, 4 bits
 };
 
 /// Operands of `IntegerDot`. The sums are exact modulo 2^32.
@@ -54,6 +54,7 @@ struct IntegerDotBlock {
   std::int64_t row_words;      // words in a weight row
   std::int64_t columns;        // weight rows, 1..block_columns
   WordFetch fetch;             // where there is no `in_order` it is `by_tiles`
+  std::int64_t ahead;          // bytes, in order: so far ahead words are prefetched; 0 leaves it to the processor
   std::int32_t* acc;           // [rows, block_columns]; columns up to the next multiple of 4 are overwritten
 };
 
