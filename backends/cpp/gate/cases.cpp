@@ -85,9 +85,10 @@ class Cases {
   std::vector<Case> all() {
     for (const int bits : widths) {
       for (const std::int64_t columns : {std::int64_t{16384}, short_row}) rows_of_codes(bits, columns);
-      for (const std::int64_t rows : {1, 4, 32}) integer_dot(bits, rows);
+      for (const std::int64_t rows : {1, 4, 32}) integer_dot(bits, rows, bittensor::WordFetch::none);
       for (const bool scaled : {false, true}) store_codes(bits, scaled);
     }
+    integer_dot(4, 1, bittensor::WordFetch::in_order);
     store_sums();
     for (const FloatType type : float_types) {
       for (const std::int64_t group_size : {32, 128}) activations(type, group_size);
@@ -168,14 +169,15 @@ class Cases {
     });
   }
 
-  void integer_dot(int bits, std::int64_t rows) {
+  void integer_dot(int bits, std::int64_t rows, bittensor::WordFetch fetch) {
     constexpr std::int64_t columns = 1024;
     constexpr std::int64_t outputs = bittensor::block_columns;
     const bittensor::CodeKernels& codes = kernels_.for_bits(bits);
     const std::int64_t words = bittensor::words_per_row(columns, bits);
     const std::int64_t stride = planes_of(columns, bits) + 64;
     const double bytes = real(rows * columns + outputs * words * 8 + rows * outputs * 4);
-    add(KernelKind::integer_dot, bits, "m" + number(rows), real(2 * rows * columns * outputs), bytes,
+    const std::string order = fetch == bittensor::WordFetch::in_order ? "-in-order" : "";
+    add(KernelKind::integer_dot, bits, "m" + number(rows) + order, real(2 * rows * columns * outputs), bytes,
         [=](Operands& o) -> Run {
           bittensor::IntegerDotBlock block{};
           const int largest = bits == 8 ? 127 : bittensor::max_code(bits);
@@ -186,6 +188,7 @@ class Cases {
           block.word_stride = words;
           block.row_words = words;
           block.columns = outputs;
+          block.fetch = fetch;
           block.acc = o.array<std::int32_t>(rows * outputs);
           return [=] { codes.integer_dot(block); };
         });
