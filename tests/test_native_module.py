@@ -279,6 +279,7 @@ def test_int8_linear(name: str, bits: int) -> None:
 @pytest.mark.parametrize(
     ("rows", "row_tiles", "next_run"),
     [  # from 9 on of AMX one run, two that share rows, two panels
+        (1, 1, False),
         (1, 2, False),
         (1, 3, True),
         (4, 2, True),

@@ -229,7 +229,7 @@ void int8_linear(
   const Prepared weight(prepared);
   if (weight.layout.bits != entry.bits) throw std::invalid_argument("prepared: another width than the kernel's");
   if (rows < 1) throw std::invalid_argument("rows: expected at least 1");
-  if (row_tiles < 2 || row_tiles > 3) throw std::invalid_argument("row_tiles: expected 2 or 3");
+  if (row_tiles < 1 || row_tiles > 3) throw std::invalid_argument("row_tiles: expected 1 to 3");
   const bittensor::PreparedLayout& layout = weight.layout;
   bittensor::Int8LinearBlock block{};  // all tiles, all groups, rows without gaps
   block.layout = &layout;

@@ -175,8 +175,10 @@ const Tuning& tuning() {
   static constexpr Tuning amd = {
       .fetch = {.row_tiles = 3, .ahead = 2304, .next_run = true},
       .serial_products = std::int64_t{1} << 20,
+      .row_in_order = true,
       .words_ahead = 0};
-  static constexpr Tuning others = {.fetch = {}, .serial_products = std::int64_t{3} << 19, .words_ahead = 16384};
+  static constexpr Tuning others = {
+      .fetch = {}, .serial_products = std::int64_t{3} << 19, .row_in_order = false, .words_ahead = 16384};
   return cpu().is_amd ? amd : others;
 }
 

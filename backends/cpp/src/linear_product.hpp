@@ -46,6 +46,10 @@ inline constexpr std::int64_t most_decoded_for = 32;
 /// what the second-level cache does not hold is better written row by row than a few tiles at a time.
 inline constexpr std::int64_t direct_result_bytes = std::int64_t{448} << 10;
 
+/// Columns of a group from which scales are so few that codes are nearly all that is read. With codes of less than 4
+/// bits the multipliers are waited for, not the memory.
+inline constexpr std::int64_t few_scales_group = 128;
+
 class Product {
  public:
   /// `digits`: 1 for the mode "int8", `activation_digits` for "float". Each is a row for the kernels.
@@ -67,6 +71,8 @@ class Product {
     const std::int64_t result_bytes = digits_ * std::min(task_tiles, tiles_) * tile_rows * std::int64_t{sizeof(float)};
     most_rows_ = std::min(panel_bytes / row_bytes, panel_and_results_bytes / (row_bytes + result_bytes));
     most_rows_ = std::max<std::int64_t>(most_rows_, 8);
+    const bool is_one_stream = layout_.group_size >= few_scales_group && layout_.bits >= 4;
+    if (tuning_.row_in_order && is_one_stream && layout_.bytes() >= memory_weight_bytes) fetch_.row_tiles = 1;
   }
 
   void run(const ParallelFor& parallel) {
@@ -397,7 +403,7 @@ class Product {
     block.bias = bias;
     block.y = y;
     block.y_stride = y_stride;
-    block.fetch = tuning_.fetch;
+    block.fetch = fetch_;
     block.is_large = layout_.bytes() > cached_weight_bytes;
     multiply_(block);
     if (digits_ > 1) kernels_.add_digits(y, rows.count, tiles.count * tile_rows, y_stride);
@@ -433,6 +439,7 @@ class Product {
   const TransformerKernels& transformer_;
   Int8Linear multiply_;
   const Tuning& tuning_ = tuning();
+  CodeFetch fetch_ = tuning_.fetch;
   std::int64_t digits_;
   std::int64_t groups_;
   std::int64_t activation_groups_;

@@ -21,9 +21,6 @@ constexpr std::int64_t serial_products = std::int64_t{1} << 20;
 /// Rows of x are prepared and multiplied in panels whose planes stay in the second-level cache.
 constexpr std::int64_t panel_bytes = std::int64_t{1} << 20;
 
-/// Packed words of so many bytes are expected in memory and not in a cache: a model has more than one such weight.
-constexpr std::int64_t in_order_bytes = std::int64_t{4} << 20;
-
 /// Rows that each thread needs to have rows of its own, where it also multiplies a row of ones.
 constexpr std::int64_t least_rows_beside_ones = 8;
 
@@ -65,7 +62,7 @@ class Product {
   /// How so many rows, which are the first, meet the weight. In order the multipliers have more to do, so that only 4
   /// bits gain: 8 have the row of ones as well, and fewer have more codes in a byte.
   WordFetch first_fetch(std::int64_t rows) const {
-    if (rows == 1 && p_.bits == 4 && weight_bytes() >= in_order_bytes) return WordFetch::in_order;
+    if (rows == 1 && p_.bits == 4 && weight_bytes() >= memory_weight_bytes) return WordFetch::in_order;
     return rows == 1 || weight_bytes() > cached_weight_bytes ? WordFetch::by_tiles : WordFetch::none;
   }
 

@@ -22,6 +22,9 @@ inline constexpr std::int64_t least_own_rows = 3;
 /// A weight that all threads can keep in their second-level caches.
 inline constexpr std::int64_t cached_weight_bytes = std::int64_t{512} << 10;
 
+/// A weight so large is expected in memory and not in a cache: a model has more than one such weight.
+inline constexpr std::int64_t memory_weight_bytes = std::int64_t{4} << 20;
+
 /// Rows that each thread needs to have rows of its own. Where a weight does not stay in the caches they are a whole
 /// panel: then no thread reads more of the weight for each of its products than if all took columns.
 inline std::int64_t own_rows_of(std::int64_t weight_bytes, std::int64_t least, std::int64_t panel_rows) {

@@ -34,6 +34,7 @@ BITTENSOR_API Isa parse_isa(std::string_view name);
 struct Tuning {
   CodeFetch fetch;
   std::int64_t serial_products;  // of a linear; below so many a second thread costs more than it saves
+  bool row_in_order;             // one row of a linear meets a weight that comes from memory tile after tile
   std::int64_t words_ahead;      // bytes that one row prefetches where it meets packed words in order
 };
 

@@ -38,8 +38,10 @@ using AddDigits = void (*)(float* y, std::int64_t rows, std::int64_t columns, st
 /// How codes are fetched where there are few rows, so that the loop waits for memory: what is fastest depends on the
 /// processor, what is computed does not.
 struct CodeFetch {
-  std::int64_t row_tiles = 2;  // side by side with one row: 2, or 3, which kernels of 8 lanes have no registers for
-  std::int64_t ahead = 6144;   // bytes, of all tiles that a kernel takes at a time
+  /// Side by side with one row: 2, or 3, which kernels of 8 lanes have no registers for. One tile after the other is
+  /// one stream of codes, in order: only its scales are fetched.
+  std::int64_t row_tiles = 2;
+  std::int64_t ahead = 6144;  // bytes, of all tiles that a kernel takes at a time
   /// Into the second-level cache also what is taken next, in the order of memory: a single stream. Where rows are more
   /// than a kernel takes at a time the first do so anyway.
   bool next_run = false;

@@ -14,8 +14,14 @@
 namespace bittensor {
 namespace {
 
-/// `Waits`: the first to meet the codes, with few rows, so that the loop waits for memory.
-template <class V, int Bits, int Rows, int Tiles, bool Waits>
+/// What a loop fetches that waits for memory, because its rows are few and the first to meet the codes.
+enum class Fetching : std::uint8_t {
+  none,    // it does not wait
+  scales,  // codes are one stream, in order, which the processor fetches by itself
+  all
+};
+
+template <class V, int Bits, int Rows, int Tiles, Fetching Fetches>
 struct Int8LinearTile {
   static constexpr int tile_vectors = tile_rows / V::lanes;
   static constexpr int vectors = Tiles * tile_vectors;
@@ -94,7 +100,7 @@ struct Int8LinearTile {
     [[maybe_unused]] const std::uint8_t* next_codes = codes + Tiles * tile_code_bytes;
     [[maybe_unused]] const std::uint8_t* next_scales = scales + Tiles * tile_scale_bytes;
     [[maybe_unused]] const std::uint8_t* next_zeros = zeros + Tiles * tile_zero_bytes;
-    [[maybe_unused]] constexpr std::int64_t scales_ahead = 768;              // bytes
+    [[maybe_unused]] constexpr std::int64_t scales_ahead = Fetches == Fetching::all ? 768 : 256;  // bytes
     const std::int32_t* x_sums = has_offset ? nullptr : block.x_sums + row;  // as it says there, one of the two is read
     const float* x_totals = has_offset ? block.x_totals + row : nullptr;
 
@@ -122,7 +128,7 @@ struct Int8LinearTile {
         }
       }
       const auto advance = [&] {
-        if constexpr (Waits) {
+        if constexpr (Fetches == Fetching::all) {
           prefetch_codes<Tiles>(codes, end_of_tile, tile_code_bytes, ahead);
           if (has_next_run) prefetch_next_run<Tiles>(next_codes, tile_block_bytes);
         }
@@ -159,8 +165,8 @@ struct Int8LinearTile {
 #pragma GCC unroll 16
         for (int v = 0; v < vectors; ++v) sums[0][v] = V::add_i32(sums[0][v], sums[1][v]);
       }
-      if constexpr (Waits) {
-        __builtin_prefetch(scales + scales_ahead);
+      if constexpr (Fetches != Fetching::none) __builtin_prefetch(scales + scales_ahead);
+      if constexpr (Fetches == Fetching::all) {
         if (has_next_run) {
           prefetch_next_run<Tiles>(next_scales, scale_bytes);
           if (layout.zero_kind != ZeroKind::symmetric) prefetch_next_run<Tiles>(next_zeros, zero_bytes);
@@ -217,22 +223,27 @@ struct Int8LinearTile {
 template <class V, int Bits>
 void int8_linear(const Int8LinearBlock& block) {
   const TileSizes sizes(*block.layout);
-  const auto run = [&]<int Rows, int Tiles, bool Waits>(std::int64_t row, std::int64_t tile) {
-    Int8LinearTile<V, Bits, Rows, Tiles, Waits>::run(block, sizes, row, tile);
+  const auto run = [&]<int Rows, int Tiles, Fetching Fetches>(std::int64_t row, std::int64_t tile) {
+    Int8LinearTile<V, Bits, Rows, Tiles, Fetches>::run(block, sizes, row, tile);
+  };
+  const auto in_order = [&]<int Rows, int Tiles>(std::int64_t row, std::int64_t tile) {
+    run.template operator()<Rows, Tiles, Fetching::scales>(row, tile);
   };
   const auto waits = [&]<int Rows, int Tiles>(std::int64_t row, std::int64_t tile) {
-    run.template operator()<Rows, Tiles, true>(row, tile);
+    run.template operator()<Rows, Tiles, Fetching::all>(row, tile);
   };
   const auto first_waits = [&]<int Rows, int Tiles>(std::int64_t row, std::int64_t tile) {
     if (row == 0 && block.is_large) {
-      run.template operator()<Rows, Tiles, true>(row, tile);
+      run.template operator()<Rows, Tiles, Fetching::all>(row, tile);
     } else {
-      run.template operator()<Rows, Tiles, false>(row, tile);
+      run.template operator()<Rows, Tiles, Fetching::none>(row, tile);
     }
   };
   constexpr int most_row_tiles = V::lanes == tile_rows ? 3 : 2;
   if (block.rows == 1) {
-    if (block.fetch.row_tiles >= most_row_tiles) {
+    if (block.fetch.row_tiles == 1) {
+      linear_tiles<1, 1>(block, in_order);
+    } else if (block.fetch.row_tiles >= most_row_tiles) {
       linear_tiles<most_row_tiles, 1>(block, waits);
     } else {
       linear_tiles<2, 1>(block, waits);
