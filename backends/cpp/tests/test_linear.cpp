@@ -317,7 +317,8 @@ TEST(threads_that_help_leave_no_gaps) {
   Random random(9);
   std::normal_distribution<float> normal;
   bittensor::ThreadPool pool(2);
-  const Weight tall(layout_of(65 * 16 - 1, 4096, 128, 4, ZeroKind::symmetric), random, false);
+  // Beyond 4 MiB: one row meets it tile after tile, where the processor gains by it.
+  const Weight tall(layout_of(130 * 16 - 1, 4096, 128, 4, ZeroKind::symmetric), random, false);
   const Weight wide(layout_of(24 * 16 + 7, 2408, 32, 4, ZeroKind::offset), random, false);
   for (const auto& [w, rows] : {std::pair(&tall, 1), std::pair(&wide, 9)}) {
     const std::int64_t counted = std::max(rows, 2);  // a row alone takes as long as two

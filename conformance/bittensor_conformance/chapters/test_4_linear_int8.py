@@ -261,6 +261,15 @@ def test_int8_deep_rows(target: Target, bits: int) -> None:
 
 
 @check("linear", applies=_int8)
+def test_int8_weights_larger_than_caches(target: Target, bits: int) -> None:
+    """Weights of more than 4 MiB, whose codes a kernel may meet in another order than those that stay in a cache."""
+    within = scope(target.capabilities)
+    n = 1301
+    weight = within.weight(bits, n, (1 << 20) * 34 // bits // n, 128)
+    target.run([LinearCase(weight, (m,), bias=FloatFill()) for m in (1, 3)], always=True)
+
+
+@check("linear", applies=_int8)
 def test_int8_each_argument_in_each_layout(target: Target, bits: int) -> None:
     """One argument strided, the others contiguous: x with leading dimensions, the weight's tensors, the bias."""
     within = scope(target.capabilities)
