@@ -54,7 +54,7 @@ OPERATIONS = (*CODE_OPERATIONS, *WEIGHT_OPERATIONS, *GRADIENT_OPERATIONS, *EMBED
 """Names of the operations a backend may declare: the methods of `Backend` of the same name."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Capabilities:
     """What a backend declares. Undeclared operations and bit widths raise `UnsupportedOperationError`.
 

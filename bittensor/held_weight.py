@@ -57,7 +57,7 @@ class CanonicalTensors:
             values += self.offsets[:, groups, None].to(torch.float32)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class HeldByBackend:
     """A weight in the layout of a backend, and that backend, which alone can restore it."""
 

@@ -211,10 +211,12 @@ def linear(
             [-1015.5000,     0.0000]])
     """
     backend = current_backend()
-    if not backend.capabilities.checks_arguments:  # before the backend prepares a weight that it may not know
+    capabilities = backend.capabilities
+    if not capabilities.checks_arguments:  # before the backend prepares a weight that it may not know
         check_linear(backend, x, weight, bias, activation_mode, epilogue)
     try:
-        return _operators(backend).linear(x, weight.prepared_for(backend), bias, activation_mode, epilogue)
+        operators = backend if capabilities.operators else Operators(backend)
+        return operators.linear(x, weight.prepared_for(backend), bias, activation_mode, epilogue)
     except (*REFUSALS, AttributeError):
         check_linear(backend, x, weight, bias, activation_mode, epilogue)
         raise

@@ -30,7 +30,7 @@ CANONICAL_LAYOUT = "canonical"
 """The layout whose tensors are words, scales, and zeros or offsets, as a `bittensor.QuantizedWeight` shows them."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class WeightForm:
     """Everything about a group-quantized weight ``[N, K]`` but its values.
 
@@ -58,7 +58,7 @@ class WeightForm:
         return 8 * rows * words_per_row(columns, self.bits) + rows * self.groups * of_group
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class PreparedWeight:
     """A group-quantized weight as a backend computes with it; `Backend.prepare` makes one.
 

@@ -264,7 +264,9 @@ class QuantizedWeight:
             UnsupportedOperationError: the backend does not declare the operation "prepare".
         """
         held = self._held
-        if type(held) is HeldByBackend and held.weight.layout == backend.capabilities.layout:
+        if type(held) is HeldByBackend and (
+            held.backend is backend or held.weight.layout == backend.capabilities.layout
+        ):
             return held.weight
         if torch.compiler.is_dynamo_compiling():
             run_now(_prepare, self, backend)
