@@ -1,4 +1,4 @@
-"""Fixtures: the backends under test, and a registry that forgets what a test did to it."""
+"""Fixtures: the backends under test, and a registry and a number of threads that forget what a test did to them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 import bittensor
 from bittensor import Backend, registry
+
+pytest.register_assert_rewrite("activation_blocks", "native_kernels")
 
 BACKENDS = ("reference", "cpp")
 """The backends of this distribution. One that does not load fails its tests; it does not skip them."""
@@ -38,6 +41,14 @@ def registry_state(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_process_wide", registry._process_wide)
     monkeypatch.setattr(registry, "_from_environment", registry._from_environment)
     monkeypatch.setattr(registry, "_from_environment_reason", registry._from_environment_reason)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """What `torch.set_num_threads` selected is as it was when the test ends."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

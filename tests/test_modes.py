@@ -7,9 +7,11 @@ import io
 import os
 import signal
 import threading
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import bittensor
 from bittensor import Backend, QuantizeConfig, QuantizedLinear, quantize
@@ -52,6 +54,28 @@ def test_autocast(layer: QuantizedLinear) -> None:
         assert torch.equal(y, expected)
         assert x.grad is not None
         assert x.grad.dtype is torch.float32
+
+
+def test_modes_and_profilers_see_the_operators(layer: QuantizedLinear) -> None:
+    codes = torch.ones(3, 40, dtype=torch.uint8)
+    words = bittensor.pack_weights(codes)
+    expected = layer(X), bittensor.packed_matmul(codes, words)
+    seen = []
+
+    class Watching(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(func.name())
+            return func(*args, **(kwargs or {}))
+
+    with Watching():
+        results = layer(X), bittensor.packed_matmul(codes, words)
+    with torch.profiler.profile() as profile:
+        layer(X), bittensor.packed_matmul(codes, words)
+    assert all(torch.equal(result, each) for result, each in zip(results, expected, strict=True))
+    profiled = [event.name for event in profile.events()]
+    for names in (seen, profiled):
+        for operation in ("linear", "packed_matmul"):
+            assert any(name.startswith("bittensor") and f"::{operation}" in name for name in names), names
 
 
 def test_threads_share_a_layer(layer: QuantizedLinear) -> None:

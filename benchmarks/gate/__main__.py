@@ -78,7 +78,7 @@ def gate(revision: str, *, with_times: bool) -> int:
     head = builds.build(ROOT, ROOT / builds.CASES, ROOT / builds.FOLDER)
     kernels, cases = head.listing()
     if missing := verdict.unmeasured(kernels, (case.kernel for case in cases)):
-        raise GateError(f"no case measures {', '.join(missing)}: add one to {builds.CASES}/cases.cpp")
+        raise GateError(f"no case measures {', '.join(missing)}: add one to a {builds.CASES}/*_cases.cpp")
     with tempfile.TemporaryDirectory() as folder:
         tree = builds.extract(base_revision, Path(folder) / "tree")
         base, which = builds.build_base(tree)

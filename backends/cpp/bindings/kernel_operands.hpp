@@ -1,0 +1,65 @@
+#pragma once
+
+/// A kernel that Python calls by its name, and its operands.
+
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <type_traits>
+
+#include "bittensor/isa.hpp"
+#include "bittensor/kernel_table.hpp"
+#include "bittensor/prepare.hpp"
+
+namespace bittensor::binding {
+
+namespace py = pybind11;
+
+/// A kernel of the table that this machine can run.
+inline KernelEntry find_kernel(const std::string& name, KernelKind kind) {
+  for (const KernelEntry& entry : bittensor::kernel_table()) {
+    if (entry.name != name) continue;
+    if (entry.kind != kind) throw std::invalid_argument("kernel '" + name + "' is of another kind");
+    if (!entry.supported) throw std::invalid_argument("kernel '" + name + "' cannot run on this machine");
+    return entry;
+  }
+  throw std::invalid_argument("unknown kernel '" + name + "'; kernel_table() lists them");
+}
+
+/// A flat view of a buffer that holds at least `count` values of T.
+template <class T>
+T* view(const char* name, const py::buffer& buffer, std::int64_t count) {
+  const py::buffer_info info = buffer.request(!std::is_const_v<T>);
+  const auto bytes = static_cast<std::int64_t>(info.size * info.itemsize);
+  if (count < 0 || bytes < count * static_cast<std::int64_t>(sizeof(T))) {
+    throw std::invalid_argument(
+        std::string(name) + ": expected at least " + std::to_string(count) + " values of " + std::to_string(sizeof(T)) +
+        " bytes, got " + std::to_string(bytes) + " bytes");
+  }
+  if (PyBuffer_IsContiguous(info.view(), 'C') == 0)
+    throw std::invalid_argument(std::string(name) + ": expected a contiguous buffer");
+  return static_cast<T*>(info.ptr);
+}
+
+/// "float32", "float16" or "bfloat16".
+inline bittensor::FloatType float_type(const std::string& name) {
+  if (name == "float32") return bittensor::FloatType::f32;
+  if (name == "float16") return bittensor::FloatType::f16;
+  if (name == "bfloat16") return bittensor::FloatType::bf16;
+  throw std::invalid_argument("float type: expected float32, float16 or bfloat16, got '" + name + "'");
+}
+
+/// A prepared weight and its layout, which its header tells.
+struct Prepared {
+  const std::uint8_t* bytes;
+  bittensor::PreparedLayout layout;
+
+  explicit Prepared(const py::buffer& buffer) : bytes(view<const std::uint8_t>("prepared", buffer, 64)), layout() {
+    const py::buffer_info info = buffer.request();
+    layout = bittensor::read_layout(bytes, static_cast<std::int64_t>(info.size * info.itemsize));
+  }
+};
+
+}  // namespace bittensor::binding

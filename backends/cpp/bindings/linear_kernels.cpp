@@ -1,0 +1,158 @@
+// Kernels of the linear: activations that become codes, the product, and its outputs.
+
+#include <pybind11/stl.h>
+
+#include <cstdint>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "bittensor/isa.hpp"
+#include "bittensor/kernel_table.hpp"
+#include "bittensor/prepare.hpp"
+#include "kernel_operands.hpp"
+#include "native_module.hpp"
+
+namespace bittensor::binding {
+namespace {
+
+bittensor::Activation activation_named(const std::string& name) {
+  if (name == "none") return bittensor::Activation::none;
+  if (name == "relu") return bittensor::Activation::relu;
+  if (name == "gelu") return bittensor::Activation::gelu;
+  if (name == "silu") return bittensor::Activation::silu;
+  throw std::invalid_argument("activation: expected none, relu, gelu or silu, got '" + name + "'");
+}
+
+const bittensor::LinearKernels& linear_kernels(const KernelEntry& entry) {
+  return bittensor::kernels_for(entry.isa).linear;
+}
+
+std::int64_t prepared_bytes(
+    std::int64_t out_features, std::int64_t in_features, int bits, std::int64_t group_size, int zero,
+    const std::string& scale_type) {
+  if (zero < 0 || zero > 2) throw std::invalid_argument("zero: expected 0, 1 or 2");
+  const bittensor::PreparedLayout layout = {
+      out_features, in_features, group_size, bits, float_type(scale_type), static_cast<bittensor::ZeroKind>(zero)};
+  bittensor::check_layout(layout);
+  return layout.bytes();
+}
+
+void quantize_row(
+    const std::string& kernel, const py::buffer& prepared, const py::buffer& x, const std::string& type,
+    const py::buffer& codes, const py::buffer& scales, const py::buffer& sums) {
+  const KernelEntry entry = find_kernel(kernel, KernelKind::quantize_row);
+  const Prepared weight(prepared);
+  const bittensor::FloatType x_type = float_type(type);
+  linear_kernels(entry).quantize_row(
+      view<const std::uint8_t>("x", x, weight.layout.in_features * bittensor::bytes_of(x_type)), x_type, weight.layout,
+      view<std::int8_t>("codes", codes, weight.layout.padded_columns()),
+      view<float>("scales", scales, weight.layout.activation_groups()),
+      view<std::int32_t>("sums", sums, weight.layout.groups()));
+}
+
+void widen_row(
+    const std::string& kernel, const py::buffer& prepared, const py::buffer& x, const std::string& type,
+    const py::buffer& values) {
+  const KernelEntry entry = find_kernel(kernel, KernelKind::widen_row);
+  const Prepared weight(prepared);
+  const bittensor::FloatType x_type = float_type(type);
+  linear_kernels(entry).widen_row(
+      view<const std::uint8_t>("x", x, weight.layout.in_features * bittensor::bytes_of(x_type)), x_type, weight.layout,
+      view<float>("values", values, weight.layout.padded_columns()));
+}
+
+/// Codes, scales and sums have a row for each digit.
+void split_row(
+    const std::string& kernel, const py::buffer& prepared, const py::buffer& x, const std::string& type,
+    const py::buffer& codes, const py::buffer& scales, const py::buffer& sums) {
+  const KernelEntry entry = find_kernel(kernel, KernelKind::split_row);
+  const Prepared weight(prepared);
+  const bittensor::PreparedLayout& layout = weight.layout;
+  const bittensor::FloatType x_type = float_type(type);
+  constexpr std::int64_t digits = bittensor::activation_digits;
+  linear_kernels(entry).split_row(
+      view<const std::uint8_t>("x", x, layout.in_features * bittensor::bytes_of(x_type)), x_type, layout,
+      {view<std::int8_t>("codes", codes, digits * layout.padded_columns()), layout.padded_columns(),
+       view<float>("scales", scales, digits * layout.activation_groups()), layout.activation_groups(),
+       view<std::int32_t>("sums", sums, digits * layout.groups()), layout.groups()});
+}
+
+void add_digits(const std::string& kernel, const py::buffer& y, std::int64_t rows, std::int64_t columns) {
+  const KernelEntry entry = find_kernel(kernel, KernelKind::add_digits);
+  if (rows < 1 || columns < 1 || columns % bittensor::tile_rows != 0) {
+    throw std::invalid_argument("rows, columns: expected at least one row, and whole tiles of columns");
+  }
+  linear_kernels(entry).add_digits(
+      view<float>("y", y, bittensor::activation_digits * rows * columns), rows, columns, columns);
+}
+
+void int8_linear(
+    const std::string& kernel, const py::buffer& prepared, std::int64_t rows, const py::buffer& x,
+    const py::buffer& scales, const py::buffer& sums, const py::buffer& y, std::int64_t row_tiles, bool next_run) {
+  const KernelEntry entry = find_kernel(kernel, KernelKind::int8_linear);
+  const Prepared weight(prepared);
+  if (weight.layout.bits != entry.bits) throw std::invalid_argument("prepared: another width than the kernel's");
+  if (rows < 1) throw std::invalid_argument("rows: expected at least 1");
+  if (row_tiles < 1 || row_tiles > 3) throw std::invalid_argument("row_tiles: expected 1 to 3");
+  const bittensor::PreparedLayout& layout = weight.layout;
+  bittensor::Int8LinearBlock block{};  // all tiles, all groups, rows without gaps
+  block.layout = &layout;
+  block.codes = weight.bytes + layout.codes_begin();
+  block.scales = weight.bytes + layout.scales_begin();
+  block.zeros = weight.bytes + layout.zeros_begin();
+  block.tiles = layout.tiles();
+  block.x_stride = layout.padded_columns();
+  block.rows = rows;
+  block.y_stride = layout.tiles() * bittensor::tile_rows;
+  block.y = view<float>("y", y, rows * block.y_stride);
+  block.x = view<const std::int8_t>("x", x, rows * block.x_stride);
+  block.x_group_stride = rows;
+  block.x_scales = view<const float>("scales", scales, rows * layout.activation_groups());
+  block.x_sums = view<const std::int32_t>("sums", sums, rows * layout.groups());
+  const std::vector<float> totals(block.x_sums, block.x_sums + rows * layout.groups());
+  block.x_totals = totals.data();
+  block.tiles_to_come = block.tiles;
+  block.fetch.row_tiles = row_tiles;
+  block.fetch.next_run = next_run;
+  block.is_large = true;
+  linear_kernels(entry).int8_linear_for(entry.bits)(block);
+}
+
+void store_outputs(
+    const std::string& kernel, const py::buffer& y, std::int64_t columns, const std::optional<py::buffer>& bias,
+    const std::string& activation, const std::string& type, const py::buffer& out) {
+  const KernelEntry entry = find_kernel(kernel, KernelKind::store_outputs);
+  const bittensor::FloatType out_type = float_type(type);
+  linear_kernels(entry).store_outputs(
+      view<const float>("y", y, columns), columns, bias ? view<const float>("bias", *bias, columns) : nullptr,
+      activation_named(activation), nullptr, out_type,
+      view<std::uint8_t>("out", out, columns * bittensor::bytes_of(out_type)));
+}
+
+}  // namespace
+
+void bind_linear_kernels(py::module_& module) {
+  module.def(
+      "prepared_bytes", &prepared_bytes, py::arg("out_features"), py::arg("in_features"), py::arg("bits"),
+      py::arg("group_size"), py::arg("zero"), py::arg("scale_type"), "Bytes of a prepared weight of that form.");
+  module.def(
+      "quantize_row", &quantize_row, py::arg("kernel"), py::arg("prepared"), py::arg("x"), py::arg("dtype"),
+      py::arg("codes"), py::arg("scales"), py::arg("sums"));
+  module.def(
+      "widen_row", &widen_row, py::arg("kernel"), py::arg("prepared"), py::arg("x"), py::arg("dtype"),
+      py::arg("values"));
+  module.def(
+      "split_row", &split_row, py::arg("kernel"), py::arg("prepared"), py::arg("x"), py::arg("dtype"), py::arg("codes"),
+      py::arg("scales"), py::arg("sums"));
+  module.def("add_digits", &add_digits, py::arg("kernel"), py::arg("y"), py::arg("rows"), py::arg("columns"));
+  module.def(
+      "int8_linear", &int8_linear, py::arg("kernel"), py::arg("prepared"), py::arg("rows"), py::arg("x"),
+      py::arg("scales"), py::arg("sums"), py::arg("y"), py::arg("row_tiles") = 2, py::arg("next_run") = false);
+  module.def(
+      "store_outputs", &store_outputs, py::arg("kernel"), py::arg("y"), py::arg("columns"), py::arg("bias"),
+      py::arg("activation"), py::arg("dtype"), py::arg("out"));
+}
+
+}  // namespace bittensor::binding
