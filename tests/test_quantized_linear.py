@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.utils.parametrize
 from safetensors.torch import load_file, save_file
 
 import bittensor
@@ -205,6 +206,20 @@ def test_parameters(layer: QuantizedLinear) -> None:
     assert not list(layer.buffers())
     assert not layer(X).requires_grad
     assert layer(X.clone().requires_grad_()).requires_grad
+
+
+class Doubled(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * x
+
+
+def test_a_bias_in_place_of_its_own(layer: QuantizedLinear) -> None:
+    bias = normal(21, seed=3)
+    called = torch.func.functional_call(layer, {"bias": bias}, (X,))
+    assert torch.equal(called, bittensor.linear(X, layer.weight, bias))
+    doubled = bittensor.linear(X, layer.weight, 2 * layer.bias)
+    torch.nn.utils.parametrize.register_parametrization(layer, "bias", Doubled())
+    assert torch.equal(layer(X), doubled)
 
 
 def test_repr(layer: QuantizedLinear) -> None:

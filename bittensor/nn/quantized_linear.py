@@ -85,4 +85,9 @@ class QuantizedLinear(LinearWeightModule):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Floats ``[..., in_features]`` to ``[..., out_features]`` of the same dtype."""
-        return linear(x, self.weight, self.bias, self.activation_mode, self.epilogue)
+        own = self.__dict__  # an attribute of a module takes 0.1 us, a parameter 0.5
+        try:
+            bias = own["_parameters"]["bias"]
+        except KeyError:  # a parametrization takes its place
+            bias = self.bias
+        return linear(x, own["weight"], bias, own["activation_mode"], own["epilogue"])
