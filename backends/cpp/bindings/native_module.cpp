@@ -5,11 +5,13 @@
 
 #include <pybind11/pybind11.h>
 
+#include <cstdint>
 #include <string>
 #include <utility>
 
 #include "bittensor/isa.hpp"
 #include "bittensor/kernel_table.hpp"
+#include "bittensor/limits.hpp"
 
 namespace py = pybind11;
 
@@ -28,6 +30,45 @@ py::list kernel_table() {
     rows.append(row);
   }
   return rows;
+}
+
+// Other Python threads may run meanwhile.
+void bind_machine_limits(py::module_& module) {
+  using bittensor::Sampling;
+  constexpr Sampling defaults{};
+  const auto released = py::call_guard<py::gil_scoped_release>();
+  module.def(
+      "int8_peak",
+      [](const std::string& isa, int threads, double seconds, int repeats) {
+        return bittensor::int8_peak(bittensor::parse_isa(isa), {threads, seconds, repeats});
+      },
+      py::arg("isa"), py::arg("threads") = 1, py::arg("seconds") = defaults.seconds,
+      py::arg("repeats") = defaults.repeats, released,
+      "Products of bytes summed in 32 bits, operations per second; a multiply-add counts as two.");
+  module.def(
+      "fma_peak",
+      [](const std::string& isa, int threads, double seconds, int repeats) {
+        return bittensor::fma_peak(bittensor::parse_isa(isa), {threads, seconds, repeats});
+      },
+      py::arg("isa"), py::arg("threads") = 1, py::arg("seconds") = defaults.seconds,
+      py::arg("repeats") = defaults.repeats, released,
+      "float32 multiply-adds, operations per second; a multiply-add counts as two.");
+  module.def(
+      "read_bandwidth",
+      [](std::int64_t bytes, int threads, double seconds, int repeats) {
+        return bittensor::read_bandwidth(bytes, {threads, seconds, repeats});
+      },
+      py::arg("size"), py::arg("threads") = 1, py::arg("seconds") = defaults.seconds,
+      py::arg("repeats") = defaults.repeats, released,
+      "Bytes per second read from a buffer of `size` bytes that the threads divide.");
+  module.def(
+      "copy_bandwidth",
+      [](std::int64_t bytes, int threads, double seconds, int repeats) {
+        return bittensor::copy_bandwidth(bytes, {threads, seconds, repeats});
+      },
+      py::arg("size"), py::arg("threads") = 1, py::arg("seconds") = defaults.seconds,
+      py::arg("repeats") = defaults.repeats, released,
+      "Bytes per second that memcpy copies between buffers of `size` bytes; a byte read and written counts once.");
 }
 
 }  // namespace
@@ -74,8 +115,6 @@ PYBIND11_MODULE(_native, module, py::mod_gil_not_used()) {
 
   bittensor::binding::bind_code_kernels(module);
   bittensor::binding::bind_linear_kernels(module);
-  bittensor::binding::bind_gradient_kernels(module);
-  bittensor::binding::bind_convolution_kernels(module);
-  bittensor::binding::bind_transformer_kernels(module);
-  bittensor::binding::bind_machine_limits(module);
+  bittensor::binding::bind_layer_kernels(module);
+  bind_machine_limits(module);
 }

@@ -9,9 +9,6 @@ namespace bittensor::binding {
 
 void bind_code_kernels(pybind11::module_& module);
 void bind_linear_kernels(pybind11::module_& module);
-void bind_gradient_kernels(pybind11::module_& module);
-void bind_convolution_kernels(pybind11::module_& module);
-void bind_transformer_kernels(pybind11::module_& module);
-void bind_machine_limits(pybind11::module_& module);
+void bind_layer_kernels(pybind11::module_& module);
 
 }  // namespace bittensor::binding
