@@ -321,6 +321,14 @@ def test_adapters(backend: Backend, mode: str) -> None:
     assert graphs() == 2
 
 
+def test_packed_matmul_with_defaults(backend: Backend) -> None:
+    x, weight = codes(3, 40), bittensor.pack_weights(codes(6, 40, seed=1))
+    packed = bittensor.pack_weights(x)
+    assert torch.equal(compiled(bittensor.packed_matmul)(x, weight), bittensor.packed_matmul(x, weight))
+    expected = bittensor.packed_matmul(packed, weight, in_features=40)
+    assert torch.equal(compiled(bittensor.packed_matmul)(packed, weight, in_features=40), expected)
+
+
 def test_packed_linear(backend: Backend) -> None:
     layer = PackedLinear(codes(6, 20), scale=0.05, x_zero=3, weight_zero=7, out_zero=4)
 
