@@ -7,7 +7,6 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
-import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
 
@@ -20,7 +19,6 @@ def run_now(function: Callable[..., object], *arguments: object) -> None:
     _run_now(function, *[id(argument) for argument in arguments])
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _run_now(function: Callable[..., object], *identities: int) -> None:
     from torch._dynamo.exc import RestartAnalysis
     from torch._dynamo.symbolic_convert import InstructionTranslator
@@ -30,6 +28,10 @@ def _run_now(function: Callable[..., object], *identities: int) -> None:
     # The log of the decisions so far, by which the next trace would be checked.
     InstructionTranslator.current_tx().speculation_log.clear()
     raise RestartAnalysis(restart_reason=f"{function.__name__} has run")
+
+
+# What torch.compiler.assume_constant_result does, but for importing the compiler, which takes as long as torch itself.
+_run_now._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def outside_of_traces() -> AbstractContextManager[Any]:

@@ -38,6 +38,8 @@ OPTIONAL_PACKAGES = {
 """Packages of the extra "models", by the folders of bittensor that may import them, within functions."""
 RIVAL_PACKAGES = frozenset({"numpy", "onnx", "onnxruntime", "openvino"})
 """Packages of the extra "rivals"."""
+COMPILER = frozenset({"torch._dynamo", "torch._inductor", "sympy"})
+"""What torch loads for torch.compile, which takes as long as torch itself."""
 TEXT_SUFFIXES = frozenset(
     {".cmake", ".cpp", ".css", ".hpp", ".html", ".inl", ".json", ".md", ".py", ".pyi", ".sh", ".toml", ".txt", ".yml"}
 )
@@ -295,16 +297,37 @@ def test_nothing_is_left_lying_about(pattern: str, rule: str) -> None:
     assert not wrong, f"{rule}:\n  " + "\n  ".join(wrong)
 
 
-def test_import_loads_neither_command_line_nor_backends(
+def loaded_by(code: str, run_python: Callable[..., subprocess.CompletedProcess[str]]) -> set[str]:
+    """Names of all modules that a new process has loaded when it has run `code`."""
+    process = run_python("-c", f"import sys\n{code}\nprint(*sys.modules)")
+    assert process.returncode == 0, process.stderr
+    return set(process.stdout.split())
+
+
+def test_import_loads_neither_command_line_nor_backends_nor_compiler(
     run_python: Callable[..., subprocess.CompletedProcess[str]],
 ) -> None:
-    code = "import sys, bittensor; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
-    process = run_python("-c", code)
-    assert process.returncode == 0, process.stderr
-    loaded = set(process.stdout.split())
-    unwanted = {"typer", "rich", "pytest", "hypothesis", "bittensor_conformance", *BACKEND_PACKAGES}
+    loaded = loaded_by("import bittensor", run_python)
+    unwanted = {"typer", "rich", "pytest", "hypothesis", "bittensor_conformance", *BACKEND_PACKAGES, *COMPILER}
     assert "bittensor" in loaded
     assert not loaded & unwanted
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpp"])
+def test_a_linear_and_its_gradient_load_no_compiler(
+    backend: str, run_python: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    code = f"""
+import bittensor, torch
+with bittensor.use_backend({backend!r}):
+    x = torch.ones(2, 128, requires_grad=True)
+    bittensor.linear(x, bittensor.quantize(torch.ones(16, 128))).sum().backward()
+    codes = torch.ones(4, 16, dtype=torch.uint8)
+    bittensor.packed_matmul(codes, bittensor.pack_weights(codes))
+"""
+    loaded = loaded_by(code, run_python)
+    assert f"bittensor_{backend}" in loaded
+    assert not loaded & COMPILER
 
 
 def test_every_name_in_all_exists() -> None:
