@@ -16,26 +16,26 @@
 namespace bittensor::binding {
 namespace {
 
-const bittensor::CodeKernels& code_kernels(const KernelEntry& entry) {
-  return bittensor::kernels_for(entry.isa).for_bits(entry.bits);
+const CodeKernels& code_kernels(const KernelEntry& entry) {
+  return kernels_for(entry.isa).for_bits(entry.bits);
 }
 
 std::int64_t plane_bytes(std::int64_t columns, int bits) {
-  const std::int64_t words = bittensor::words_per_row(columns, bits);
-  return (words * 8 + bittensor::block_bytes - 1) / bittensor::block_bytes * bittensor::block_bytes * (8 / bits);
+  const std::int64_t words = words_per_row(columns, bits);
+  return (words * 8 + block_bytes - 1) / block_bytes * block_bytes * (8 / bits);
 }
 
 int pack_row(const std::string& kernel, const py::buffer& codes, std::int64_t columns, const py::buffer& words) {
   const KernelEntry entry = find_kernel(kernel, KernelKind::pack_row);
   return code_kernels(entry).pack_row(
       view<const std::uint8_t>("codes", codes, columns), columns,
-      view<std::uint64_t>("words", words, bittensor::words_per_row(columns, entry.bits)));
+      view<std::uint64_t>("words", words, words_per_row(columns, entry.bits)));
 }
 
 void unpack_row(const std::string& kernel, const py::buffer& words, std::int64_t columns, const py::buffer& codes) {
   const KernelEntry entry = find_kernel(kernel, KernelKind::unpack_row);
   code_kernels(entry).unpack_row(
-      view<const std::uint64_t>("words", words, bittensor::words_per_row(columns, entry.bits)), columns,
+      view<const std::uint64_t>("words", words, words_per_row(columns, entry.bits)), columns,
       view<std::uint8_t>("codes", codes, columns));
 }
 
@@ -43,12 +43,11 @@ int expand_planes(
     const std::string& kernel, const py::buffer& words, std::int64_t columns, int shift, const py::buffer& planes) {
   const KernelEntry entry = find_kernel(kernel, KernelKind::expand_planes);
   return code_kernels(entry).expand_planes(
-      view<const std::uint64_t>("words", words, bittensor::words_per_row(columns, entry.bits)), columns, shift,
+      view<const std::uint64_t>("words", words, words_per_row(columns, entry.bits)), columns, shift,
       view<std::int8_t>("planes", planes, plane_bytes(columns, entry.bits)));
 }
 
-bittensor::WordFetch word_fetch_named(const std::string& name) {
-  using bittensor::WordFetch;
+WordFetch word_fetch_named(const std::string& name) {
   if (name == "none") return WordFetch::none;
   if (name == "by_tiles") return WordFetch::by_tiles;
   if (name == "in_order") return WordFetch::in_order;
@@ -60,14 +59,14 @@ void integer_dot(
     const py::buffer& words, std::int64_t columns, std::int64_t in_features, const py::buffer& acc,
     const std::string& fetch) {
   const KernelEntry entry = find_kernel(kernel, KernelKind::integer_dot);
-  if (rows < 1 || columns < 1 || columns > bittensor::block_columns) {
+  if (rows < 1 || columns < 1 || columns > block_columns) {
     throw std::invalid_argument("rows: expected at least 1; columns: expected 1..64");
   }
   if (plane_stride < plane_bytes(in_features, entry.bits)) {
     throw std::invalid_argument("plane_stride: shorter than the planes of a row");
   }
-  bittensor::IntegerDotBlock block{};
-  block.row_words = bittensor::words_per_row(in_features, entry.bits);
+  IntegerDotBlock block{};
+  block.row_words = words_per_row(in_features, entry.bits);
   block.word_stride = block.row_words;
   block.plane_stride = plane_stride;
   block.rows = rows;
@@ -76,7 +75,7 @@ void integer_dot(
   block.planes =
       view<const std::int8_t>("planes", planes, (rows - 1) * plane_stride + plane_bytes(in_features, entry.bits));
   block.words = view<const std::uint64_t>("words", words, columns * block.row_words);
-  block.acc = view<std::int32_t>("acc", acc, rows * bittensor::block_columns);
+  block.acc = view<std::int32_t>("acc", acc, rows * block_columns);
   code_kernels(entry).integer_dot(block);
 }
 
@@ -84,20 +83,20 @@ void store_codes(
     const std::string& kernel, const py::buffer& acc, const py::buffer& column_add, int row_add,
     const std::optional<py::buffer>& scale, int out_zero, std::int64_t columns, const py::buffer& words) {
   const KernelEntry entry = find_kernel(kernel, KernelKind::store_codes);
-  if (columns < 0 || columns > bittensor::block_columns) throw std::invalid_argument("columns: expected 0..64");
-  const bittensor::CodeEpilogue row = {
-      view<const std::int32_t>("acc", acc, bittensor::block_columns),
-      view<const std::int32_t>("column_add", column_add, bittensor::block_columns), row_add,
-      scale ? view<const float>("scale", *scale, bittensor::block_columns) : nullptr, out_zero};
+  if (columns < 0 || columns > block_columns) throw std::invalid_argument("columns: expected 0..64");
+  const CodeEpilogue row = {
+      view<const std::int32_t>("acc", acc, block_columns),
+      view<const std::int32_t>("column_add", column_add, block_columns), row_add,
+      scale ? view<const float>("scale", *scale, block_columns) : nullptr, out_zero};
   code_kernels(entry).store_codes(
-      row, columns, view<std::uint64_t>("words", words, bittensor::words_per_row(columns, entry.bits)));
+      row, columns, view<std::uint64_t>("words", words, words_per_row(columns, entry.bits)));
 }
 
 void store_sums(
     const std::string& kernel, const py::buffer& acc, const py::buffer& column_add, int row_add, std::int64_t columns,
     const py::buffer& out) {
   const KernelEntry entry = find_kernel(kernel, KernelKind::store_sums);
-  bittensor::kernels_for(entry.isa).store_sums(
+  kernels_for(entry.isa).store_sums(
       view<const std::int32_t>("acc", acc, columns), view<const std::int32_t>("column_add", column_add, columns),
       row_add, columns, view<std::int32_t>("out", out, columns));
 }

@@ -43,7 +43,7 @@ Tensor conv2d(
   if (!type) refuse("x: expected float32, float16 or bfloat16");
   const Matrix images("x", x);
   if (images.dimensions != 4) refuse("x: expected [B, H, W, C]");
-  bittensor::Conv2d convolution;
+  Conv2d convolution;
   convolution.layout = layout_of(weight);
   if (convolution.layout.out_features != out_channels) refuse("out_channels: the prepared weight has another number");
   if (padding.size() != 4) refuse("padding: expected four numbers: left, right, top and bottom");
@@ -63,7 +63,7 @@ Tensor conv2d(
         "x: expected as many channels as the " + std::to_string(columns) + " columns of the weight say, got " +
         std::to_string(channels));
   }
-  bittensor::Patches& patches = convolution.patches;
+  Patches& patches = convolution.patches;
   patches.height = images.sizes[1];
   patches.width = images.sizes[2];
   patches.channels = channels;
@@ -79,7 +79,7 @@ Tensor conv2d(
   patches.left = left;
   patches.taken_channels = channels;
   if (activation < 0 || activation > 3) refuse("activation: unknown");
-  convolution.activation = static_cast<bittensor::Activation>(activation);
+  convolution.activation = static_cast<Activation>(activation);
   const FloatBias bias_values(bias, out_channels);
   convolution.bias = bias_values.values();
   convolution.images = images.data<void>();

@@ -44,21 +44,21 @@ T* view(const char* name, const py::buffer& buffer, std::int64_t count) {
 }
 
 /// "float32", "float16" or "bfloat16".
-inline bittensor::FloatType float_type(const std::string& name) {
-  if (name == "float32") return bittensor::FloatType::f32;
-  if (name == "float16") return bittensor::FloatType::f16;
-  if (name == "bfloat16") return bittensor::FloatType::bf16;
+inline FloatType float_type(const std::string& name) {
+  if (name == "float32") return FloatType::f32;
+  if (name == "float16") return FloatType::f16;
+  if (name == "bfloat16") return FloatType::bf16;
   throw std::invalid_argument("float type: expected float32, float16 or bfloat16, got '" + name + "'");
 }
 
 /// A prepared weight and its layout, which its header tells.
 struct Prepared {
   const std::uint8_t* bytes;
-  bittensor::PreparedLayout layout;
+  PreparedLayout layout;
 
   explicit Prepared(const py::buffer& buffer) : bytes(view<const std::uint8_t>("prepared", buffer, 64)), layout() {
     const py::buffer_info info = buffer.request();
-    layout = bittensor::read_layout(bytes, static_cast<std::int64_t>(info.size * info.itemsize));
+    layout = read_layout(bytes, static_cast<std::int64_t>(info.size * info.itemsize));
   }
 };
 

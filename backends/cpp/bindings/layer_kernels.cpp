@@ -19,20 +19,20 @@ namespace {
 void dequantize_row(const std::string& kernel, const py::buffer& prepared, std::int64_t row, const py::buffer& values) {
   const KernelEntry entry = find_kernel(kernel, KernelKind::dequantize_row);
   const Prepared weight(prepared);
-  const bittensor::PreparedLayout& layout = weight.layout;
+  const PreparedLayout& layout = weight.layout;
   if (layout.bits != entry.bits) throw std::invalid_argument("prepared: another width than the kernel's");
   if (row < 0 || row >= layout.out_features) throw std::invalid_argument("row: expected one of the weight");
-  bittensor::kernels_for(entry.isa).embedding.dequantize_row_for(entry.bits)(
-      layout, weight.bytes, row, view<float>("values", values, layout.in_features + bittensor::row_padding));
+  kernels_for(entry.isa).embedding.dequantize_row_for(entry.bits)(
+      layout, weight.bytes, row, view<float>("values", values, layout.in_features + row_padding));
 }
 
 void normalize_row(
     const std::string& kernel, const py::buffer& x, std::int64_t columns, const std::string& type,
     const py::buffer& weight, float epsilon, const py::buffer& out) {
   const KernelEntry entry = find_kernel(kernel, KernelKind::normalize_row);
-  const bittensor::FloatType x_type = float_type(type);
-  bittensor::kernels_for(entry.isa).transformer.normalize_row(
-      view<const std::uint8_t>("x", x, columns * bittensor::bytes_of(x_type)), x_type, columns,
+  const FloatType x_type = float_type(type);
+  kernels_for(entry.isa).transformer.normalize_row(
+      view<const std::uint8_t>("x", x, columns * bytes_of(x_type)), x_type, columns,
       view<const float>("weight", weight, columns), epsilon, view<float>("out", out, columns));
 }
 
@@ -40,17 +40,16 @@ void gate_row(
     const std::string& kernel, const py::buffer& x, std::int64_t columns, const std::string& type,
     const py::buffer& out) {
   const KernelEntry entry = find_kernel(kernel, KernelKind::gate_row);
-  const bittensor::FloatType x_type = float_type(type);
-  bittensor::kernels_for(entry.isa).transformer.gate_row(
-      view<const std::uint8_t>("x", x, 2 * columns * bittensor::bytes_of(x_type)), x_type, columns,
+  const FloatType x_type = float_type(type);
+  kernels_for(entry.isa).transformer.gate_row(
+      view<const std::uint8_t>("x", x, 2 * columns * bytes_of(x_type)), x_type, columns,
       view<float>("out", out, columns));
 }
 
 void softmax_row(const std::string& kernel, const py::buffer& scores, std::int64_t columns) {
   const KernelEntry entry = find_kernel(kernel, KernelKind::softmax_row);
   if (columns < 1) throw std::invalid_argument("columns: expected at least 1");
-  bittensor::kernels_for(entry.isa).transformer.softmax_row(
-      view<float>("scores", scores, (columns + 15) / 16 * 16), columns);
+  kernels_for(entry.isa).transformer.softmax_row(view<float>("scores", scores, (columns + 15) / 16 * 16), columns);
 }
 
 /// Patches that follow each other, [positions, in_features, tile_rows], against the first tile of the weight.
@@ -58,18 +57,18 @@ void multiply_lanes(
     const KernelEntry& entry, const py::buffer& prepared, std::int64_t positions, const py::buffer& x,
     const py::buffer& y) {
   const Prepared weight(prepared);
-  const bittensor::PreparedLayout& layout = weight.layout;
+  const PreparedLayout& layout = weight.layout;
   if (layout.bits != entry.bits) throw std::invalid_argument("prepared: another width than the kernel's");
   const bool int8 = entry.kind == KernelKind::int8_lanes;
-  if (int8 && layout.group_size > bittensor::most_int8_lanes_columns(layout.bits)) {
+  if (int8 && layout.group_size > most_int8_lanes_columns(layout.bits)) {
     throw std::invalid_argument("prepared: groups of more columns than are exact");
   }
   if (positions < 0) throw std::invalid_argument("positions: expected at least 0");
-  constexpr std::int64_t vector = bittensor::tile_rows;
+  constexpr std::int64_t vector = tile_rows;
   std::vector<std::int64_t> offsets(static_cast<std::size_t>(layout.in_features));
   for (std::size_t k = 0; k < offsets.size(); ++k) offsets[k] = static_cast<std::int64_t>(k) * vector;
   std::vector<float> weights(static_cast<std::size_t>((layout.in_features + vector) * vector));
-  bittensor::LanesBlock block{};
+  LanesBlock block{};
   block.layout = &layout;
   block.codes = weight.bytes + layout.codes_begin();
   block.scales = weight.bytes + layout.scales_begin();
@@ -82,7 +81,7 @@ void multiply_lanes(
   block.weights = weights.data();
   block.y = view<float>("y", y, positions * vector);
   block.y_stride = vector;
-  const bittensor::ConvolutionKernels& kernels = bittensor::kernels_for(entry.isa).convolution;
+  const ConvolutionKernels& kernels = kernels_for(entry.isa).convolution;
   (int8 ? kernels.int8_lanes_for(entry.bits) : kernels.float_lanes_for(entry.bits))(block);
 }
 

@@ -19,25 +19,25 @@
 namespace bittensor::binding {
 namespace {
 
-bittensor::Activation activation_named(const std::string& name) {
-  if (name == "none") return bittensor::Activation::none;
-  if (name == "relu") return bittensor::Activation::relu;
-  if (name == "gelu") return bittensor::Activation::gelu;
-  if (name == "silu") return bittensor::Activation::silu;
+Activation activation_named(const std::string& name) {
+  if (name == "none") return Activation::none;
+  if (name == "relu") return Activation::relu;
+  if (name == "gelu") return Activation::gelu;
+  if (name == "silu") return Activation::silu;
   throw std::invalid_argument("activation: expected none, relu, gelu or silu, got '" + name + "'");
 }
 
-const bittensor::LinearKernels& linear_kernels(const KernelEntry& entry) {
-  return bittensor::kernels_for(entry.isa).linear;
+const LinearKernels& linear_kernels(const KernelEntry& entry) {
+  return kernels_for(entry.isa).linear;
 }
 
 std::int64_t prepared_bytes(
     std::int64_t out_features, std::int64_t in_features, int bits, std::int64_t group_size, int zero,
     const std::string& scale_type) {
   if (zero < 0 || zero > 2) throw std::invalid_argument("zero: expected 0, 1 or 2");
-  const bittensor::PreparedLayout layout = {
-      out_features, in_features, group_size, bits, float_type(scale_type), static_cast<bittensor::ZeroKind>(zero)};
-  bittensor::check_layout(layout);
+  const PreparedLayout layout = {
+      out_features, in_features, group_size, bits, float_type(scale_type), static_cast<ZeroKind>(zero)};
+  check_layout(layout);
   return layout.bytes();
 }
 
@@ -46,9 +46,9 @@ void quantize_row(
     const py::buffer& codes, const py::buffer& scales, const py::buffer& sums) {
   const KernelEntry entry = find_kernel(kernel, KernelKind::quantize_row);
   const Prepared weight(prepared);
-  const bittensor::FloatType x_type = float_type(type);
+  const FloatType x_type = float_type(type);
   linear_kernels(entry).quantize_row(
-      view<const std::uint8_t>("x", x, weight.layout.in_features * bittensor::bytes_of(x_type)), x_type, weight.layout,
+      view<const std::uint8_t>("x", x, weight.layout.in_features * bytes_of(x_type)), x_type, weight.layout,
       view<std::int8_t>("codes", codes, weight.layout.padded_columns()),
       view<float>("scales", scales, weight.layout.activation_groups()),
       view<std::int32_t>("sums", sums, weight.layout.groups()));
@@ -59,9 +59,9 @@ void widen_row(
     const py::buffer& values) {
   const KernelEntry entry = find_kernel(kernel, KernelKind::widen_row);
   const Prepared weight(prepared);
-  const bittensor::FloatType x_type = float_type(type);
+  const FloatType x_type = float_type(type);
   linear_kernels(entry).widen_row(
-      view<const std::uint8_t>("x", x, weight.layout.in_features * bittensor::bytes_of(x_type)), x_type, weight.layout,
+      view<const std::uint8_t>("x", x, weight.layout.in_features * bytes_of(x_type)), x_type, weight.layout,
       view<float>("values", values, weight.layout.padded_columns()));
 }
 
@@ -71,11 +71,11 @@ void split_row(
     const py::buffer& codes, const py::buffer& scales, const py::buffer& sums) {
   const KernelEntry entry = find_kernel(kernel, KernelKind::split_row);
   const Prepared weight(prepared);
-  const bittensor::PreparedLayout& layout = weight.layout;
-  const bittensor::FloatType x_type = float_type(type);
-  constexpr std::int64_t digits = bittensor::activation_digits;
+  const PreparedLayout& layout = weight.layout;
+  const FloatType x_type = float_type(type);
+  constexpr std::int64_t digits = activation_digits;
   linear_kernels(entry).split_row(
-      view<const std::uint8_t>("x", x, layout.in_features * bittensor::bytes_of(x_type)), x_type, layout,
+      view<const std::uint8_t>("x", x, layout.in_features * bytes_of(x_type)), x_type, layout,
       {view<std::int8_t>("codes", codes, digits * layout.padded_columns()), layout.padded_columns(),
        view<float>("scales", scales, digits * layout.activation_groups()), layout.activation_groups(),
        view<std::int32_t>("sums", sums, digits * layout.groups()), layout.groups()});
@@ -83,11 +83,10 @@ void split_row(
 
 void add_digits(const std::string& kernel, const py::buffer& y, std::int64_t rows, std::int64_t columns) {
   const KernelEntry entry = find_kernel(kernel, KernelKind::add_digits);
-  if (rows < 1 || columns < 1 || columns % bittensor::tile_rows != 0) {
+  if (rows < 1 || columns < 1 || columns % tile_rows != 0) {
     throw std::invalid_argument("rows, columns: expected at least one row, and whole tiles of columns");
   }
-  linear_kernels(entry).add_digits(
-      view<float>("y", y, bittensor::activation_digits * rows * columns), rows, columns, columns);
+  linear_kernels(entry).add_digits(view<float>("y", y, activation_digits * rows * columns), rows, columns, columns);
 }
 
 void int8_linear(
@@ -98,8 +97,8 @@ void int8_linear(
   if (weight.layout.bits != entry.bits) throw std::invalid_argument("prepared: another width than the kernel's");
   if (rows < 1) throw std::invalid_argument("rows: expected at least 1");
   if (row_tiles < 1 || row_tiles > 3) throw std::invalid_argument("row_tiles: expected 1 to 3");
-  const bittensor::PreparedLayout& layout = weight.layout;
-  bittensor::Int8LinearBlock block{};  // all tiles, all groups, rows without gaps
+  const PreparedLayout& layout = weight.layout;
+  Int8LinearBlock block{};  // all tiles, all groups, rows without gaps
   block.layout = &layout;
   block.codes = weight.bytes + layout.codes_begin();
   block.scales = weight.bytes + layout.scales_begin();
@@ -107,7 +106,7 @@ void int8_linear(
   block.tiles = layout.tiles();
   block.x_stride = layout.padded_columns();
   block.rows = rows;
-  block.y_stride = layout.tiles() * bittensor::tile_rows;
+  block.y_stride = layout.tiles() * tile_rows;
   block.y = view<float>("y", y, rows * block.y_stride);
   block.x = view<const std::int8_t>("x", x, rows * block.x_stride);
   block.x_group_stride = rows;
@@ -126,11 +125,10 @@ void store_outputs(
     const std::string& kernel, const py::buffer& y, std::int64_t columns, const std::optional<py::buffer>& bias,
     const std::string& activation, const std::string& type, const py::buffer& out) {
   const KernelEntry entry = find_kernel(kernel, KernelKind::store_outputs);
-  const bittensor::FloatType out_type = float_type(type);
+  const FloatType out_type = float_type(type);
   linear_kernels(entry).store_outputs(
       view<const float>("y", y, columns), columns, bias ? view<const float>("bias", *bias, columns) : nullptr,
-      activation_named(activation), nullptr, out_type,
-      view<std::uint8_t>("out", out, columns * bittensor::bytes_of(out_type)));
+      activation_named(activation), nullptr, out_type, view<std::uint8_t>("out", out, columns * bytes_of(out_type)));
 }
 
 void dequantize_panel(
@@ -138,16 +136,16 @@ void dequantize_panel(
     const py::buffer& values) {
   const KernelEntry entry = find_kernel(kernel, KernelKind::dequantize_panel);
   const Prepared weight(prepared);
-  const bittensor::PreparedLayout& layout = weight.layout;
+  const PreparedLayout& layout = weight.layout;
   if (layout.bits != entry.bits) throw std::invalid_argument("prepared: another width than the kernel's");
   if (first_column < 0 || columns < 1 || first_column >= layout.in_features ||
-      columns > layout.in_features - first_column || first_column % layout.group_size % bittensor::panel_unit != 0) {
+      columns > layout.in_features - first_column || first_column % layout.group_size % panel_unit != 0) {
     throw std::invalid_argument("first_column, columns: expected columns of the weight, from the begin of a unit on");
   }
-  const std::int64_t stride = columns + bittensor::panel_unit;
-  bittensor::kernels_for(entry.isa).gradient.dequantize_panel_for(entry.bits)(
+  const std::int64_t stride = columns + panel_unit;
+  kernels_for(entry.isa).gradient.dequantize_panel_for(entry.bits)(
       {&layout, weight.bytes, 0, layout.tiles(), first_column, columns,
-       view<float>("values", values, layout.tiles() * bittensor::tile_rows * stride), stride});
+       view<float>("values", values, layout.tiles() * tile_rows * stride), stride});
 }
 
 void panel_product(
@@ -155,8 +153,8 @@ void panel_product(
     const py::buffer& panel, bool continues, const py::buffer& sums) {
   const KernelEntry entry = find_kernel(kernel, KernelKind::panel_product);
   if (rows < 1 || depth < 1 || tiles < 1) throw std::invalid_argument("rows, depth, tiles: expected at least 1");
-  const std::int64_t columns = tiles * bittensor::panel_unit;
-  bittensor::kernels_for(entry.isa).gradient.panel_product(
+  const std::int64_t columns = tiles * panel_unit;
+  kernels_for(entry.isa).gradient.panel_product(
       {view<const float>("dy", dy, rows * depth), depth, rows, view<const float>("panel", panel, depth * columns),
        columns, depth, tiles, view<float>("sums", sums, rows * columns), columns, continues});
 }
@@ -166,10 +164,10 @@ void codes_product(
     const py::buffer& out) {
   const KernelEntry entry = find_kernel(kernel, KernelKind::codes_product);
   const Prepared weight(prepared);
-  const bittensor::PreparedLayout& layout = weight.layout;
+  const PreparedLayout& layout = weight.layout;
   if (layout.bits != entry.bits) throw std::invalid_argument("prepared: another width than the kernel's");
   if (rows < 1) throw std::invalid_argument("rows: expected at least 1");
-  const bittensor::GradientKernels& kernels = bittensor::kernels_for(entry.isa).gradient;
+  const GradientKernels& kernels = kernels_for(entry.isa).gradient;
   const std::int64_t strips = (layout.blocks() + kernels.strip_blocks - 1) / kernels.strip_blocks;
   std::vector<float> sums(static_cast<std::size_t>(rows * strips * kernels.strip_blocks * layout.block_columns()));
   kernels.codes_product_for(entry.bits)(

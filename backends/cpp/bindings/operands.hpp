@@ -19,18 +19,18 @@ namespace bittensor::binding {
 
 /// The kernels of the `isa` argument: an index into known_isas(), or -1 for this process's choice.
 inline const KernelSet& kernels(std::int64_t isa) {
-  static const KernelSet& chosen = bittensor::kernels_for(bittensor::choose_isa().isa);
+  static const KernelSet& chosen = kernels_for(choose_isa().isa);
   if (isa == -1) return chosen;
-  const std::vector<bittensor::Isa> known = bittensor::known_isas();
+  const std::vector<Isa> known = known_isas();
   if (isa < 0 || isa >= static_cast<std::int64_t>(known.size())) refuse("isa: unknown index " + std::to_string(isa));
-  return bittensor::kernels_for(known[static_cast<std::size_t>(isa)]);
+  return kernels_for(known[static_cast<std::size_t>(isa)]);
 }
 
-inline bittensor::PreparedLayout layout_of(const Matrix& prepared, const char* name = "prepared") {
+inline PreparedLayout layout_of(const Matrix& prepared, const char* name = "prepared") {
   if (prepared.dtype != Dtype::u8 || prepared.dimensions != 1) {
     refuse(std::string(name) + ": expected uint8 [bytes]");
   }
-  return bittensor::read_layout(prepared.data<std::uint8_t>(), prepared.columns);
+  return read_layout(prepared.data<std::uint8_t>(), prepared.columns);
 }
 
 /// Rows of activations: their values follow each other, the rows may have any distance.

@@ -28,7 +28,7 @@ namespace bittensor::binding {
 namespace {
 
 void check_bits(std::int64_t bits) {
-  if (bits < 1 || bits > 8 || !bittensor::is_code_width(static_cast<int>(bits))) {
+  if (bits < 1 || bits > 8 || !is_code_width(static_cast<int>(bits))) {
     refuse("bits: expected one of 1, 2, 4, 8, got " + std::to_string(bits));
   }
 }
@@ -38,7 +38,7 @@ void check_words(const char* name, const Matrix& words, std::int64_t columns, in
   if (columns < 0)
     refuse(std::string(name) + ": expected a count of codes of at least 0, got " + std::to_string(columns));
   // Compared by division: words_per_row could overflow on a hostile count.
-  const std::int64_t per_word = bittensor::codes_per_word(bits);
+  const std::int64_t per_word = codes_per_word(bits);
   const std::int64_t expected = columns / per_word + (columns % per_word != 0 ? 1 : 0);
   if (words.columns != expected) {
     refuse(
@@ -48,13 +48,13 @@ void check_words(const char* name, const Matrix& words, std::int64_t columns, in
 }
 
 int checked_code(const char* name, std::int64_t code, int bits) {
-  if (code < 0 || code > bittensor::max_code(bits)) {
+  if (code < 0 || code > max_code(bits)) {
     refuse(std::string(name) + ": expected a code of " + std::to_string(bits) + " bits, got " + std::to_string(code));
   }
   return static_cast<int>(code);
 }
 
-void check_codes(const char* name, const std::optional<bittensor::CodeOutOfRange>& wrong, int bits) {
+void check_codes(const char* name, const std::optional<CodeOutOfRange>& wrong, int bits) {
   if (!wrong) return;
   refuse(
       std::string(name) + ": expected codes of " + std::to_string(bits) + " bits, got " + std::to_string(wrong->code) +
@@ -66,7 +66,7 @@ Tensor pack(const Tensor& codes, std::int64_t bits, std::int64_t isa) {
   const int width = static_cast<int>(bits);
   const Matrix matrix("codes", codes);
   if (matrix.dtype != Dtype::u8) refuse("codes: expected uint8");
-  const Tensor words = new_matrix(matrix, bittensor::words_per_row(matrix.columns, width), aoti_torch_dtype_int64());
+  const Tensor words = new_matrix(matrix, words_per_row(matrix.columns, width), aoti_torch_dtype_int64());
   move_to_huge_pages(words.data_ptr(), words.numel() * std::int64_t{sizeof(std::uint64_t)});  // often a weight
   check_codes(
       "codes",
@@ -166,7 +166,7 @@ Tensor packed_matmul(
   const Matrix packed("weight", weight);
   if (packed.dimensions != 2) refuse("weight: expected packed int64 [N, ceil(K/E)]");
 
-  bittensor::PackedMatmul product;
+  PackedMatmul product;
   product.bits = width;
   product.rows = input.rows;
   product.out_features = packed.rows;
@@ -199,14 +199,14 @@ Tensor packed_matmul(
   if (!scale && product.out_zero != 0) refuse("out_zero: has no meaning without scale");
   // The first condition keeps the product below from overflowing itself.
   if (product.in_features > std::numeric_limits<std::int32_t>::max() ||
-      bittensor::largest_sum(product.in_features, width, product.x_zero, product.weight_zero, bias_values.largest()) >
+      largest_sum(product.in_features, width, product.x_zero, product.weight_zero, bias_values.largest()) >
           std::numeric_limits<std::int32_t>::max()) {
     refuse("accumulator: the sums may reach beyond int32; split in_features or use smaller codes");
   }
 
   static const std::int32_t i32 = aoti_torch_dtype_int32();
   static const std::int32_t i64 = aoti_torch_dtype_int64();
-  const std::int64_t columns = sums ? product.out_features : bittensor::words_per_row(product.out_features, width);
+  const std::int64_t columns = sums ? product.out_features : words_per_row(product.out_features, width);
   const Tensor out = new_matrix(input, columns, sums ? i32 : i64);
   if (sums) {
     product.out_sums = static_cast<std::int32_t*>(out.data_ptr());
@@ -224,17 +224,14 @@ Tensor prepare(
   const Matrix packed("words", words);
   check_words("words", packed, in_features, static_cast<int>(bits));
   const Matrix scale("scales", scales);
-  const std::optional<bittensor::FloatType> scale_type = float_type_of(scales);
+  const std::optional<FloatType> scale_type = float_type_of(scales);
   if (!scale_type) refuse("scales: expected float32, float16 or bfloat16");
   if (zeros && offsets) refuse("zeros, offsets: expected at most one of them");
-  const bittensor::PreparedLayout layout = {
-      packed.rows,
-      in_features,
-      group_size,
-      static_cast<std::int32_t>(bits),
-      *scale_type,
-      zeros ? bittensor::ZeroKind::integer : (offsets ? bittensor::ZeroKind::offset : bittensor::ZeroKind::symmetric)};
-  bittensor::check_layout(layout);
+  const PreparedLayout layout = {
+      packed.rows, in_features,
+      group_size,  static_cast<std::int32_t>(bits),
+      *scale_type, zeros ? ZeroKind::integer : (offsets ? ZeroKind::offset : ZeroKind::symmetric)};
+  check_layout(layout);
   const auto check_groups = [&](const char* name, const Matrix& matrix) {
     if (matrix.dimensions != 2 || matrix.rows != layout.out_features || matrix.columns != layout.groups()) {
       refuse(
@@ -244,7 +241,7 @@ Tensor prepare(
   };
   if (packed.dimensions != 2) refuse("words: expected [N, ceil(K/E)]");
   check_groups("scales", scale);
-  bittensor::GroupQuantized weight{packed.data<std::uint64_t>(), scale.data<void>(), nullptr, nullptr};
+  GroupQuantized weight{packed.data<std::uint64_t>(), scale.data<void>(), nullptr, nullptr};
   std::optional<Matrix> kept;  // keeps a contiguous copy alive
   if (zeros) {
     kept.emplace("zeros", *zeros);
@@ -269,7 +266,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> restore(
     const Tensor& prepared, std::int64_t out_features, std::int64_t in_features, std::int64_t bits,
     std::int64_t group_size, std::int64_t zero, torch::headeronly::ScalarType scale_dtype, std::int64_t isa) {
   const Matrix blob("prepared", prepared);
-  const bittensor::PreparedLayout layout = layout_of(blob);
+  const PreparedLayout layout = layout_of(blob);
   if (layout.out_features != out_features || layout.in_features != in_features || layout.bits != bits ||
       layout.group_size != group_size || static_cast<std::int64_t>(layout.zero_kind) != zero ||
       scalar_type_of(layout.scale_type) != scale_dtype) {
@@ -277,15 +274,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> restore(
   }
   const std::int64_t rows = layout.out_features;
   const std::int32_t of_scales = torch_dtype_of(layout.scale_type);
-  const bool has_zeros = layout.zero_kind == bittensor::ZeroKind::integer;
-  const bool has_offsets = layout.zero_kind == bittensor::ZeroKind::offset;
+  const bool has_zeros = layout.zero_kind == ZeroKind::integer;
+  const bool has_offsets = layout.zero_kind == ZeroKind::offset;
   std::tuple<Tensor, Tensor, Tensor, Tensor> canonical{
-      new_tensor(aoti_torch_dtype_int64(), rows, bittensor::words_per_row(layout.in_features, layout.bits)),
+      new_tensor(aoti_torch_dtype_int64(), rows, words_per_row(layout.in_features, layout.bits)),
       new_tensor(of_scales, rows, layout.groups()),
       has_zeros ? new_tensor(aoti_torch_dtype_uint8(), rows, layout.groups()) : new_tensor(aoti_torch_dtype_uint8(), 0),
       has_offsets ? new_tensor(of_scales, rows, layout.groups()) : new_tensor(of_scales, 0)};
   const auto& [words, scales, zeros, offsets] = canonical;
-  const bittensor::GroupQuantizedOutput weight = {
+  const GroupQuantizedOutput weight = {
       static_cast<std::uint64_t*>(words.data_ptr()), scales.data_ptr(), static_cast<std::uint8_t*>(zeros.data_ptr()),
       offsets.data_ptr()};
   bittensor::restore(blob.data<std::uint8_t>(), layout, weight, kernels(isa), torch_threads());
@@ -297,7 +294,7 @@ Tensor linear(
     bool float_mode, std::int64_t activation, std::int64_t isa) {
   LinearOperands operands(x, prepared, out_features);
   if (activation < 0 || activation > 3) refuse("activation: unknown");
-  operands.product.activation = static_cast<bittensor::Activation>(activation);
+  operands.product.activation = static_cast<Activation>(activation);
   const FloatBias bias_values(bias, out_features);
   operands.product.bias = bias_values.values();
   return operands.multiply(float_mode, isa);
@@ -305,10 +302,10 @@ Tensor linear(
 
 Tensor linear_input_grad(const Tensor& dy, const Tensor& prepared, std::int64_t in_features, std::int64_t isa) {
   const Matrix weight("prepared", prepared);
-  const std::optional<bittensor::FloatType> type = float_type_of(dy);
+  const std::optional<FloatType> type = float_type_of(dy);
   if (!type) refuse("dy: expected float32, float16 or bfloat16");
   const Activations rows("dy", dy);
-  bittensor::LinearInputGrad gradient;
+  LinearInputGrad gradient;
   gradient.layout = layout_of(weight);
   if (gradient.layout.in_features != in_features) refuse("in_features: the prepared weight has another number");
   if (rows.columns != gradient.layout.out_features) {
@@ -318,7 +315,7 @@ Tensor linear_input_grad(const Tensor& dy, const Tensor& prepared, std::int64_t 
   }
   gradient.dy = rows.data<void>();
   gradient.float_type = *type;
-  gradient.dy_row_bytes = rows.row_stride * bittensor::bytes_of(*type);
+  gradient.dy_row_bytes = rows.row_stride * bytes_of(*type);
   gradient.rows = rows.rows;
   gradient.prepared = weight.data<std::uint8_t>();
   const Tensor out = new_matrix(rows, in_features, torch_dtype_of(*type));
@@ -377,10 +374,10 @@ Tensor embedding(
     std::int64_t isa) {
   const Matrix weight("prepared", prepared);
   const Indices rows(indices);
-  bittensor::Embedding gather;
+  Embedding gather;
   gather.layout = layout_of(weight);
   if (gather.layout.in_features != columns) refuse("columns: the prepared weight has another number");
-  const std::optional<bittensor::FloatType> type = float_type_named(dtype);
+  const std::optional<FloatType> type = float_type_named(dtype);
   if (!type) refuse("dtype: expected float32, float16 or bfloat16");
   gather.indices = rows.values();
   gather.count = rows.count();

@@ -18,7 +18,7 @@ Tensor fused_linear(
     const Tensor& x, const Tensor& prepared, std::int64_t out_features, const std::optional<Tensor>& norm_weight,
     double norm_epsilon, bool gated, const std::optional<Tensor>& residual, bool float_mode, std::int64_t isa) {
   LinearOperands operands(x, prepared, out_features, gated ? 2 : 1);
-  bittensor::Linear& product = operands.product;
+  Linear& product = operands.product;
   std::optional<Matrix> norm;  // keeps a contiguous copy alive
   if (norm_weight) {
     if (gated) refuse("norm_weight, gated: expected at most one of them");
@@ -26,11 +26,11 @@ Tensor fused_linear(
     if (norm->dtype != Dtype::f32 || norm->dimensions != 1 || norm->columns != operands.x.columns) {
       refuse("norm_weight: expected float32 [" + std::to_string(operands.x.columns) + "]");
     }
-    product.prologue = bittensor::Prologue::rms_norm;
+    product.prologue = Prologue::rms_norm;
     product.norm_weight = norm->data<float>();
     product.norm_epsilon = static_cast<float>(norm_epsilon);
   } else if (gated) {
-    product.prologue = bittensor::Prologue::swiglu;
+    product.prologue = Prologue::swiglu;
   }
   std::optional<Matrix> added;
   if (residual) {
@@ -49,14 +49,14 @@ Tensor feed_forward(
     const Tensor& x, const Tensor& up, const std::optional<Tensor>& up_bias, const Tensor& down,
     std::int64_t out_features, const std::optional<Tensor>& down_bias, bool float_mode, std::int64_t activation,
     std::int64_t isa) {
-  const bittensor::PreparedLayout up_layout = layout_of(Matrix("up", up), "up");
+  const PreparedLayout up_layout = layout_of(Matrix("up", up), "up");
   LinearOperands first(x, up, up_layout.out_features);
   if (activation < 0 || activation > 3) refuse("activation: unknown");
-  first.product.activation = static_cast<bittensor::Activation>(activation);
+  first.product.activation = static_cast<Activation>(activation);
   const FloatBias first_bias(up_bias, up_layout.out_features, "up_bias");
   first.product.bias = first_bias.values();
   const Matrix down_blob("down", down);
-  const bittensor::PreparedLayout down_layout = layout_of(down_blob, "down");
+  const PreparedLayout down_layout = layout_of(down_blob, "down");
   if (down_layout.in_features != up_layout.out_features) {
     refuse(
         "down: expected a weight of " + std::to_string(up_layout.out_features) + " columns, as up has rows, got " +
@@ -70,7 +70,7 @@ Tensor feed_forward(
     second.product.bias = second_bias.values();
     return second.multiply(float_mode, isa);
   }
-  bittensor::Linear second;
+  Linear second;
   second.rows = first.product.rows;
   second.prepared = down_blob.data<std::uint8_t>();
   second.layout = down_layout;
@@ -96,7 +96,7 @@ float* cache_of(const char* name, const Tensor& cache, std::int64_t dimensions) 
 struct AttentionOperands {
   Matrix cosines;
   Matrix sines;
-  bittensor::Attention attention;
+  Attention attention;
 
   /// `layers`: the number that the cache must have, in a leading dimension; null: it has no such dimension.
   AttentionOperands(
@@ -121,10 +121,9 @@ struct AttentionOperands {
     attention.tokens = tokens;
     const std::int64_t size = attention.head_size;
     const auto up_to = [](std::int64_t value, std::int64_t unit) { return (value + unit - 1) / unit; };
-    if (size < 2 || size % 2 != 0 || attention.key_value_heads < 1 || key_sizes[3] != bittensor::key_panel ||
-        key_sizes[1] != up_to(attention.capacity, bittensor::key_panel) ||
-        value_sizes[0] != attention.key_value_heads ||
-        value_sizes[2] != up_to(size, bittensor::value_unit) * bittensor::value_unit) {
+    if (size < 2 || size % 2 != 0 || attention.key_value_heads < 1 || key_sizes[3] != key_panel ||
+        key_sizes[1] != up_to(attention.capacity, key_panel) || value_sizes[0] != attention.key_value_heads ||
+        value_sizes[2] != up_to(size, value_unit) * value_unit) {
       refuse(
           "keys, values: expected [heads, ceil(capacity / 64), head_size, 64] and [heads, capacity, head_size up to a "
           "multiple of 16], head_size even");
@@ -158,7 +157,7 @@ Tensor attend(
     refuse("projections: expected float32 [T, columns] with at least one token");
   }
   AttentionOperands operands(rows.rows, cos, sin, keys, values, position, heads);
-  bittensor::Attention& attention = operands.attention;
+  Attention& attention = operands.attention;
   if (rows.columns != operands.projected()) {
     refuse("projections: expected float32 [T, " + std::to_string(operands.projected()) + "]");
   }
@@ -172,7 +171,7 @@ Tensor attend(
 
 /// Vectors of all heads of all tokens; copied unless the values of each follow each other.
 struct HeadTensor : Matrix {
-  bittensor::HeadVectors vectors;
+  HeadVectors vectors;
 
   HeadTensor(const char* name, const Tensor& given) : Matrix(name, given, &has_contiguous_rows) {
     if (dtype != Dtype::f32 || dimensions != 4) refuse(std::string(name) + ": expected float32 [B, heads, T, size]");
@@ -192,7 +191,7 @@ Tensor attend_bidirectional(
   const HeadTensor queries("query", query);
   const HeadTensor keys("key", key);
   const HeadTensor values("value", value);
-  bittensor::BidirectionalAttention attention;
+  BidirectionalAttention attention;
   attention.query = queries.vectors;
   attention.key = keys.vectors;
   attention.value = values.vectors;
@@ -241,12 +240,12 @@ class DecoderWeights {
     for (const Tensor& weight : weights) blobs_.emplace_back("weights", weight);
   }
 
-  std::vector<bittensor::DecoderLayer> layers(
-      const float* norms, std::int64_t width, const bittensor::Attention& attention, std::int64_t projected) const {
-    std::vector<bittensor::DecoderLayer> found(blobs_.size() / 4);
+  std::vector<DecoderLayer> layers(
+      const float* norms, std::int64_t width, const Attention& attention, std::int64_t projected) const {
+    std::vector<DecoderLayer> found(blobs_.size() / 4);
     const std::int64_t mixed = attention.heads * attention.head_size;
     for (std::size_t i = 0; i < found.size(); ++i) {
-      bittensor::DecoderLayer& layer = found[i];
+      DecoderLayer& layer = found[i];
       layer.attention_norm = norms + static_cast<std::int64_t>(2 * i) * width;
       layer.mlp_norm = layer.attention_norm + width;
       layer.query_key_value = matrix(4 * i, "query_key_value", projected, width);
@@ -260,10 +259,10 @@ class DecoderWeights {
 
  private:
   /// `out_features` -1: any.
-  bittensor::PreparedMatrix matrix(
+  PreparedMatrix matrix(
       std::size_t index, const char* name, std::int64_t out_features, std::int64_t in_features) const {
     const Matrix& blob = blobs_[index];
-    bittensor::PreparedMatrix found{blob.data<std::uint8_t>(), layout_of(blob)};
+    PreparedMatrix found{blob.data<std::uint8_t>(), layout_of(blob)};
     if (found.layout.in_features != in_features || (out_features >= 0 && found.layout.out_features != out_features)) {
       const std::string rows = out_features < 0 ? "any" : std::to_string(out_features);
       refuse(
@@ -293,9 +292,9 @@ Tensor decoder_layers(
   }
   const AttentionOperands operands(rows.rows, cos, sin, keys, values, position, heads, &count);
   const DecoderWeights blobs(weights);
-  const std::vector<bittensor::DecoderLayer> layers =
+  const std::vector<DecoderLayer> layers =
       blobs.layers(factors.data<float>(), rows.columns, operands.attention, operands.projected());
-  bittensor::Decoder decoder;
+  Decoder decoder;
   decoder.layers = layers.data();
   decoder.layer_count = count;
   decoder.norm_epsilon = static_cast<float>(norm_epsilon);
@@ -306,7 +305,7 @@ Tensor decoder_layers(
   decoder.attention = operands.attention;
   const Tensor out = new_matrix(rows, rows.columns, aoti_torch_dtype_float32());
   decoder.out = static_cast<float*>(out.data_ptr());
-  bittensor::decode(decoder, kernels(isa), torch_threads());
+  decode(decoder, kernels(isa), torch_threads());
   return out;
 }
 
