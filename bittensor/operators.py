@@ -209,9 +209,10 @@ def _embedding(
 ) -> torch.Tensor:
     prepared = _prepared(weight, layout, shape, bits, group_size, zero, scale_dtype)
     computing = get_backend(backend)
-    if not computing.capabilities.checks_arguments:
+    declares = "embedding" in computing.capabilities.operations
+    if not (declares and computing.capabilities.checks_arguments):
         check_rows(computing, indices, prepared.form, weight[0].device, dtype)
-    if "embedding" in computing.capabilities.operations:
+    if declares:
         return computing.embedding(indices, prepared, dtype)
     if not indices.numel():
         return torch.empty((*indices.shape, shape[1]), dtype=dtype)

@@ -270,7 +270,8 @@ class QuantizedWeight:
             return held.weight
         if torch.compiler.is_dynamo_compiling():
             run_now(_prepare, self, backend)
-        with _converting, outside_of_traces():
+        # Of inference mode too: what it makes can be used by no gradient, and the weight stays in this layout.
+        with _converting, outside_of_traces(), torch.inference_mode(False):
             held = self._held
             if type(held) is not HeldByBackend or held.weight.layout != backend.capabilities.layout:
                 self._held = held = HeldByBackend(backend.prepare(self), backend)
@@ -279,7 +280,7 @@ class QuantizedWeight:
     def __repr__(self) -> str:
         return (
             f"QuantizedWeight(shape={list(self.shape)}, bits={self.bits}, group_size={self.group_size}, "
-            f"zero={self.zero!r}, scales={dtype_name(self.scales.dtype)}, {_size(self.nbytes)}, "
+            f"zero={self.zero!r}, scales={dtype_name(self.form.scale_dtype)}, {_size(self.nbytes)}, "
             f"{self.bits_per_weight:.4g} bits per weight)"
         )
 
@@ -309,7 +310,8 @@ class QuantizedWeight:
         restored = self._restored
         canonical = None if restored is None else restored.of(held)
         if canonical is None:
-            new = held.backend.restore(held.weight)._held
+            with torch.inference_mode(False):
+                new = held.backend.restore(held.weight)._held
             assert isinstance(new, CanonicalTensors)  # what a new weight holds
             canonical, self._restored = new, Restored(held, new)
         return canonical

@@ -165,7 +165,12 @@ def _load(name: str) -> Backend:
         if variant not in variants:
             listed = ", ".join(f"{base}:{each}" for each in variants) or "it has none"
             raise UnknownBackendError(f"backend {base!r} has no variant {variant!r}; its variants: {listed}")
-        return backend.variant(variant)
+        try:
+            return backend.variant(variant)
+        except BackendError:
+            raise
+        except Exception as error:
+            raise BackendLoadError(f"backend {name!r} could not be loaded: {error}") from error
     point = _entry_points().get(base)
     if point is None:
         listed = ", ".join(available_backends()) or "none"
@@ -195,8 +200,8 @@ def _check_protocol(name: str, backend: object) -> None:
             f"backend {name!r} follows protocol version {version}, this BitTensor speaks version {PROTOCOL_VERSION}; "
             f"install a newer version of {older}, or an older one of {newer}"
         )
-    declared: frozenset[str] = getattr(getattr(backend, "capabilities", None), "operations", frozenset())
-    if unknown := sorted(set(declared) - set(OPERATIONS)):
+    declared = frozenset(getattr(getattr(backend, "capabilities", None), "operations", ()))
+    if unknown := sorted(declared - set(OPERATIONS)):
         raise BackendLoadError(f"backend {name!r} declares unknown operations {unknown}; known: {list(OPERATIONS)}")
     on_weights = sorted(declared & {*WEIGHT_OPERATIONS, *GRADIENT_OPERATIONS, *EMBEDDING_OPERATIONS})
     if on_weights and not declared >= set(WEIGHT_OPERATIONS):

@@ -101,6 +101,11 @@ def test_what_a_backend_may_leave_out(monkeypatch: pytest.MonkeyPatch) -> None:
     with use_backend("reference"):
         for indices in (INDICES, INDICES[:0]):
             assert torch.equal(bittensor.embedding(indices, weight), weight.dequantize()[indices])
+    # A backend that checks its arguments can do so only where it is called.
+    checking = replace(backend.capabilities, checks_arguments=True)
+    monkeypatch.setattr(backend, "capabilities", checking)
+    with use_backend("reference"), pytest.raises(ValueError, match="-1"):
+        bittensor.embedding(torch.tensor([0, -1]), weight)
     little = replace(backend.capabilities, linear_bits=frozenset({8}))
     monkeypatch.setattr(backend, "capabilities", little)
     with use_backend("reference"), pytest.raises(UnsupportedOperationError, match="does not declare bits=4"):

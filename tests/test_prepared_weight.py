@@ -55,6 +55,20 @@ def test_variants_share_one_layout() -> None:
         assert variant.restore(expected).equal(weight)
 
 
+@pytest.mark.parametrize("first", ["reference", "cpp"])
+@pytest.mark.parametrize("second", ["reference", "cpp"])
+def test_what_inference_mode_prepared_can_be_trained_through(first: str, second: str) -> None:
+    weight = quantize(normal(16, 128))
+    with torch.inference_mode(), use_backend(first):
+        bittensor.linear(normal(2, 128), weight)
+        assert not weight.words.is_inference()
+    x = normal(2, 128).requires_grad_()
+    with use_backend(second):
+        bittensor.linear(x, weight).sum().backward()
+    assert x.grad is not None
+    assert x.grad.any()
+
+
 def test_a_foreign_layout_is_refused() -> None:
     cpp, reference = bittensor.get_backend("cpp"), bittensor.get_backend("reference")
     weight = weight_of(4, 16, "integer", torch.float32)

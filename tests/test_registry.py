@@ -343,6 +343,25 @@ def test_unknown_variants(installed: dict[str, FakeEntryPoint], name: str, messa
         bittensor.get_backend(name)
 
 
+@pytest.mark.parametrize("error", [RuntimeError("no such kernels"), BackendLoadError("no such kernels")])
+def test_a_variant_that_cannot_be_loaded(installed: dict[str, FakeEntryPoint], error: Exception) -> None:
+    class Broken(WithVariants):
+        def variant(self, name: str) -> Fake:
+            raise error
+
+    installed["broken-variants"] = FakeEntryPoint(lambda: Broken("broken-variants"))
+    with pytest.raises(BackendLoadError, match="no such kernels"):
+        bittensor.get_backend("broken-variants:slow")
+
+
+def test_operations_may_be_any_collection(installed: dict[str, FakeEntryPoint]) -> None:
+    class Listed(Fake):
+        capabilities = Capabilities(operations=("pack", "unpack"))  # type: ignore[arg-type]
+
+    installed["listed"] = FakeEntryPoint(lambda: Listed("listed"))
+    assert bittensor.get_backend("listed").name == "listed"
+
+
 def test_undeclared_bits_are_refused(installed: dict[str, FakeEntryPoint]) -> None:
     with pytest.raises(bittensor.UnsupportedOperationError, match=r"'one' does not declare bits=2; it declares \[4\]"):
         bittensor.pack_weights(torch.zeros(1, dtype=torch.uint8), bits=2)
