@@ -33,7 +33,7 @@ template <class T>
 T* view(const char* name, const py::buffer& buffer, std::int64_t count) {
   const py::buffer_info info = buffer.request(!std::is_const_v<T>);
   const auto bytes = static_cast<std::int64_t>(info.size * info.itemsize);
-  if (count < 0 || bytes < count * static_cast<std::int64_t>(sizeof(T))) {
+  if (count < 0 || bytes / static_cast<std::int64_t>(sizeof(T)) < count) {
     throw std::invalid_argument(
         std::string(name) + ": expected at least " + std::to_string(count) + " values of " + std::to_string(sizeof(T)) +
         " bytes, got " + std::to_string(bytes) + " bytes");

@@ -69,7 +69,7 @@ class CppFusedOperations(FusedOperations):
             down.form.shape[0],
             down_bias,
             _float_mode(activation_mode),
-            EPILOGUES[epilogue],
+            _activation(epilogue),
             self._isa,
         )
 
@@ -114,7 +114,7 @@ class CppFusedOperations(FusedOperations):
             geometry.dilation,
             geometry.groups,
             _float_mode(activation_mode),
-            EPILOGUES[epilogue],
+            _activation(epilogue),
             self._isa,
         )
 
@@ -140,3 +140,9 @@ def _float_mode(activation_mode: str) -> bool:
             f"activation_mode: expected one of {list(FLOAT_MODES)}, got {activation_mode!r}"
         )
     return FLOAT_MODES[activation_mode]
+
+
+def _activation(epilogue: str | None) -> int:
+    if epilogue not in EPILOGUES:
+        raise UnsupportedOperationError(f"epilogue: expected one of {list(EPILOGUES)}, got {epilogue!r}")
+    return EPILOGUES[epilogue]

@@ -27,6 +27,13 @@ struct Header {
 };
 static_assert(sizeof(Header) == 64);
 
+/// Codes from which on it pays to wake a thread for them.
+constexpr std::int64_t shared_codes = std::int64_t{1} << 13;
+
+ParallelFor threads_for(const PreparedLayout& layout, const ParallelFor& parallel) {
+  return parallel.pays(layout.out_features * layout.in_features, shared_codes) ? parallel : ParallelFor();
+}
+
 constexpr char magic[8] = {'B', 'T', 'T', 'I', 'L', 'E', 'S', '1'};
 
 /// Copies the rows [first, first + rows) of a [N, groups] array of `size` bytes each to or from [group][row of tile].
@@ -110,7 +117,7 @@ void prepare(
 
   const UnpackRow unpack_row = kernels.for_bits(layout.bits).unpack_row;
   const std::int64_t row_words = words_per_row(layout.in_features, layout.bits);
-  parallel(layout.tiles(), [&](std::int64_t begin, std::int64_t end) {
+  threads_for(layout, parallel)(layout.tiles(), [&](std::int64_t begin, std::int64_t end) {
     std::vector<std::uint8_t> codes(static_cast<std::size_t>(tile_rows * layout.in_features));
     for (std::int64_t tile = begin; tile < end; ++tile) {
       std::ranges::fill(codes, std::uint8_t{0});
@@ -168,7 +175,7 @@ void restore(
   const PackRow pack_row = kernels.for_bits(layout.bits).pack_row;
   const std::int64_t row_words = words_per_row(layout.in_features, layout.bits);
   const int mask = max_code(layout.bits);
-  parallel(layout.tiles(), [&](std::int64_t begin, std::int64_t end) {
+  threads_for(layout, parallel)(layout.tiles(), [&](std::int64_t begin, std::int64_t end) {
     std::vector<std::uint8_t> codes(static_cast<std::size_t>(tile_rows * layout.in_features));
     for (std::int64_t tile = begin; tile < end; ++tile) {
       const std::int64_t rows = std::min<std::int64_t>(tile_rows, layout.out_features - tile * tile_rows);

@@ -112,3 +112,24 @@ TEST(an_exception_of_the_program_is_the_callers) {
     check_program(parallel);
   }
 }
+
+TEST(an_exception_of_a_loop_is_the_programs) {
+  for (const int threads : {1, 2, 4}) {
+    CONTEXT("%d threads", threads);
+    bittensor::ThreadPool pool(threads);
+    int caught = 0;
+    Team::run(pool.parallel_for(), [&](const ParallelFor& loop) {
+      for (std::int64_t wrong = 0; wrong < 100; wrong += 7) {
+        try {
+          loop(100, [&](std::int64_t begin, std::int64_t end) {
+            if (begin <= wrong && wrong < end) throw std::runtime_error("one chunk failed");
+          });
+        } catch (const std::runtime_error&) {
+          ++caught;
+        }
+      }
+    });
+    CHECK_EQUAL(caught, 15);
+    check_program(pool.parallel_for());
+  }
+}

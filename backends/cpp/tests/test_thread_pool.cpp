@@ -86,6 +86,22 @@ TEST(several_threads_share_a_pool) {
   for (const std::vector<int>& mine : visits) CHECK_EQUAL(mine, std::vector<int>(count, loops));
 }
 
+TEST(an_exception_of_a_range_reaches_the_caller) {
+  for (const int threads : {1, 2, 4}) {
+    bittensor::ThreadPool pool(threads);
+    for (std::int64_t wrong = 0; wrong < 8; ++wrong) {
+      CONTEXT("%d threads, range of %ld", threads, long{wrong});
+      const auto fails = [&](std::int64_t begin, std::int64_t end) {
+        if (begin <= wrong && wrong < end) throw std::runtime_error("one range failed");
+      };
+      CHECK_THROWS(std::runtime_error, "one range failed", pool.parallel_for()(8, fails));
+      check_coverage(pool.parallel_for(), 100);  // the pool goes on
+    }
+    const auto all_fail = [](std::int64_t, std::int64_t) { throw std::runtime_error("every range failed"); };
+    CHECK_THROWS(std::runtime_error, "every range failed", pool.parallel_for()(8, all_fail));
+  }
+}
+
 TEST(pools_come_and_go) {
   for (int i = 0; i < 50; ++i) {
     bittensor::ThreadPool pool(1 + i % 4);

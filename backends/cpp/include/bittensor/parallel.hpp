@@ -2,7 +2,9 @@
 
 /// How the library runs in parallel: through a function that its caller brings.
 
+#include <atomic>
 #include <cstdint>
+#include <exception>
 #include <memory>
 #include <type_traits>
 
@@ -24,7 +26,8 @@ class ParallelFor {
   /// Runs everything on the calling thread.
   ParallelFor() = default;
 
-  /// `run` calls `body(begin, end, context)` for ranges that cover [0, count) and returns when all are done.
+  /// `run` calls `body(begin, end, context)`, which does not throw, for ranges that cover [0, count) and returns when
+  /// all are done.
   ParallelFor(Run run, void* threads, int thread_count) : run_(run), threads_(threads), thread_count_(thread_count) {}
 
   /// The same on threads that wait for loops, and meanwhile may fetch what `expect` names.
@@ -49,7 +52,8 @@ class ParallelFor {
     if (expect_ != nullptr) expect_(threads_, memory, bytes);
   }
 
-  /// Calls `f(begin, end)`, which must not throw.
+  /// Calls `f(begin, end)`. If some of these calls throw, the exception of one of them is thrown again when all ranges
+  /// are done: threads of others, which wait for a range to end, never see it.
   template <class F>
   void operator()(std::int64_t count, F&& f) const {
     if (count <= 0) return;
@@ -57,14 +61,28 @@ class ParallelFor {
       f(std::int64_t{0}, count);
       return;
     }
-    using Function = std::remove_reference_t<F>;
-    run_(
-        threads_, count,
-        [](std::int64_t begin, std::int64_t end, void* context) { (*static_cast<Function*>(context))(begin, end); },
-        const_cast<std::remove_const_t<Function>*>(std::addressof(f)));
+    Loop<std::remove_reference_t<F>> loop{f};
+    run_(threads_, count, loop.run_range, &loop);
+    if (loop.error != nullptr) std::rethrow_exception(loop.error);
   }
 
  private:
+  template <class F>
+  struct Loop {
+    F& f;
+    std::exception_ptr error = nullptr;
+    std::atomic_flag failed = ATOMIC_FLAG_INIT;
+
+    static void run_range(std::int64_t begin, std::int64_t end, void* context) noexcept {
+      Loop& loop = *static_cast<Loop*>(context);
+      try {
+        loop.f(begin, end);
+      } catch (...) {
+        if (!loop.failed.test_and_set()) loop.error = std::current_exception();
+      }
+    }
+  };
+
   Run run_ = nullptr;
   Expect expect_ = nullptr;
   void* threads_ = nullptr;
