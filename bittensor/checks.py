@@ -16,13 +16,15 @@ from .codes import SUPPORTED_BITS, codes_per_word, max_code, words_per_row
 from .errors import UnsupportedOperationError
 
 INT32_MAX = 2**31 - 1
+REFUSALS = (TypeError, ValueError, RuntimeError)
+"""What a backend that checks its arguments may raise; these rules then word the error."""
 
 
 def check_pack(backend: Backend, codes: object, bits: object, name: str = "codes") -> None:
     """Rules of `Backend.pack`: uint8 ``[..., K]`` on a device the backend serves, every code below 2**bits."""
     width = _check_bits(backend, "pack", bits)
     tensor = _check_tensor(backend, name, codes, torch.uint8, "[..., K]")
-    _check_code_range(name, tensor, width)
+    check_code_range(name, tensor, width)
 
 
 def check_unpack(
@@ -154,11 +156,12 @@ def _check_code(name: str, value: object, bits: int) -> int:
     return code
 
 
-def _check_code_range(name: str, codes: torch.Tensor, bits: int) -> None:
-    if codes.is_meta:  # has no values
+def check_code_range(name: str, codes: torch.Tensor, bits: int) -> None:
+    """Every uint8 code is below 2**bits."""
+    if bits == 8 or codes.is_meta:  # has no values
         return
     wrong = codes > max_code(bits)
-    if bits < 8 and bool(wrong.any()):
+    if bool(wrong.any()):
         index = tuple(int(i) for i in wrong.nonzero()[0])
         raise ValueError(
             f"{name}: expected codes of {bits} bits, 0..{max_code(bits)}, "
@@ -194,7 +197,7 @@ def _check_input(backend: Backend, x: object, in_features: object, bits: int) ->
     codes = _check_tensor(backend, "x", x, torch.uint8, "codes [..., K]")
     if in_features is not None and check_int("in_features", in_features) != codes.shape[-1]:
         raise ValueError(f"x: expected {in_features} codes a row, as in_features says, got {describe(codes)}")
-    _check_code_range("x", codes, bits)
+    check_code_range("x", codes, bits)
     return codes.shape[-1]
 
 

@@ -5,15 +5,12 @@ from __future__ import annotations
 import torch
 
 from .backend import Backend
-from .checks import check_int, check_pack, check_packed_matmul, check_unpack, check_unpack_rows
+from .checks import REFUSALS, check_int, check_pack, check_packed_matmul, check_unpack, check_unpack_rows
 from .convolution import ConvolutionGeometry, composed_conv2d
 from .linear_checks import check_embedding, check_linear, check_table
 from .operators import Operators
 from .quantized_weight import QuantizedWeight
 from .registry import current_backend
-
-REFUSALS = (TypeError, ValueError, RuntimeError)
-"""What an operator may raise; `bittensor.checks` then words the error."""
 
 
 def pack_weights(weight: torch.Tensor, bits: int = 4) -> torch.Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from .backend import Backend
-from .checks import check_pack, check_unpack, describe, dtype_name
+from .checks import REFUSALS, check_pack, check_unpack, describe, dtype_name
 from .held_weight import CanonicalTensors, HeldByBackend, Restored
 from .prepared_weight import CANONICAL_LAYOUT, SCALE_DTYPES, PreparedWeight, WeightForm
 from .registry import current_backend
@@ -104,10 +104,15 @@ class QuantizedWeight:
         """
         if isinstance(codes, torch.Tensor) and codes.dim() != 2:
             raise ValueError(f"codes: expected uint8 [N, K], got {describe(codes)}")
-        backend = current_backend()
-        check_pack(backend, codes, check_group_bits(bits))
+        backend, width = current_backend(), check_group_bits(bits)
+        if not backend.capabilities.checks_arguments:
+            check_pack(backend, codes, width)
+        try:
+            words = backend.pack(codes, width)
+        except REFUSALS:
+            check_pack(backend, codes, width)
+            raise
         shape = (codes.shape[0], codes.shape[1])
-        words = backend.pack(codes, bits)
         return cls(words, scales, zeros, offsets, shape=shape, group_size=group_size, bits=bits)
 
     @classmethod

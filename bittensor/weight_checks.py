@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .checks import _check_code_range, check_int, describe, dtype_name
+from .checks import check_code_range, check_int, describe, dtype_name
 from .codes import words_per_row
 from .prepared_weight import GROUP_BITS, GROUP_SIZE_MULTIPLE, SCALE_DTYPES, WeightForm
 
@@ -30,7 +30,7 @@ def check_weight(
         raise ValueError("zeros, offsets: expected at most one of them, got both")
     if zeros is not None:
         check_tensor("zeros", zeros, (torch.uint8,), grouped, words.device)
-        _check_code_range("zeros", zeros, width)
+        check_code_range("zeros", zeros, width)
     if offsets is not None:
         check_tensor("offsets", offsets, (scales.dtype,), grouped, words.device)
         check_finite("offsets", offsets)
