@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 from bittensor_cpp import _native
 
+from bittensor.info import cpu_model
+
 ROOT = Path(__file__).resolve().parents[2]
-CPUINFO = Path("/proc/cpuinfo")
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
 
@@ -45,13 +46,6 @@ def limits(threads: int, isa: str) -> dict[str, float]:
         **{f"memcpy {name} GB/s": _native.copy_bandwidth(size, threads) for name, size in sizes.items()},
     }
     return {name: round(figure / 1e9, 1) for name, figure in figures.items()}
-
-
-def cpu_model() -> str:
-    for line in CPUINFO.read_text(encoding="utf-8").splitlines() if CPUINFO.exists() else ():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def cache_sizes() -> dict[str, str]:

@@ -1,6 +1,7 @@
 #pragma once
 
-/// Everything libbittensor offers to C++ programs.
+/// Packed codes and their integer product. What works on group-quantized weights has headers of its own: prepare.hpp,
+/// linear.hpp, linear_gradient.hpp, embedding.hpp, conv2d.hpp, attention.hpp, decoder.hpp.
 
 #include "bittensor/codes.hpp"
 #include "bittensor/isa.hpp"
