@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_llama import CONFIG, HEADS, KEY_VALUE_HEADS, LAYERS, write_tiny_llama
+from tiny_llama import CONFIG, HEADS, KEY_VALUE_HEADS, LAYERS, WIDTH, write_tiny_gguf, write_tiny_llama
 
 import bittensor
 from bittensor.checkpoints import Stored, open_checkpoint, quantize_checkpoint, save_checkpoint
@@ -306,7 +306,14 @@ def test_prompts_that_the_caller_ends(packed: Llama) -> None:
 
 @pytest.mark.parametrize(
     "template",
-    ["{{ raise_exception('no') }}", "{{ ''.__class__.__mro__ }}{{ messages.append(1) }}", "{% for %}", "{{ 1 / 0 }}"],
+    [
+        "{{ raise_exception('no') }}",
+        "{{ ''.__class__.__mro__ }}{{ messages.append(1) }}",
+        "{% for %}",
+        "{{ 1 / 0 }}",
+        "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}",
+        "{{" + "(" * 5000 + "1" + ")" * 5000 + "}}",
+    ],
 )
 def test_a_template_runs_in_a_sandbox(template: str, folder: Path, tmp_path: Path) -> None:
     other = write_tiny_llama(tmp_path / "other")
@@ -326,6 +333,12 @@ def test_a_template_runs_in_a_sandbox(template: str, folder: Path, tmp_path: Pat
         ({"num_hidden_layers": 3}, r"tensor 'model\.layers\.2\.input_layernorm\.weight': missing"),
         ({"rope_scaling": {"rope_type": "llama3"}}, "scaled rotary embeddings are not supported"),
         ({"hidden_act": "gelu"}, "hidden_act='gelu' is not supported"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps: expected a finite number above 0, got nan"),
+        ({"rms_norm_eps": 0}, "rms_norm_eps: expected a finite number above 0, got 0.0"),
+        ({"rope_theta": float("inf")}, "rope_theta: expected a finite number above 0, got inf"),
+        ({"rope_theta": -10000}, "rope_theta: expected a finite number above 0, got -10000.0"),
+        ({"rope_parameters": {"rope_theta": 10**400}}, "rope_theta: expected a number, float, got 10000"),
+        ({"num_hidden_layers": 1}, r"got others too, .*: model\.layers\.1\..*, .* and 5 more; such a variant"),
     ],
 )
 def test_models_that_cannot_be_run(change: dict[str, Any], reason: str, tmp_path: Path) -> None:
@@ -335,12 +348,80 @@ def test_models_that_cannot_be_run(change: dict[str, Any], reason: str, tmp_path
         load_language_model(other)
 
 
+def test_gguf_is_the_same_model(tiny: LanguageModel, folder: Path, tmp_path: Path) -> None:
+    model = load_language_model(write_tiny_gguf(tmp_path / "tiny.gguf", folder)).model
+    assert torch.equal(logits(model, TOKENS), logits(tiny.model, TOKENS))
+
+
+@pytest.mark.parametrize("name", ["blk.0.attn_q.bias", "blk.1.ffn_down.bias", "blk.0.attn_q_norm.weight", "other"])
+def test_tensors_of_gguf_that_have_no_place(name: str, folder: Path, tmp_path: Path) -> None:
+    """A bias that is ignored would be another model, without a word."""
+    path = write_tiny_gguf(tmp_path / "tiny.gguf", folder, {name: torch.ones(WIDTH)})
+    with pytest.raises(bittensor.CheckpointError, match=f"got others too, which would be ignored: {name}; such a"):
+        load_llama(open_checkpoint(path))
+
+
+def test_scaled_rotary_embeddings_of_gguf(folder: Path, tmp_path: Path) -> None:
+    path = write_tiny_gguf(tmp_path / "tiny.gguf", folder, {"rope_freqs.weight": torch.ones(8)})
+    with pytest.raises(bittensor.CheckpointError, match="scaled rotary embeddings are not supported"):
+        load_llama(open_checkpoint(path))
+
+
+def test_tensors_that_change_nothing(tiny: LanguageModel, tmp_path: Path) -> None:
+    """Biases of zeros, which tools for GPTQ write, and what older versions of transformers saved."""
+    file = write_tiny_llama(tmp_path / "other") / "model.safetensors"
+    bias = "model.layers.0.self_attn.q_proj.bias"
+    more = {bias: torch.zeros(WIDTH), "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8)}
+    save_file(load_file(file) | more, file)
+    model = load_llama(open_checkpoint(tmp_path / "other"))
+    assert torch.equal(logits(model, TOKENS), logits(tiny.model, TOKENS))
+    save_file(load_file(file) | {bias: torch.eye(WIDTH)[5]}, file)
+    with pytest.raises(bittensor.CheckpointError, match=rf"would be ignored: {bias}; such a variant"):
+        load_llama(open_checkpoint(tmp_path / "other"))
+
+
+@pytest.mark.parametrize(
+    ("metadata", "reason"),
+    [
+        ({"token_type": 3}, "token_type: expected list, got int"),
+        ({"token_type": [1, 1]}, "as many token types as tokens"),
+        ({"pre": ["gpt-2"]}, "pre: expected str, got list"),
+        ({"pre": "other"}, "tokenizer 'gpt2' with 'other' is not supported"),
+        ({"bos_token_id": -1}, r"bos_token_id: expected a token 0\.\.255, got -1"),
+        ({"eos_token_id": -5}, r"eos_token_id: expected a token 0\.\.255, got -5"),
+        ({"eot_token_id": 256}, r"eot_token_id: expected a token 0\.\.255, got 256"),
+        ({"eos_token_id": "end"}, r"eos_token_id: expected a token 0\.\.255, got 'end'"),
+        ({"merges": ["ab"]}, "tokenizer.ggml: not enough values"),
+    ],
+)
+def test_tokenizers_of_gguf_that_are_damaged(
+    metadata: dict[str, Any], reason: str, folder: Path, tmp_path: Path
+) -> None:
+    path = write_tiny_gguf(tmp_path / "tiny.gguf", folder, **metadata)
+    with pytest.raises(bittensor.CheckpointError, match=reason):
+        load_language_model(path)
+
+
+def test_tokenizer_of_gguf(folder: Path, tmp_path: Path) -> None:
+    path = write_tiny_gguf(tmp_path / "tiny.gguf", folder, bos_token_id=0, eos_token_id=255, token_type=[1] * 255 + [3])
+    tokenization = load_language_model(path).tokenization
+    assert tokenization.encode("ab") == [255]
+    assert (tokenization.stop, tokenization.special) == ({255}, {"bos_token": "!", "eos_token": "ab"})
+
+
 @pytest.mark.parametrize("text", [None, "{}", "not json"])
 def test_tokenizers_that_cannot_be_read(text: str | None, tmp_path: Path) -> None:
     other = write_tiny_llama(tmp_path / "other")
     file = other / "tokenizer.json"
     file.unlink() if text is None else file.write_text(text)
     with pytest.raises(bittensor.CheckpointError, match=r"tokenizer\.json: (missing|not a tokenizer)"):
+        load_language_model(other)
+
+
+def test_a_template_that_is_not_text(tmp_path: Path) -> None:
+    other = write_tiny_llama(tmp_path / "other")
+    (other / "chat_template.jinja").write_bytes(b"\xff")
+    with pytest.raises(bittensor.CheckpointError, match=r"chat_template\.jinja: not text in UTF-8"):
         load_language_model(other)
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import gguf
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from bittensor.models.llama import _gguf_name
 
 WIDTH, HIDDEN, HEADS, KEY_VALUE_HEADS, LAYERS = 64, 96, 4, 2, 2
 CONFIG = {
@@ -57,3 +61,31 @@ def write_tiny_llama(folder: Path, seed: int = 0) -> Path:
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": TEMPLATE}))
     return folder
+
+
+def write_tiny_gguf(path: Path, folder: Path, extra: dict[str, torch.Tensor] | None = None, **metadata: Any) -> Path:
+    """Write the model of `folder`, which `write_tiny_llama` made, as GGUF; `metadata` of the tokenizer is added."""
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_block_count(LAYERS)
+    writer.add_embedding_length(WIDTH)
+    writer.add_head_count(HEADS)
+    writer.add_head_count_kv(KEY_VALUE_HEADS)
+    writer.add_layer_norm_rms_eps(CONFIG["rms_norm_eps"])
+    writer.add_context_length(CONFIG["max_position_embeddings"])
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = [*alphabet[:-1], "ab"]  # an array of GGUF has values: one merge
+    for key, value in ({"model": "gpt2", "tokens": tokens, "merges": ["a b"]} | metadata).items():
+        add: Any = {str: writer.add_string, int: writer.add_int32, list: writer.add_array}[type(value)]
+        add(f"tokenizer.ggml.{key}", value)
+    for name, tensor in load_file(folder / "model.safetensors").items():
+        for part, heads in (("q_proj", HEADS), ("k_proj", KEY_VALUE_HEADS)):
+            if part in name:  # GGUF has the values that are turned together beside each other
+                tensor = tensor.view(heads, 2, -1, WIDTH).transpose(1, 2).reshape(-1, WIDTH)
+        writer.add_tensor(_gguf_name(name), tensor.numpy())
+    for name, tensor in (extra or {}).items():
+        writer.add_tensor(name, tensor.numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path

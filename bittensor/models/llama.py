@@ -5,6 +5,7 @@ H. Touvron et al., "LLaMA: Open and Efficient Foundation Language Models", 2023.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -46,6 +47,7 @@ class LlamaConfig:
 
         Raises:
             CheckpointError: another architecture, a missing or impossible number, or a variant that is not supported.
+                The epsilon of the norms and the base of the rotary embedding must be finite and above 0.
         """
         config = checkpoint.config
         made = _from_gguf(checkpoint, config) if checkpoint.format == "gguf" else _from_json(checkpoint, config)
@@ -228,10 +230,12 @@ def load_llama(checkpoint: Checkpoint, *, activation_mode: str = "int8", progres
     """The model of a checkpoint, read one tensor at a time; `progress` shows a bar on stderr if that is a terminal.
 
     Raises:
-        CheckpointError: not a Llama, or a tensor is missing, has another shape, or cannot be read.
+        CheckpointError: not a Llama, or a tensor is missing, has another shape, or cannot be read; or there is a tensor
+            that the model has no place for, such as a bias.
     """
     config = LlamaConfig.of(checkpoint)
     gguf = checkpoint.format == "gguf"
+    used: set[str] = set()
 
     def stored_name(name: str) -> str:
         return _gguf_name(name) if gguf else name
@@ -241,6 +245,7 @@ def load_llama(checkpoint: Checkpoint, *, activation_mode: str = "int8", progres
         if stored not in checkpoint:
             raise checkpoint.refuse("missing", stored)
         begin(stored)
+        used.add(stored)
         tensor = checkpoint.read(stored)
         if gguf and name.endswith(("q_proj.weight", "k_proj.weight")):
             heads = config.heads if name.endswith("q_proj.weight") else config.key_value_heads
@@ -253,9 +258,33 @@ def load_llama(checkpoint: Checkpoint, *, activation_mode: str = "int8", progres
     tied = stored_name("lm_head.weight") not in checkpoint
     try:
         with progress_bar("reading", len(checkpoint.entries), progress) as begin:
-            return Llama(config, read, tied=tied, activation_mode=activation_mode)
+            model = Llama(config, read, tied=tied, activation_mode=activation_mode)
     except (TypeError, ValueError) as error:
         raise checkpoint.refuse(str(error)) from None
+    _check_unused(checkpoint, [name for name in checkpoint.entries if name not in used])
+    return model
+
+
+def _check_unused(checkpoint: Checkpoint, names: Sequence[str]) -> None:
+    """Refuse tensors that the model does not use: without them, its results would not be those of the checkpoint.
+
+    Two kinds change nothing: the frequencies of the rotary embedding that older versions of `transformers` saved, which
+    follow from ``rope_theta``, and biases of zeros, which tools for GPTQ write for layers that have none.
+    """
+
+    def changes_nothing(name: str) -> bool:
+        if name.endswith(".rotary_emb.inv_freq"):
+            return True
+        stored = checkpoint.read(name) if name.endswith(".bias") else None
+        return isinstance(stored, torch.Tensor) and not stored.any()
+
+    unused = [name for name in names if not changes_nothing(name)]
+    if unused:
+        more = f" and {len(unused) - 4} more" if len(unused) > 4 else ""
+        raise checkpoint.refuse(
+            f"expected the tensors of a {ARCHITECTURE} only, got others too, which would be ignored: "
+            f"{', '.join(unused[:4])}{more}; such a variant of the model is not supported"
+        )
 
 
 _GGUF_NAMES = {
@@ -367,8 +396,10 @@ def _number(checkpoint: Checkpoint, config: Mapping[str, Any], key: str, kind: t
     value = config.get(key)
     if value is None:
         value = default
-    if isinstance(value, int) and not isinstance(value, bool) and kind is float:
+    if type(value) is int and kind is float and abs(value) < 2**1023:  # larger ones may not be floats
         value = float(value)
     if type(value) is not kind:
         raise CheckpointError(checkpoint.path, f"{key}: expected a number, {kind.__name__}, got {value!r}")
+    if isinstance(value, float) and not 0 < value < math.inf:
+        raise CheckpointError(checkpoint.path, f"{key}: expected a finite number above 0, got {value!r}")
     return value

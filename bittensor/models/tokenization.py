@@ -45,7 +45,7 @@ class Tokenization:
         """The text of a conversation, up to where the model is to answer.
 
         Raises:
-            ValueError: the template fails; it runs in a sandbox.
+            ValueError: the template fails, with whatever error; it runs in a sandbox.
         """
         with extra("models", "a chat template", ("jinja2",)):
             from jinja2 import TemplateError
@@ -59,8 +59,8 @@ class Tokenization:
         try:
             template = environment.from_string(self.template or "")
             return template.render(messages=messages, add_generation_prompt=True, **self.special)
-        except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
-            raise ValueError(f"chat template: {error}") from None
+        except Exception as error:  # a template is a program; one that calls itself without end is a RecursionError
+            raise ValueError(f"chat template: {error or type(error).__name__}") from None
 
     def answer(self, stop: Collection[str] = ()) -> AnswerText:
         """An answer that has no tokens yet, and ends at one of the texts `stop`."""
@@ -82,13 +82,13 @@ def from_gguf(path: Path, metadata: Mapping[str, Any]) -> Tokenization:
     """The tokenizer in the metadata of a GGUF file.
 
     Raises:
-        CheckpointError: it is missing, or of a kind that is not supported.
+        CheckpointError: it is missing, damaged, or of a kind that is not supported.
     """
     with extra("models", "a tokenizer", ("tokenizers",)):
         from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-    def value(key: str, kind: type) -> Any:
-        found = metadata.get(f"tokenizer.ggml.{key}")
+    def value(key: str, kind: type, default: Any = None) -> Any:
+        found = metadata.get(f"tokenizer.ggml.{key}", default)
         if not isinstance(found, kind):
             raise CheckpointError(path, f"tokenizer.ggml.{key}: expected {kind.__name__}, got {type(found).__name__}")
         return found
@@ -98,13 +98,13 @@ def from_gguf(path: Path, metadata: Mapping[str, Any]) -> Tokenization:
         "gpt-2": byte_level,
         "smollm": pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), byte_level]),
     }
-    model, splitter = value("model", str), metadata.get("tokenizer.ggml.pre", "gpt-2")
+    model, splitter = value("model", str), value("pre", str, "gpt-2")
     if model != "gpt2" or splitter not in splitters:
         raise CheckpointError(
             path, f"tokenizer {model!r} with {splitter!r} is not supported; can use 'gpt2' with {', '.join(splitters)}"
         )
     texts, merges = value("tokens", list), value("merges", list)
-    kinds = metadata.get("tokenizer.ggml.token_type", [1] * len(texts))
+    kinds = value("token_type", list, [1] * len(texts))
     if not all(isinstance(text, str) for text in (*texts, *merges)) or len(kinds) != len(texts):
         raise CheckpointError(path, "tokenizer.ggml: expected lists of strings, and as many token types as tokens")
     try:
@@ -117,8 +117,12 @@ def from_gguf(path: Path, metadata: Mapping[str, Any]) -> Tokenization:
     found = [(text, kind) for text, kind in zip(texts, kinds, strict=True) if kind in (_CONTROL, _USER_DEFINED)]
     tokenizer.add_special_tokens([AddedToken(text, special=True) for text, kind in found if kind == _CONTROL])
     tokenizer.add_tokens([AddedToken(text, normalized=False) for text, kind in found if kind == _USER_DEFINED])
-    numbers = {name: metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos", "eot")}
-    known = {name: number for name, number in numbers.items() if type(number) is int and number < len(texts)}
+    known: dict[str, int] = {}
+    for name in ("bos", "eos", "eot"):
+        if (key := f"tokenizer.ggml.{name}_token_id") in metadata:
+            known[name] = number = metadata[key]
+            if type(number) is not int or not 0 <= number < len(texts):
+                raise CheckpointError(path, f"{key}: expected a token 0..{len(texts) - 1}, got {number!r}")
     stop = {known[name] for name in ("eos", "eot") if name in known}
     if "<|endoftext|>" in texts:
         stop.add(texts.index("<|endoftext|>"))
@@ -135,7 +139,7 @@ def from_directory(folder: Path, config: Mapping[str, Any]) -> Tokenization:
     """The tokenizer in ``tokenizer.json``; chat template and special tokens in ``tokenizer_config.json``.
 
     Raises:
-        CheckpointError: ``tokenizer.json`` is missing or cannot be read.
+        CheckpointError: ``tokenizer.json`` is missing, or one of the files cannot be read.
     """
     with extra("models", "a tokenizer", ("tokenizers",)):
         from tokenizers import Tokenizer
@@ -148,7 +152,7 @@ def from_directory(folder: Path, config: Mapping[str, Any]) -> Tokenization:
         raise CheckpointError(path, f"not a tokenizer: {error}") from None
     settings_path, template_path = folder / "tokenizer_config.json", folder / "chat_template.jinja"
     settings = read_json(settings_path) if settings_path.is_file() else {}
-    template = template_path.read_text("utf-8") if template_path.is_file() else settings.get("chat_template")
+    template = _read_text(template_path) if template_path.is_file() else settings.get("chat_template")
     special = {}
     for name in ("bos_token", "eos_token"):
         token = settings.get(name)
@@ -160,3 +164,12 @@ def from_directory(folder: Path, config: Mapping[str, Any]) -> Tokenization:
     if "eos_token" in special and (number := tokenizer.token_to_id(special["eos_token"])) is not None:
         stop.add(number)
     return Tokenization(tokenizer, frozenset(stop), template if isinstance(template, str) else None, special)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except OSError as error:
+        raise CheckpointError(path, error.strerror or str(error)) from None
+    except UnicodeDecodeError as error:
+        raise CheckpointError(path, f"not text in UTF-8: {error}") from None
