@@ -155,6 +155,18 @@ def test_errors() -> None:
         QuantizedConv2d.from_conv(source, QuantizeConfig(), bits=4)
 
 
+def test_an_epilogue_that_is_unknown() -> None:
+    layer, x = QuantizedConv2d.from_conv(convolution({}), group_size=8), normal(1, 8, 9, 9)
+    layer.linear.epilogue = "tanh"
+    with pytest.raises(ValueError, match=r"epilogue: expected one of \(None, 'relu', 'gelu', 'silu'\), got 'tanh'"):
+        layer(x)
+    backend = bittensor.get_backend("cpp")
+    prepared = layer.linear.weight.prepared_for(backend)
+    geometry = composition.ConvolutionGeometry((3, 3), (1, 1), (0, 0, 0, 0), (1, 1), groups=1)
+    with pytest.raises(bittensor.UnsupportedOperationError, match=r"epilogue: expected one of .*, got 'tanh'"):
+        backend.fused().conv2d(x.permute(0, 2, 3, 1), prepared, None, geometry, "int8", "tanh")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -8,6 +8,7 @@ from fused_operands import VARIANTS, weight_of
 
 import bittensor
 from bittensor.fused import ComposedOperations
+from bittensor.nn import FeedForwardDown, FeedForwardUp
 
 NETWORKS = [
     # columns, hidden values, outputs, group size of the second weight, bits, zeros, epilogue
@@ -110,3 +111,22 @@ def test_feed_forward_refuses(changes: dict[str, object], message: str) -> None:
         given = {"x": torch.zeros(3, 16, dtype=dtype), **changes}
         with pytest.raises((RuntimeError, ValueError), match=message):
             feed_forward(**given)
+
+
+def test_feed_forward_refuses_an_unknown_epilogue() -> None:
+    up, down = (bittensor.QuantizedLinear.from_linear(torch.nn.Linear(32, 32), group_size=32) for _ in range(2))
+    first = FeedForwardUp(up)
+    first.epilogue = "tanh"
+    with pytest.raises(ValueError, match=r"epilogue: expected one of \(None, 'relu', 'gelu', 'silu'\), got 'tanh'"):
+        FeedForwardDown(down, first)(torch.ones(3, 32))
+    backend = bittensor.get_backend("cpp")
+    with pytest.raises(bittensor.UnsupportedOperationError, match=r"epilogue: expected one of .*, got 'tanh'"):
+        backend.fused().feed_forward(
+            torch.ones(3, 32),
+            up.weight.prepared_for(backend),
+            None,
+            "tanh",
+            down.weight.prepared_for(backend),
+            None,
+            "int8",
+        )
