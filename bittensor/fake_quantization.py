@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from .codes import max_code
-from .operators import autocast_linear
+from .operators import autocast_linear, refuse_meta
 from .ops import linear
 from .prepared_weight import WeightForm
 from .quantized_weight import QuantizedWeight
@@ -89,7 +89,7 @@ def fake_quantized_linear(
 
     Args:
         x: float32, float16 or bfloat16 ``[..., K]``.
-        weight: float32 ``[N, K]``.
+        weight: float32, float16 or bfloat16 ``[N, K]``.
         scales, shifts: float32 ``[N, G]``; shifts are zero points, or offsets, or None, as `form` says.
         bias: ``[N]`` or None.
         form: what the rounded weight is.
@@ -99,7 +99,7 @@ def fake_quantized_linear(
         ``[..., N]`` of the dtype of `x`.
 
     Raises:
-        TypeError, ValueError: as `bittensor.linear`, or the weight or a scale is not finite.
+        TypeError, ValueError: as `bittensor.linear`, or the weight or a scale is not finite, or lies on meta.
     """
     result: torch.Tensor = torch.ops.bittensor.fake_quantized_linear.default(
         x,
@@ -140,7 +140,15 @@ def _form(weight: torch.Tensor, bits: int, group_size: int, zero: str, scale_dty
     return WeightForm((rows, columns), bits, group_size, zero, scale_dtype)
 
 
-def _fake(x: torch.Tensor, weight: torch.Tensor, *_: Any) -> torch.Tensor:
+def _fake(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    scales: torch.Tensor,
+    shifts: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    *_: Any,
+) -> torch.Tensor:
+    refuse_meta(x=x, weight=weight, scales=scales, shifts=shifts, bias=bias)
     return x.new_empty((*x.shape[:-1], weight.shape[0]))
 
 
@@ -204,6 +212,7 @@ def _fake_grads(
     shifts: torch.Tensor | None,
     *_: Any,
 ) -> tuple[torch.Tensor, ...]:
+    refuse_meta(dy=dy, x=x, weight=weight, scales=scales, shifts=shifts)
     d_shifts = scales.new_empty(0 if shifts is None else shifts.shape)
     d_bias = weight.new_empty(weight.shape[0], dtype=torch.float32)
     contiguous = [torch.empty_like(each, memory_format=torch.contiguous_format) for each in (x, weight, scales)]

@@ -125,6 +125,14 @@ def test_a_scale_of_zero_and_one_that_diverged(backend: Backend) -> None:
         layer(X)
 
 
+def test_meta_is_refused(backend: Backend) -> None:
+    layer = FakeQuantizedLinear.from_linear(float_layer(), group_size=16)
+    with pytest.raises(ValueError, match="x: expected a tensor with memory, got one on meta"):
+        layer(X.to("meta"))
+    with pytest.raises(ValueError, match="weight: expected a tensor with memory, got one on meta"):
+        layer.to("meta")(X)
+
+
 def test_models(backend: Backend) -> None:
     def model() -> torch.nn.Sequential:
         return torch.nn.Sequential(float_layer(), torch.nn.ReLU(), torch.nn.Linear(24, 8))

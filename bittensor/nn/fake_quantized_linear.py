@@ -21,7 +21,7 @@ class FakeQuantizedLinear(torch.nn.Module):
     al., 2020); docs/numerics.md, section 11.
 
     Args:
-        weight: float32 ``[out_features, in_features]``; becomes a parameter.
+        weight: float32, float16 or bfloat16 ``[out_features, in_features]``; becomes a parameter.
         bias: ``[out_features]`` or None; becomes a parameter.
         config: bits, group size, kind of zero and scale dtype; the scales start as `bittensor.quantize` finds them.
 
