@@ -124,8 +124,6 @@ def test_the_module(backend: Backend) -> None:
     assert layer(INDICES).dtype is torch.float32
     assert layer.bfloat16()(INDICES).dtype is torch.bfloat16
     assert QuantizedEmbedding.from_embedding(source.half(), group_size=8)(INDICES).dtype is torch.float16
-    with pytest.raises(TypeError, match="dtype: expected float16"):
-        layer.double()
     with pytest.raises(ValueError, match="has max_norm=1"):
         QuantizedEmbedding.from_embedding(torch.nn.Embedding(8, 8, max_norm=1))
     with pytest.raises(ValueError, match="padding_idx: expected one of the 21 rows, got 21"):
@@ -134,6 +132,15 @@ def test_the_module(backend: Backend) -> None:
         QuantizedEmbedding(TABLE)
     with pytest.raises(TypeError, match="either a config or its settings"):
         QuantizedEmbedding.from_embedding(source, bittensor.QuantizeConfig(), bits=4)
+
+
+def test_a_dtype_that_no_call_takes_leaves_no_model_in_between(backend: Backend) -> None:
+    model = torch.nn.Sequential(QuantizedEmbedding(quantize(TABLE, group_size=16)), torch.nn.Linear(40, 4))
+    expected = model(INDICES)
+    assert model.double()[1].weight.dtype is torch.float64, "the layer after the embedding too"
+    with pytest.raises(TypeError, match=r"dtype: expected float16, bfloat16 or float32, got torch.float64"):
+        model(INDICES)
+    assert torch.equal(model.float()(INDICES), expected)
 
 
 def test_state_dict(backend: Backend) -> None:
