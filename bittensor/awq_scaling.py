@@ -21,7 +21,8 @@ def scale_channels(
     """Quantize ``weight * s`` for the channel scales s with the least error of ``(x / s) @ (weight * s).T``.
 
     The scales are ``magnitudes ** alpha``, divided by the geometric mean of their extremes, for the best of 20 powers
-    alpha from 0, which stands for no scales, so that the error is never above that of `bittensor.quantize`.
+    alpha from 0, which stands for no scales, so that the error is never above that of `bittensor.quantize`. Powers
+    whose scaled weight is out of the range of its dtype, or of the scale dtype, are left out.
 
     Args:
         weight: finite float32, float16 or bfloat16 ``[N, K]``.
@@ -42,7 +43,10 @@ def scale_channels(
     for step in range(1, _STEPS):
         scales = magnitudes.clamp(min=float(floor)) ** (step / _STEPS)
         scales = (scales / (scales.max() * scales.min()).sqrt()).to(torch.float32)
-        quantized = config.quantize((values * scales).to(weight.dtype))
+        try:
+            quantized = config.quantize((values * scales).to(weight.dtype))
+        except ValueError:  # out of range: nothing else is left to refuse, as the weight itself was not
+            continue
         error = output_error(quantized.dequantize() / scales - values, moments).sum()
         if error < least:
             best, least, best_scales = quantized, error, scales

@@ -59,7 +59,7 @@ def round_with_moments(
             groups stay runs of columns.
 
     Raises:
-        TypeError, ValueError: as `bittensor.quantize`.
+        TypeError, ValueError: as `bittensor.quantize`, or the damped moments cannot be inverted in float64.
     """
     plain = config.quantize(weight)
     size = check_group_size(config.group_size, weight.shape[1])
@@ -133,13 +133,24 @@ def _round(
 
 
 def _inverse_factor(moments: torch.Tensor, damping: float) -> torch.Tensor:
-    """U, upper triangular float32 ``[K, K]``, with ``U^T U`` the inverse of the damped moments."""
+    """U, upper triangular float32 ``[K, K]``, with ``U^T U`` the inverse of the damped moments.
+
+    Raises:
+        ValueError: they are not positive definite in float64.
+    """
     damped = moments.clone()
     unused = damped.diagonal() == 0
     damped.diagonal()[unused] = 1
     damped.diagonal().add_(damping * damped.diagonal().mean())
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
-    return torch.as_tensor(torch.linalg.cholesky(inverse, upper=True)).to(torch.float32)
+    lower, failed = torch.linalg.cholesky_ex(damped)
+    if not bool(failed):
+        upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+    if bool(failed):
+        raise ValueError(
+            f"damping: expected enough to make the moments of the inputs positive definite, got {damping}, which does "
+            "not; give a larger one, such as 0.01, or inputs with more rows"
+        )
+    return torch.as_tensor(upper).to(torch.float32)
 
 
 def _values_of(codes: torch.Tensor, grids: tuple[torch.Tensor, ...], size: int) -> torch.Tensor:

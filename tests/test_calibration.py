@@ -222,6 +222,31 @@ def test_inputs_that_are_not_finite(model: Attention) -> None:
     assert type(model.query) is torch.nn.Linear
 
 
+def test_too_little_damping_is_reported(model: Attention) -> None:
+    """Three rows have moments of rank 3, which are not positive definite but for the damping."""
+    x = inputs(64, rows=3)
+    reason = "query: damping: expected enough to make the moments .*, got 1e-18, .*; give a larger one"
+    with pytest.warns(UserWarning, match=reason):
+        report = bittensor.calibrate(model, [x], QuantizeConfig(4, 32), damping=1e-18)
+    assert set(report.failed) >= {"query", "key"}
+    with pytest.warns(UserWarning, match="1 of 4 layers not quantized: unused"):
+        bittensor.calibrate(model, [x], QuantizeConfig(4, 32), damping=0.01)
+
+
+def test_scales_that_are_out_of_range_are_not_tried() -> None:
+    """A channel of tiny inputs: with the larger powers, float16 cannot hold the scaled weights of the others."""
+    torch.manual_seed(2)
+    layer, x = torch.nn.Linear(64, 16), torch.randn(300, 64) * torch.logspace(-2, 1, 64)[torch.randperm(64)]
+    x[:, 7] = 1e-30
+    network, config = torch.nn.Sequential(layer), QuantizeConfig(4, 32, scale_dtype=torch.float16)
+    plain, weight = error(layer.weight, config.quantize(layer.weight), x).sum(), layer.weight
+    report = bittensor.calibrate(network, [x], config, method="awq-scale")
+    assert report.quantized == ("0",)
+    assert isinstance(network[0], bittensor.nn.ScaledInputLinear), "smaller powers are tried"
+    scaled = network[0].linear.weight.dequantize() * network[0].factors
+    assert ((scaled - weight).double() @ x.double().t()).square().mean(dim=1).sum() < plain
+
+
 @pytest.mark.parametrize(
     ("batches", "settings", "error", "reason"),
     [
