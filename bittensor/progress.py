@@ -17,11 +17,14 @@ def with_progress(names: Sequence[str], title: str, wanted: bool) -> Iterator[st
 @contextmanager
 def progress_bar(title: str, total: int, wanted: bool) -> Iterator[Callable[[str], None]]:
     """The same for work that goes through its names by itself: what is given is called with each name it begins."""
+    if not wanted:  # without rich, whose import takes longer than most layers
+        yield lambda _: None
+        return
     from rich.console import Console
     from rich.progress import Progress
 
     console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not (wanted and console.is_terminal)) as progress:
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task, begun = progress.add_task(title, total=total), 0
 
         def begin(name: str) -> None:

@@ -252,6 +252,16 @@ def test_silent_without_a_terminal(run_python: Callable[..., subprocess.Complete
     assert (process.returncode, process.stdout, process.stderr) == (0, "1\n", "")
 
 
+def test_no_import_of_rich_without_progress(run_python: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    code = (
+        "import sys, torch, bittensor\n"
+        "bittensor.quantize_(torch.nn.Sequential(torch.nn.Linear(128, 8)), progress=False)\n"
+        "print('rich' in sys.modules)"
+    )
+    process = run_python("-c", code)
+    assert (process.returncode, process.stdout, process.stderr) == (0, "False\n", "")
+
+
 def test_progress_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     quantize_(model(), CONFIG)
