@@ -12,8 +12,15 @@ import torch
 
 from .awq_scaling import scale_channels
 from .gptq_rounding import round_with_moments
-from .model_quantization import LayerReport, QuantizeReport, is_linear, obstacle, shared_parameters
-from .module_replacement import replace_module
+from .model_quantization import (
+    LayerReport,
+    QuantizeReport,
+    is_linear,
+    obstacle,
+    parts_of_convolutions,
+    shared_parameters,
+)
+from .module_replacement import ModulePlaces
 from .nn import QuantizedLinear, ScaledInputLinear
 from .progress import with_progress
 from .quantize_config import QuantizeConfig
@@ -65,8 +72,8 @@ def calibrate(
         progress: show a progress bar on stderr if that is a terminal.
 
     Warns:
-        UserWarning: layers that could not be quantized, also those that the batches never reach or that get inputs
-            that are not finite.
+        UserWarning: layers that could not be quantized, also those that the batches never reach, that get inputs
+            that are not finite or need a larger `damping`.
 
     Raises:
         TypeError, ValueError: an unknown method, no batches, or a damping that is not positive.
@@ -87,8 +94,9 @@ def calibrate(
     if not 0 < damping < float("inf"):
         raise ValueError(f"damping: expected a positive number, got {damping}")
     rounding = _Rounding(QuantizeConfig() if config is None else config, method, damping, act_order)
-    names = [name for name, module in model.named_modules() if is_linear(module)]
-    shared = shared_parameters(model)
+    parts = parts_of_convolutions(model)
+    names = [name for name, module in model.named_modules() if is_linear(module) and module not in parts]
+    shared, places = shared_parameters(model), ModulePlaces(model)
     reports: dict[str, LayerReport] = {}
     with torch.no_grad(), _evaluating(model):
         for name in names:
@@ -99,7 +107,7 @@ def calibrate(
         for first in with_progress(list(by_first), "calibrating", wanted=progress):
             inputs = _inputs_of(model, first, batches)
             for name in by_first[first]:
-                reports[name] = _calibrate_layer(model, name, inputs, rounding)
+                reports[name] = _calibrate_layer(model, places, name, inputs, rounding)
     for name in names:
         reports.setdefault(name, LayerReport(name, "failed", "the batches do not reach it"))
     result = QuantizeReport(tuple(reports[name] for name in names))
@@ -174,7 +182,9 @@ def _left_alone(
     return None if reason is None else LayerReport(name, "failed", reason)
 
 
-def _calibrate_layer(model: torch.nn.Module, name: str, inputs: _Inputs, rounding: _Rounding) -> LayerReport:
+def _calibrate_layer(
+    model: torch.nn.Module, places: ModulePlaces, name: str, inputs: _Inputs, rounding: _Rounding
+) -> LayerReport:
     layer = model.get_submodule(name)
     assert isinstance(layer, torch.nn.Linear)  # or it was left alone
     try:
@@ -182,7 +192,7 @@ def _calibrate_layer(model: torch.nn.Module, name: str, inputs: _Inputs, roundin
     except (TypeError, ValueError) as error:
         return LayerReport(name, "failed", str(error))
     weight = made.weight if isinstance(made, QuantizedLinear) else made.linear.weight
-    replace_module(model, layer, made)
+    places.replace(layer, made)
     before = layer.weight.numel() * layer.weight.itemsize
     return LayerReport(name, "quantized", bytes_before=before, bytes_after=weight.nbytes)
 

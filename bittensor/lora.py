@@ -7,8 +7,11 @@ from dataclasses import dataclass
 
 import torch
 
-from .module_replacement import replace_module
+from .model_quantization import parts_of_convolutions
+from .module_replacement import ModulePlaces
 from .nn import FeedForwardDown, LoRALinear, QuantizedLinear
+from .quantization import METHODS
+from .weight_checks import check_choice
 
 _ENTRIES = ("lora_a", "lora_b", "alpha")
 
@@ -37,7 +40,8 @@ def add_lora_(
 ) -> tuple[str, ...]:
     """Put a `bittensor.nn.LoRALinear` around every `bittensor.nn.QuantizedLinear` of a model, in place.
 
-    Every other parameter of the model is frozen: those that still need a gradient afterwards are the adapters'.
+    Every other parameter of the model is frozen: those that still need a gradient afterwards are the adapters'. The
+    layer inside a `bittensor.nn.QuantizedConv2d` gets no adapter: the convolution computes with its weight itself.
 
     Args:
         model: changed in place, for example by `quantize_` before.
@@ -68,7 +72,12 @@ def add_lora_(
             f"model: expected one with layers of their own, found two in one step in {', '.join(joined)}; adapt it "
             "before fuse_feed_forward_"
         )
-    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, QuantizedLinear)]
+    parts = parts_of_convolutions(model)
+    layers = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, QuantizedLinear) and module not in parts
+    ]
     chosen = [(name, layer) for name, layer in layers if filter_fn is None or filter_fn(name, layer)]
     if not chosen:
         raise ValueError(
@@ -76,9 +85,10 @@ def add_lora_(
             "excluded; quantize_ it first"
         )
     made = [LoRALinear(layer, rank, alpha, dropout) for _, layer in chosen]
+    places = ModulePlaces(model)
     model.requires_grad_(False)
     for (_, layer), adapter in zip(chosen, made, strict=True):
-        replace_module(model, layer, adapter)
+        places.replace(layer, adapter)
     return tuple(name for name, _ in chosen)
 
 
@@ -89,6 +99,13 @@ def lora_state_dict(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
     Raises:
         ValueError: the model has no adapters.
+
+    >>> import torch, bittensor
+    >>> model = torch.nn.Sequential(torch.nn.Linear(64, 32))
+    >>> report = bittensor.quantize_(model, bittensor.QuantizeConfig(group_size=32))
+    >>> names = bittensor.add_lora_(model, rank=4)
+    >>> {name: list(tensor.shape) for name, tensor in bittensor.lora_state_dict(model).items()}
+    {'0.lora_a': [4, 64], '0.lora_b': [32, 4], '0.alpha': []}
     """
     adapters = _adapters_of(model)
     return {_key(name, entry): getattr(adapter, entry).detach() for name, adapter in adapters for entry in _ENTRIES}
@@ -98,8 +115,18 @@ def load_lora_state_dict_(model: torch.nn.Module, state: Mapping[str, torch.Tens
     """Load adapters that `lora_state_dict` gave, into a model that has the same ones.
 
     Raises:
-        ValueError: entries that are missing, or too many, or of another shape, such as that of another rank. Nothing
-            has changed then.
+        ValueError: the model has no adapters, or entries are missing, or too many, or of another shape, such as that of
+            another rank. Nothing has changed then.
+
+    >>> import torch, bittensor
+    >>> model = torch.nn.Sequential(torch.nn.Linear(64, 32))
+    >>> report = bittensor.quantize_(model, bittensor.QuantizeConfig(group_size=32))
+    >>> names = bittensor.add_lora_(model, rank=4)
+    >>> state = {name: tensor.clone() for name, tensor in bittensor.lora_state_dict(model).items()}
+    >>> _ = torch.nn.init.normal_(model[0].lora_b)
+    >>> bittensor.load_lora_state_dict_(model, state)
+    >>> model[0].lora_b.any()
+    tensor(False)
     """
     own = lora_state_dict(model)
     if wrong := sorted(own.keys() ^ state.keys()):
@@ -123,7 +150,8 @@ def merge_lora_(model: torch.nn.Module, method: str = "mse") -> tuple[MergedLaye
         method: as in `bittensor.quantize`.
 
     Raises:
-        ValueError: the model has no adapters, or is one itself.
+        TypeError, ValueError: the model has no adapters, or is one itself; an unknown method; or a layer that cannot be
+            merged, as in `bittensor.nn.LoRALinear.merged`: the message names it. Nothing has changed then.
 
     >>> import torch, bittensor
     >>> model = torch.nn.Sequential(torch.nn.Linear(64, 32))
@@ -137,14 +165,23 @@ def merge_lora_(model: torch.nn.Module, method: str = "mse") -> tuple[MergedLaye
     adapters = _adapters_of(model)
     if isinstance(model, LoRALinear):
         raise ValueError("model: a layer cannot replace itself; use its method merged")
-    merged = []
-    for name, adapter in adapters:
-        layer, update = adapter.merged(method), adapter.update()
-        exact = adapter.base.weight.dequantize() + update
-        rounding, size = (layer.weight.dequantize() - exact).norm().item(), update.norm().item()
-        merged.append(MergedLayer(name, rounding / size if size else float("inf") if rounding else 0.0))
-        replace_module(model, adapter, layer)
-    return tuple(merged)
+    check_choice("method", method, METHODS)
+    made = [_merged(name, adapter, method) for name, adapter in adapters]
+    places = ModulePlaces(model)
+    for (_, adapter), (layer, _) in zip(adapters, made, strict=True):
+        places.replace(adapter, layer)
+    return tuple(cost for _, cost in made)
+
+
+def _merged(name: str, adapter: LoRALinear, method: str) -> tuple[QuantizedLinear, MergedLayer]:
+    update = adapter.update()
+    exact = adapter.base.weight.dequantize() + update
+    try:
+        layer = adapter.requantized(exact, method)
+    except ValueError as error:
+        raise ValueError(f"{name}: expected base and update to have a sum that can be quantized; {error}") from error
+    rounding, size = (layer.weight.dequantize() - exact).norm().item(), update.norm().item()
+    return layer, MergedLayer(name, rounding / size if size else float("inf") if rounding else 0.0)
 
 
 def _adapters(model: torch.nn.Module) -> list[tuple[str, LoRALinear]]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from .activation_fusion import fuse_activations_
-from .module_replacement import has_hooks, replace_module
+from .module_replacement import ModulePlaces, has_hooks
 from .nn import FakeQuantizedLinear, QuantizedConv2d, QuantizedEmbedding, QuantizedLinear, WeightModule
 from .progress import with_progress
 from .quantize_config import QuantizeConfig
@@ -200,6 +200,15 @@ def convert_qat_(model: torch.nn.Module) -> tuple[str, ...]:
     Raises:
         ValueError: the model has none, or is one itself, or a weight or scale is no longer finite. Nothing has changed
             then.
+
+    >>> import torch, bittensor
+    >>> model = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10))
+    >>> report = bittensor.prepare_qat_(model, bittensor.QuantizeConfig(bits=2, group_size=32))
+    >>> bittensor.convert_qat_(model)
+    ('0', '2')
+    >>> model[2]
+    QuantizedLinear(in_features=32, out_features=10, bits=2, group_size=32, zero='symmetric', scales=float32,
+    bias=True, activation_mode='int8')
     """
     if isinstance(model, FakeQuantizedLinear):
         raise ValueError("model: a layer cannot replace itself; use its method to_quantized")
@@ -207,8 +216,9 @@ def convert_qat_(model: torch.nn.Module) -> tuple[str, ...]:
     if not layers:
         raise ValueError(f"model: expected one with FakeQuantizedLinear layers, got {type(model).__name__} without")
     packed = [layer.to_quantized() for _, layer in layers]
+    places = ModulePlaces(model)
     for (_, layer), quantized in zip(layers, packed, strict=True):
-        replace_module(model, layer, quantized)
+        places.replace(layer, quantized)
     return tuple(name for name, _ in layers)
 
 
@@ -224,9 +234,10 @@ def _convert(
     plan = _plan(model, makers, filter_fn)
     # Shared parameters by identity, which they keep until all their layers are replaced.
     shared: _Shared = {key: None for key, names in shared_parameters(model).items() if len(names) > 1}
+    places = ModulePlaces(model)
     report = QuantizeReport(
         tuple(
-            plan[name] or _convert_layer(model, makers, name, config, shared)
+            plan[name] or _convert_layer(model, places, makers, name, config, shared)
             for name in with_progress(list(plan), "quantizing", wanted=progress)
         )
     )
@@ -246,11 +257,11 @@ def _plan(
 ) -> dict[str, LayerReport | None]:
     """The layers of the kinds by name: None for those that are to be replaced, a report for those that stay."""
     done = tuple(each for kind in makers for each in _DONE[kind])
-    parts = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, QuantizedConv2d))
+    parts = parts_of_convolutions(model)
     plan: dict[str, LayerReport | None] = {}
     for name, layer in model.named_modules():
         if isinstance(layer, done):
-            if not name.startswith(parts):
+            if layer not in parts:
                 plan[name] = LayerReport(name, "failed", "it is quantized already")
         elif isinstance(layer, tuple(makers)):
             if filter_fn is not None and not filter_fn(name, layer):
@@ -276,6 +287,7 @@ def _can_share(model: torch.nn.Module, names: Collection[str], makers: Mapping[t
 
 def _convert_layer(
     model: torch.nn.Module,
+    places: ModulePlaces,
     makers: Mapping[type[torch.nn.Module], Make],
     name: str,
     config: QuantizeConfig,
@@ -288,7 +300,7 @@ def _convert_layer(
         made = makers[type(layer)](layer, config) if weight is None else _on(weight, layer, config)
     except (TypeError, ValueError) as error:
         return LayerReport(name, "failed", str(error))
-    replace_module(model, layer, made)
+    places.replace(layer, made)
     if weight is not None:
         return LayerReport(name, "quantized", f"with the weight of {first}")
     if isinstance(made, WeightModule):
@@ -335,6 +347,11 @@ def _obstacle(
 def is_linear(module: torch.nn.Module) -> bool:
     """Whether it is a linear layer, quantized or not."""
     return isinstance(module, (torch.nn.Linear, *_DONE[torch.nn.Linear]))
+
+
+def parts_of_convolutions(model: torch.nn.Module) -> set[torch.nn.Module]:
+    """The linear layers that hold the weights of packed convolutions: they are not layers of the model on their own."""
+    return {part for module in model.modules() if isinstance(module, QuantizedConv2d) for part in module.children()}
 
 
 def obstacle(model: torch.nn.Module, name: str, layer: torch.nn.Linear, shared: dict[int, list[str]]) -> str | None:

@@ -247,6 +247,22 @@ def test_scales_that_are_out_of_range_are_not_tried() -> None:
     assert ((scaled - weight).double() @ x.double().t()).square().mean(dim=1).sum() < plain
 
 
+@pytest.mark.parametrize("whole", [False, True])
+def test_packed_convolutions_are_no_linear_layers(whole: bool) -> None:
+    network = torch.nn.Sequential(torch.nn.Conv2d(8, 4, 3), torch.nn.Flatten(), torch.nn.Linear(16, 8))
+    bittensor.quantize_(network, QuantizeConfig(group_size=8), kinds=(torch.nn.Conv2d,))
+    convolution, x = network[0], torch.randn(2, 8, 4, 4)
+    if whole:
+        with pytest.warns(UserWarning, match="QuantizedConv2d has no torch.nn.Linear"):
+            assert bittensor.calibrate(convolution, [x]).layers == ()
+        with pytest.warns(UserWarning, match="QuantizedConv2d has no torch.nn.Linear"):
+            assert bittensor.quantize_(convolution).layers == ()
+        return
+    report = bittensor.calibrate(network, [x], QuantizeConfig(group_size=8))
+    assert [layer.name for layer in report.layers] == ["2"]
+    assert network[0] is convolution
+
+
 @pytest.mark.parametrize(
     ("batches", "settings", "error", "reason"),
     [

@@ -128,6 +128,18 @@ def test_filter_and_errors() -> None:
         bittensor.add_lora_(network[2].base)
 
 
+def test_convolutions_keep_their_layer() -> None:
+    network = torch.nn.Sequential(torch.nn.Conv2d(8, 4, 3), torch.nn.Flatten(), torch.nn.Linear(16, 8))
+    quantize_(network, QuantizeConfig(group_size=8), kinds=(torch.nn.Conv2d, torch.nn.Linear))
+    x, seen = normal(2, 8, 4, 4), []
+    expected = network(x)
+    assert bittensor.add_lora_(network, rank=2, filter_fn=lambda name, _: not seen.append(name)) == ("2",)
+    assert seen == ["2"]
+    assert torch.equal(network(x), expected)
+    with pytest.raises(ValueError, match="got QuantizedConv2d with 0"):
+        bittensor.add_lora_(network[0])
+
+
 def test_adapters_are_saved_alone(backend: Backend, tmp_path: Path) -> None:
     network, twin, file = model(), model(), tmp_path / "adapter.safetensors"
     bittensor.add_lora_(network, rank=2, alpha=3)
@@ -177,6 +189,23 @@ def test_merging_tells_its_error(backend: Backend, bits: int) -> None:
         bittensor.merge_lora_(network)
     with pytest.raises(ValueError, match="use its method merged"):
         bittensor.merge_lora_(adapted())
+
+
+def test_merging_changes_nothing_if_a_layer_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = model()
+    bittensor.add_lora_(network, rank=2)
+    before = list(network)
+    with pytest.raises(ValueError, match=r"^method: expected one of"):
+        bittensor.merge_lora_(network, "magic")
+    with torch.no_grad():
+        network[2].lora_b[3, 1] = torch.nan
+    with pytest.raises(ValueError, match=r"2: expected base and update .*; weight: expected finite values, got nan"):
+        bittensor.merge_lora_(network)
+    assert all(one is other for one, other in zip(network, before, strict=True))
+    torch.nn.init.normal_(network[2].lora_b)
+    updates, original = [], LoRALinear.update
+    monkeypatch.setattr(LoRALinear, "update", lambda self: updates.append(self) or original(self))
+    assert len(bittensor.merge_lora_(network)) == len(updates) == 2, "the update of a layer is computed once"
 
 
 def test_compiled(backend: Backend) -> None:

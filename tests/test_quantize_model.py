@@ -6,7 +6,7 @@ import gc
 import subprocess
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -144,6 +144,35 @@ def test_a_layer_in_several_places(backend: Backend) -> None:
     assert report.quantized == ("a",)
     assert isinstance(network["a"], QuantizedLinear)
     assert network["b"][0] is network["a"]
+
+
+class Counted(nn.Sequential):
+    walks = 0
+
+    def modules(self) -> Iterator[nn.Module]:
+        Counted.walks += 1
+        return super().modules()
+
+    def named_modules(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Module]]:
+        Counted.walks += 1
+        return super().named_modules(*args, **kwargs)
+
+
+def test_how_often_a_model_is_walked_does_not_depend_on_its_layers() -> None:
+    def walks(convert: Callable[[nn.Module], object], network: nn.Module) -> int:
+        Counted.walks = 0
+        convert(network)
+        return Counted.walks
+
+    few, many = (Counted(*(nn.Linear(16, 16) for _ in range(count))) for count in (2, 20))
+    steps = (
+        lambda network: bittensor.prepare_qat_(network, CONFIG),
+        bittensor.convert_qat_,
+        lambda network: bittensor.add_lora_(network, rank=1),
+        bittensor.merge_lora_,
+    )
+    for convert in steps:
+        assert walks(convert, many) == walks(convert, few)
 
 
 def test_layers_that_share_a_weight() -> None:

@@ -89,10 +89,21 @@ class LoRALinear(torch.nn.Module):
 
         Args:
             method: as in `bittensor.quantize`.
+
+        Raises:
+            TypeError, ValueError: an unknown method, a sum that is not finite, or one that the scale dtype of the base
+                cannot hold.
+        """
+        return self.requantized(self.base.weight.dequantize() + self.update(), method)
+
+    def requantized(self, values: torch.Tensor, method: str = "mse") -> QuantizedLinear:
+        """The base on other values, float32 ``[out_features, in_features]``, quantized in the form of its weight.
+
+        Raises:
+            TypeError, ValueError: as `bittensor.quantize`.
         """
         base, form = self.base, self.base.weight.form
-        exact = base.weight.dequantize() + self.update()
-        weight = quantize(exact, form.bits, form.group_size, form.zero, method, form.scale_dtype)
+        weight = quantize(values, form.bits, form.group_size, form.zero, method, form.scale_dtype)
         bias = None if base.bias is None else base.bias.detach().clone()
         layer = QuantizedLinear(weight, bias, activation_mode=base.activation_mode, epilogue=base.epilogue)
         return layer.train(self.training)
