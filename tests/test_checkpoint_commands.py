@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_llama import LAYERS, write_tiny_llama
+from tiny_llama import LAYERS, write_tiny_gguf, write_tiny_llama
 from typer.testing import CliRunner
 
 import bittensor
@@ -160,6 +160,23 @@ def test_quantize_refuses_what_is_quantized(packed: Path, tmp_path: Path) -> Non
     result = runner.invoke(app, ["quantize", str(packed), str(tmp_path / "out")])
     assert result.exit_code == 2
     assert "is quantized already; expected floats" in result.output
+
+
+def test_quantize_refuses_gguf(folder: Path, tmp_path: Path) -> None:
+    path = write_tiny_gguf(tmp_path / "tiny.gguf", folder)
+    result = runner.invoke(app, ["quantize", str(path), str(tmp_path / "out")])
+    assert result.exit_code == 2
+    assert "tiny.gguf: is a GGUF file; expected safetensors" in result.output
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_quantize_to_the_current_directory(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused before anything is read."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("bittensor.checkpoints.quantize_checkpoint", lambda *_, **__: pytest.fail("the work began"))
+    result = runner.invoke(app, ["quantize", str(folder), "."])
+    assert result.exit_code == 2
+    assert ".: cannot be replaced: it is the current directory" in result.output
 
 
 def test_generate(packed: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import stat
 import struct
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 import bittensor
 from bittensor.checkpoints import ReorderedWeight, open_checkpoint, save_checkpoint
+from bittensor.checkpoints.new_directory import new_directory
 
 
 def weights() -> dict[str, Any]:
@@ -122,6 +125,57 @@ def test_an_empty_directory_is_filled(tmp_path: Path) -> None:
     assert "a" in open_checkpoint(tmp_path / "out")
 
 
+@pytest.mark.parametrize("kind", [".", "..", "sub/..", "absolute", "mount point"])
+def test_what_cannot_be_replaced_is_refused_at_once(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = tmp_path / "above" / "here"
+    here.mkdir(parents=True)
+    monkeypatch.chdir(here)
+    reason = "cannot be replaced: it is the current directory; name a directory that is not there yet"
+    path = {"..": Path("../here/../.."), "absolute": here, "sub/..": Path("../here")}.get(kind, Path(kind))
+    if kind == "..":
+        reason = "exists already and is not empty"
+    if kind == "mount point":
+        path, reason = tmp_path / "mounted", "cannot be replaced: it is a mount point"
+        path.mkdir()
+        monkeypatch.setattr("pathlib.Path.is_mount", lambda self: self.name == "mounted")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(bittensor.CheckpointError, match=reason), new_directory(path):
+        pytest.fail("the work has begun")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_relative_path_and_one_that_goes_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for path in ("one", "../two"):
+        save_checkpoint(path, {"a": torch.ones(1)})
+        assert "a" in open_checkpoint(path)
+
+
+def test_permissions_are_those_that_the_umask_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a moment in which the process, and so another thread, has another umask."""
+    before = os.umask(0o027)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr("os.umask", lambda mask: pytest.fail(f"the umask was set to {mask}"))
+            save_checkpoint(tmp_path / "out", {"a": torch.ones(1)})
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o750
+
+
+def test_a_directory_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(bittensor.CheckpointError, match="out: cannot be written: Permission denied"):
+        save_checkpoint(tmp_path / "out", {"a": torch.ones(1)})
+    with pytest.raises(bittensor.CheckpointError, match="out: Permission denied"):
+        open_checkpoint(tmp_path / "out")
+
+
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_nothing_is_half_written(error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*_: object, **__: object) -> None:
@@ -135,10 +189,10 @@ def test_nothing_is_half_written(error: BaseException, tmp_path: Path, monkeypat
 
 
 def test_a_directory_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(**_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("tempfile.mkdtemp", refuse)
+    monkeypatch.setattr(Path, "mkdir", refuse)
     with pytest.raises(bittensor.CheckpointError, match="out: cannot be written: Permission denied"):
         save_checkpoint(tmp_path / "out", {"a": torch.ones(1)})
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,21 +19,22 @@ def new_directory(path: Path) -> Iterator[Path]:
     What it holds is on the disk by then. With an error, also KeyboardInterrupt, nothing is left.
 
     Raises:
-        CheckpointError: `path` exists and is not an empty directory, or cannot be written.
+        CheckpointError: as `check_free`; or `path` cannot be written.
     """
     check_free(path)
+    final = _place(path)
+    temporary = final.with_name(f".{final.name}.{secrets.token_hex(8)}.part")
     try:
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.absolute().parent))
+        temporary.mkdir()  # with the permissions that the umask of the process leaves
     except OSError as error:
         raise CheckpointError(path, f"cannot be written: {error.strerror}") from None
     try:
         yield temporary
         for file in temporary.iterdir():
             _sync(file)
-        temporary.chmod(0o777 & ~_umask())
         _sync(temporary)
-        temporary.rename(path)
-        _sync(path.absolute().parent)
+        temporary.rename(final)
+        _sync(final.parent)
     except OSError as error:
         raise CheckpointError(path, f"cannot be written: {error.strerror or error}") from None
     finally:
@@ -41,18 +42,33 @@ def new_directory(path: Path) -> Iterator[Path]:
 
 
 def check_free(path: Path) -> None:
-    """Refuse a path that holds something already.
+    """Refuse a path that holds something already, or that no directory can be renamed to.
 
     Raises:
-        CheckpointError: `path` is a file, or a directory that is not empty; or there is no directory to put it in.
+        CheckpointError: `path` is a file, a link, or a directory that is not empty, cannot be read, or is the current
+            one or a mount point; or there is no directory to put it in.
     """
-    if path.is_dir() and not path.is_symlink():
-        if any(path.iterdir()):
-            raise CheckpointError(path, "exists already and is not empty; choose another name, or remove it")
-    elif path.exists() or path.is_symlink():
-        raise CheckpointError(path, "exists already and is not a directory; choose another name")
-    elif not path.absolute().parent.is_dir():
-        raise CheckpointError(path, f"cannot be written: there is no directory {path.absolute().parent}")
+    final = _place(path)
+    try:
+        if final.is_symlink() or (final.exists() and not final.is_dir()):
+            raise CheckpointError(path, "exists already and is not a directory; choose another name")
+        if final.is_dir():
+            if any(final.iterdir()):
+                raise CheckpointError(path, "exists already and is not empty; choose another name, or remove it")
+            if final == Path.cwd() or final.is_mount():
+                kind = "the current directory" if final == Path.cwd() else "a mount point"
+                raise CheckpointError(path, f"cannot be replaced: it is {kind}; name a directory that is not there yet")
+        elif not final.parent.is_dir():
+            raise CheckpointError(path, f"cannot be written: there is no directory {final.parent}")
+    except OSError as error:
+        raise CheckpointError(path, f"cannot be written: {error.strerror or error}") from None
+
+
+def _place(path: Path) -> Path:
+    """`path` from the root, without ``.`` and ``..``; a link at its end stays one."""
+    if path.name in ("", ".."):
+        return path.resolve()
+    return path.parent.resolve() / path.name
 
 
 def _sync(path: Path) -> None:
@@ -61,9 +77,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

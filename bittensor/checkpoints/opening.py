@@ -71,7 +71,10 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 def _open_directory(path: Path) -> Checkpoint:
     if (path / WEIGHTS_NAME).is_file() or (path / INDEX_NAME).is_file():
         return _open_safetensors(path, path)
-    files = sorted(file for file in path.iterdir() if file.suffix == ".gguf")
+    try:
+        files = sorted(file for file in path.iterdir() if file.suffix == ".gguf")
+    except OSError as error:
+        raise CheckpointError(path, error.strerror or str(error)) from None
     if len(files) > 1:
         raise CheckpointError(path, f"has {len(files)} GGUF files; name one: {', '.join(file.name for file in files)}")
     if not files:

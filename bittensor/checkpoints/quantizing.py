@@ -34,14 +34,19 @@ def quantize_checkpoint(
     One tensor is read at a time: the peak of memory is one float tensor above the result.
 
     Args:
-        checkpoint: with float tensors only.
+        checkpoint: safetensors with float tensors only.
         config: how; `activation_mode` has no meaning here.
         skip: patterns, as of a shell, for names of matrices to keep.
         progress: show a progress bar on stderr if that is a terminal.
 
     Raises:
-        CheckpointError: the checkpoint is quantized already, or cannot be read.
+        CheckpointError: the checkpoint is GGUF, is quantized already, or cannot be read.
     """
+    if checkpoint.format == "gguf":
+        raise checkpoint.refuse(
+            "is a GGUF file; expected safetensors. A quantized checkpoint is run by the names and the configuration of "
+            "safetensors; take the float model in that format"
+        )
     tensors: dict[str, Stored] = {}
     kept: dict[str, str] = {}
     for name in with_progress(list(checkpoint.entries), "quantizing", wanted=progress):

@@ -22,7 +22,7 @@ class OutputFormat(str, Enum):
 
 def quantize(
     source: Annotated[
-        Path, typer.Argument(metavar="IN", help="Float safetensors: a file, or the directory of a model.")
+        Path, typer.Argument(metavar="IN", help="Float safetensors, not GGUF: a file, or the directory of a model.")
     ],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="Directory to make; it must not exist, or be empty.")],
     bits: Annotated[int, typer.Option(help="Bits of a code: 2, 4 or 8.")] = 4,
