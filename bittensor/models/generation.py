@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,8 @@ import torch
 
 from .caching import KeyValueCache
 from .llama import Llama
+
+_FLOAT32 = torch.finfo(torch.float32)
 
 
 @dataclass(frozen=True)
@@ -42,16 +45,36 @@ class Sampling:
             raise ValueError(f"top_p: expected above 0 and up to 1, got {self.top_p}")
 
     def choose(self, logits: torch.Tensor, generator: torch.Generator) -> int:
-        """A token for logits ``[vocabulary]`` of any float dtype."""
+        """A token for logits ``[vocabulary]`` of any float dtype.
+
+        Raises:
+            ValueError: a draw from logits whose largest is not finite, or among which are NaNs.
+        """
         if self.temperature == 0:  # the first of the largest; numpy takes a tenth of the time of torch
             return int(logits.detach().float().numpy().argmax())
-        values, tokens = (logits / self.temperature).sort(descending=True, stable=True)
-        if self.top_k:
-            values, tokens = values[: self.top_k], tokens[: self.top_k]
-        probabilities = values.softmax(dim=-1)
-        before = probabilities.cumsum(dim=-1) - probabilities
-        probabilities = probabilities.where(before < self.top_p, 0.0)
-        return int(tokens[probabilities.multinomial(1, generator=generator)])
+        values = logits.detach().float()
+        largest = float(values.max())
+        if not math.isfinite(largest):
+            raise ValueError(f"logits: expected finite ones to draw a token from, the largest is {largest}")
+        tokens = _likeliest(values, self.top_k) if 0 < self.top_k < len(values) else None
+        if self.top_p < 1 and tokens is None:
+            tokens = values.argsort(descending=True, stable=True)
+        if tokens is not None:
+            values = values[tokens]
+        # The largest becomes 0 before the division, which therefore overflows to -inf at most.
+        probabilities = ((values - largest) / min(max(self.temperature, _FLOAT32.tiny), _FLOAT32.max)).softmax(-1)
+        if self.top_p < 1:
+            before = probabilities.cumsum(dim=-1) - probabilities
+            probabilities = probabilities.where(before < self.top_p, 0.0)
+        drawn = probabilities.multinomial(1, generator=generator)
+        return int(drawn if tokens is None else tokens[drawn])
+
+
+def _likeliest(values: torch.Tensor, count: int) -> torch.Tensor:
+    """Indices of the `count` largest values, in falling order; of equal ones the first. Only those are sorted."""
+    least = values.topk(count, sorted=False).values.min()
+    (candidates,) = (values >= least).nonzero(as_tuple=True)  # more than `count` if several are equal to the least
+    return candidates[values[candidates].argsort(descending=True, stable=True)[:count]]
 
 
 def generate(
