@@ -9,11 +9,9 @@ from typing import Annotated
 import typer
 
 from ..errors import BackendError
+from ..extras import MissingExtraError, extra
 from .choices import WITHOUT_A_BACKEND, selected_backend
 from .refusals import fail
-
-CONFORMANCE_EXTRA = "packed-bittensor[conformance]"
-CONFORMANCE_REQUIREMENTS = frozenset({"hypothesis", "numpy", "pytest"})
 
 
 class Profile(str, Enum):
@@ -71,27 +69,24 @@ def conformance(
     """Hold installed backends against docs/numerics.md.
 
     Exit status: 0 if all that the backends declare was tested and holds, or all that -k selects of it; 1 if a check
-    failed; 2 if the arguments are wrong or something was not run.
+    failed; 2 if the arguments are wrong or something was not run, or if FILE cannot be written and nothing failed.
     """
     names = backend or [selected_backend()]
     try:
-        from bittensor_conformance.runner import run  # an optional part: needs the packages of its extra
+        with extra("conformance", "the conformance suite", ("hypothesis", "numpy", "pytest")):
+            from bittensor_conformance.runner import run
 
-        status = run(
-            names,
-            profile=profile.value,
-            report=report,
-            badge=badge,
-            keyword=keyword,
-            expected_failures=expected_failures,
-            max_examples=max_examples,
-            minutes=minutes,
-            jobs=jobs,
-        )
-    except ModuleNotFoundError as error:
-        if error.name not in CONFORMANCE_REQUIREMENTS:
-            raise
-        fail(f"the conformance suite needs {error.name}, which is not installed: pip install '{CONFORMANCE_EXTRA}'")
-    except BackendError as error:
+            status = run(
+                names,
+                profile=profile.value,
+                report=report,
+                badge=badge,
+                keyword=keyword,
+                expected_failures=expected_failures,
+                max_examples=max_examples,
+                minutes=minutes,
+                jobs=jobs,
+            )
+    except (BackendError, MissingExtraError) as error:
         fail(str(error))
     raise typer.Exit(status)

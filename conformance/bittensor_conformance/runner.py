@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ def run(
     minutes: float | None = None,
     jobs: int | None = None,
 ) -> int:
-    """Hold backends against the contract and print a summary.
+    """Hold backends against the contract and print a summary, then write report and badge, each whole or not at all.
 
     Args:
         backends: names as `bittensor.get_backend` takes them. ``cpp`` stands for the backend and each of its variants,
@@ -61,7 +62,8 @@ def run(
 
     Returns:
         0 if every target ran all that its capabilities promise, or all that `keyword` selects of it, and failed
-        nothing; 1 if a check failed; 2 if the arguments are wrong or something was not run.
+        nothing; 1 if a check failed; 2 if the arguments are wrong or something was not run, or if nothing failed but
+        the report or the badge cannot be written.
     """
     errors = Console(stderr=True)
     try:
@@ -90,13 +92,41 @@ def run(
     ]
     console = Console()
     whole = reporting.of_run(effort, keyword, _run_all(requests, jobs, console))
-    if report is not None:
-        report.parent.mkdir(parents=True, exist_ok=True)
-        report.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
-    if badge is not None:
-        badges.write(badge, whole["badge"])
-    summary.show(whole, console)
-    return int(whole["exit_code"])
+    written = True
+    try:
+        summary.show(whole, console)
+    finally:  # a run of hours is not lost because its summary cannot be shown
+        if report is not None:
+            text = json.dumps(whole, indent=1) + "\n"
+            written &= _write("report", report, lambda file: file.write_text(text, encoding="utf-8"), errors)
+        if badge is not None:
+            written &= _write("badge", badge, lambda file: badges.write(file, whole["badge"]), errors)
+    return int(whole["exit_code"]) or (reporting.EXIT_GREEN if written else reporting.EXIT_INCOMPLETE)
+
+
+def _write(what: str, path: Path, write: Callable[[Path], object], errors: Console) -> bool:
+    """Let `write` make a file beside `path` and rename it: `path` has the old content or the new one, never a part.
+
+    What is no regular file, ``/dev/stdout`` for example, is written itself. False, with a line to `errors`, if that
+    fails.
+    """
+    try:
+        final = path.resolve()
+        final.parent.mkdir(parents=True, exist_ok=True)
+        if final.exists() and not final.is_file():
+            write(final)
+            return True
+        temporary = final.with_name(f".{secrets.token_hex(8)}.{final.name}")  # the suffix tells the form of a badge
+        try:
+            write(temporary)
+            temporary.replace(final)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        message = f"{path}: the {what} cannot be written: {error.strerror or error}"
+        errors.print(message, markup=False, highlight=False, soft_wrap=True)
+        return False
+    return True
 
 
 def _check_arguments(

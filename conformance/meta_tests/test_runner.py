@@ -16,9 +16,10 @@ from bittensor_conformance.badge import write
 from bittensor_conformance.catalogue import CATALOGUE, load_chapters
 from bittensor_conformance.profiles import PROFILES, Effort
 from bittensor_conformance.report import Record, exit_code_of, of_run, of_target
-from bittensor_conformance.runner import run
+from bittensor_conformance.runner import _write, run
 from bittensor_conformance.session import Request, run_session
 from bittensor_conformance.targets import Target, expand
+from rich.console import Console
 
 from bittensor import get_backend
 from bittensor.backend import Capabilities
@@ -80,6 +81,48 @@ def test_a_selection_that_holds_is_partial(tmp_path: Path, capsys: pytest.Captur
     printed = capsys.readouterr().out
     assert f"partial: 1 of {totals['expected']} checks" in printed
     assert "conformant" not in printed.replace("statement about conformance", "")
+
+
+@pytest.mark.parametrize(("backend", "status"), [("Sound", 2), ("HighNibbleFirst", 1)])
+def test_a_report_that_cannot_be_written_loses_no_result(
+    backend: str, status: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    assert run([backend], keyword=KEYWORD, report=tmp_path / "file" / "report.json") == status
+    shown = capsys.readouterr()
+    assert "checks executed" in shown.out
+    assert "report.json: the report cannot be written: " in shown.err
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_report_is_written_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def half(path: Path, text: str, encoding: str) -> int:
+        with path.open("w", encoding=encoding) as stream:
+            stream.write(text[:5])
+        raise OSError(28, "No space left on device")
+
+    file = tmp_path / "report.json"
+    file.write_text("before")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", half)
+        assert not _write("report", file, lambda path: path.write_text("a longer text", "utf-8"), Console(stderr=True))
+    assert "report.json: the report cannot be written: No space left on device" in capsys.readouterr().err
+    assert file.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [file]
+    assert _write("report", Path("/dev/null"), lambda path: path.write_text("text", "utf-8"), Console(stderr=True))
+    assert Path("/dev/null").is_char_device()
+
+
+def test_a_report_is_written_if_the_summary_cannot_be_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("bittensor_conformance.summary.show", full)
+    with pytest.raises(OSError, match="No space left"):
+        run(["Sound"], keyword=KEYWORD, report=tmp_path / "report.json")
+    assert json.loads((tmp_path / "report.json").read_text())["exit_code"] == 0
 
 
 def test_a_selection_of_nothing_is_an_error() -> None:
