@@ -66,9 +66,13 @@ def check_free(path: Path) -> None:
 
 def _place(path: Path) -> Path:
     """`path` from the root, without ``.`` and ``..``; a link at its end stays one."""
-    if path.name in ("", ".."):
-        return path.resolve()
-    return path.parent.resolve() / path.name
+    try:
+        if path.name in ("", ".."):
+            return path.resolve()
+        return path.parent.resolve() / path.name
+    except (OSError, RuntimeError) as error:  # RuntimeError, before Python 3.13: links that lead to each other
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise CheckpointError(path, f"cannot be written: {reason}") from None
 
 
 def _sync(path: Path) -> None:
