@@ -11,6 +11,7 @@ import torch
 
 from .activation_fusion import fuse_activations_
 from .module_replacement import ModulePlaces, has_hooks
+from .module_traces import runs_its_class
 from .nn import FakeQuantizedLinear, QuantizedConv2d, QuantizedEmbedding, QuantizedLinear, WeightModule
 from .progress import with_progress
 from .quantize_config import QuantizeConfig
@@ -111,7 +112,7 @@ def quantize_(
 
     What cannot be quantized stays as it is, and is named with the reason in one warning and in the report: a weight
     narrower than the group size, one that is not finite, one that is shared with a module that stays, a subclass of
-    Linear, a layer with hooks, a layer that is quantized already.
+    Linear, a layer with hooks or with a forward set on it, a layer that is quantized already.
 
     Args:
         model: changed in place.
@@ -335,8 +336,9 @@ def _obstacle(
         return f"{type(layer).__name__} is a subclass of torch.nn.{kind.__name__}, which may compute something else"
     if not isinstance(layer._parameters.get("weight"), torch.nn.Parameter):
         return "its weight is computed, not a parameter"
-    if has_hooks(layer):
-        return "it has hooks, which would be lost"
+    if not runs_its_class(layer):
+        own = "hooks" if has_hooks(layer) else "a forward of its own, set on the layer"
+        return f"it has {own}, which would be lost"
     if isinstance(layer, torch.nn.Embedding) and layer.max_norm is not None:
         return "it has a max_norm, which changes the table as it is used"
     if isinstance(model.get_submodule(name.rpartition(".")[0]), torch.nn.TransformerEncoderLayer):

@@ -214,6 +214,15 @@ def test_filter_and_obstacles(model: Attention) -> None:
     assert type(model.output) is torch.nn.Linear
 
 
+def test_a_forward_set_on_a_layer_is_kept(model: Attention) -> None:
+    layer, forward = model.output, model.output.forward
+    layer.forward = lambda x: 100 * forward(x)
+    with pytest.warns(UserWarning, match="output: it has a forward of its own, set on the layer, which would be lost"):
+        report = bittensor.calibrate(model, [inputs(64)], QuantizeConfig(4, 32))
+    assert report.quantized == ("query", "key")
+    assert model.output is layer
+
+
 def test_inputs_that_are_not_finite(model: Attention) -> None:
     x = inputs(64)
     x[3, 3] = float("inf")

@@ -160,6 +160,15 @@ def test_models(backend: Backend) -> None:
         FakeQuantizedLinear.from_linear(float_layer(), config, bits=4)
 
 
+def test_a_forward_set_on_a_layer_is_kept() -> None:
+    layer = float_layer()
+    layer.forward = torch.zeros_like
+    network = torch.nn.Sequential(layer)
+    with pytest.warns(UserWarning, match="prepare_qat_: 1 of 1 layers not quantized: 0: it has a forward of its own"):
+        bittensor.prepare_qat_(network, QuantizeConfig(group_size=8))
+    assert network[0] is layer
+
+
 def test_training_recovers_what_two_bits_lose() -> None:
     """examples/qat_mnist.py in short, with rounding that knows no better than to span the range."""
     training, held_out = digits()

@@ -102,6 +102,8 @@ class Odd(nn.Module):
         self.scaled = Scaled(32, 8)
         self.hooked = nn.Linear(32, 8)
         self.hooked.register_forward_hook(lambda *_: None)
+        self.patched = nn.Linear(32, 8)
+        self.patched.forward = lambda x: x[..., :8]  # as hooks of accelerate do
         self.normed = nn.utils.parametrizations.weight_norm(nn.Linear(32, 8))
         self.done = QuantizedLinear.from_linear(nn.Linear(32, 8), CONFIG)
         self.encoder = nn.TransformerEncoderLayer(32, 2, 64, batch_first=True)
@@ -111,7 +113,7 @@ class Odd(nn.Module):
 def test_what_cannot_be_quantized_is_named() -> None:
     network = Odd()
     before = dict(network.named_modules())
-    with pytest.warns(UserWarning, match="quantize_: 11 of 12 layers not quantized: narrow: ") as caught:
+    with pytest.warns(UserWarning, match="quantize_: 12 of 13 layers not quantized: narrow: ") as caught:
         report = quantize_(network, CONFIG)
     assert len(caught) == 1
     assert caught[0].filename == __file__
@@ -121,7 +123,8 @@ def test_what_cannot_be_quantized_is_named() -> None:
         "broken": "weight: expected finite values, got nan at index [3, 5]",
         "tied": "its weight is shared with embedding.weight",
         "scaled": "Scaled is a subclass of torch.nn.Linear",
-        "hooked": "it has hooks",
+        "hooked": "it has hooks, which would be lost",
+        "patched": "it has a forward of its own, set on the layer, which would be lost",
         "normed": "is a subclass of torch.nn.Linear",
         "done": "it is quantized already",
         "encoder.self_attn.out_proj": "NonDynamicallyQuantizableLinear is a subclass",
