@@ -173,8 +173,8 @@ def prepare_qat_(
     """Replace every ``torch.nn.Linear`` of a model by a `bittensor.nn.FakeQuantizedLinear`, in place.
 
     The model then computes as it will when `convert_qat_` has packed it, and can be trained. Arguments, what stays as
-    it is, and warnings are those of `quantize_`; a weight that is shared stays. The bytes of the report are those after
-    `convert_qat_`.
+    it is, and warnings are those of `quantize_`; a weight that is shared stays. What is frozen stays frozen: scales
+    and shifts with their weight, a bias by itself. The bytes of the report are those after `convert_qat_`.
 
     >>> import torch, bittensor
     >>> model = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10))

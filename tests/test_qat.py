@@ -169,6 +169,21 @@ def test_a_forward_set_on_a_layer_is_kept() -> None:
     assert network[0] is layer
 
 
+@pytest.mark.parametrize("zero", ["symmetric", "integer"])
+@pytest.mark.parametrize(("weight", "bias"), list(product([False, True], repeat=2)))
+def test_what_is_frozen_stays_frozen(zero: str, weight: bool, bias: bool) -> None:
+    network = torch.nn.Sequential(torch.nn.Linear(40, 24), torch.nn.Linear(24, 8, bias=False))
+    network[0].weight.requires_grad_(weight)
+    network[0].bias.requires_grad_(bias)
+    bittensor.prepare_qat_(network, QuantizeConfig(bits=4, group_size=8, zero=zero))
+    names = {"weight", "scales"} | ({"shifts"} if zero == "integer" else set())
+    expected = {f"1.{name}" for name in names}
+    expected |= ({f"0.{name}" for name in names} if weight else set()) | ({"0.bias"} if bias else set())
+    assert {name for name, parameter in network.named_parameters() if parameter.requires_grad} == expected
+    network(normal(3, 40)).sum().backward()
+    assert {name for name, parameter in network.named_parameters() if parameter.grad is not None} == expected
+
+
 def test_training_recovers_what_two_bits_lose() -> None:
     """examples/qat_mnist.py in short, with rounding that knows no better than to span the range."""
     training, held_out = digits()

@@ -62,10 +62,18 @@ class FakeQuantizedLinear(torch.nn.Module):
     def from_linear(
         cls, linear: torch.nn.Linear, config: QuantizeConfig | None = None, **settings: Any
     ) -> FakeQuantizedLinear:
-        """The layer that starts from `linear`, with a `config`, or a `bittensor.QuantizeConfig` of the `settings`."""
+        """The layer that starts from `linear`, with a `config`, or a `bittensor.QuantizeConfig` of the `settings`.
+
+        What is frozen stays frozen: the scales and shifts with the weight, the bias by itself.
+
+        Raises:
+            TypeError, ValueError: as `bittensor.quantize`, or both a config and settings.
+        """
         if config is not None and settings:
             raise TypeError(f"config: expected either a config or its settings, got both: {sorted(settings)}")
         layer = cls(linear.weight, linear.bias, QuantizeConfig(**settings) if config is None else config)
+        for name, parameter in layer.named_parameters():
+            parameter.requires_grad_((linear.bias if name == "bias" else linear.weight).requires_grad)
         return layer.train(linear.training)
 
     @property
