@@ -28,6 +28,8 @@ from .weight_checks import check_choice
 
 CALIBRATION_METHODS = ("gptq", "awq-scale")
 
+_NOT_REACHED = "the batches do not reach it"
+
 
 def calibrate(
     model: torch.nn.Module,
@@ -72,8 +74,8 @@ def calibrate(
         progress: show a progress bar on stderr if that is a terminal.
 
     Warns:
-        UserWarning: layers that could not be quantized, also those that the batches never reach, that get inputs
-            that are not finite or need a larger `damping`.
+        UserWarning: layers that could not be quantized, also those that the batches never reach or reach with no rows, that
+            get inputs that are not finite or need a larger `damping`.
 
     Raises:
         TypeError, ValueError: an unknown method, no batches, or a damping that is not positive.
@@ -109,7 +111,7 @@ def calibrate(
             for name in by_first[first]:
                 reports[name] = _calibrate_layer(model, places, name, inputs, rounding)
     for name in names:
-        reports.setdefault(name, LayerReport(name, "failed", "the batches do not reach it"))
+        reports.setdefault(name, LayerReport(name, "failed", _NOT_REACHED))
     result = QuantizeReport(tuple(reports[name] for name in names))
     if not names:
         warnings.warn(f"calibrate: {type(model).__name__} has no torch.nn.Linear", stacklevel=2)
@@ -187,6 +189,8 @@ def _calibrate_layer(
 ) -> LayerReport:
     layer = model.get_submodule(name)
     assert isinstance(layer, torch.nn.Linear)  # or it was left alone
+    if inputs.rows == 0:
+        return LayerReport(name, "failed", _NOT_REACHED)
     try:
         made = rounding.layer(layer, inputs)
     except (TypeError, ValueError) as error:

@@ -231,6 +231,28 @@ def test_inputs_that_are_not_finite(model: Attention) -> None:
     assert type(model.query) is torch.nn.Linear
 
 
+class Routed(torch.nn.Module):
+    """Two experts, of which one gets no rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.idle, self.shared = (torch.nn.Linear(64, 64) for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        rare = x[:, 0] > 1e9
+        return self.shared(self.used(x[~rare])), self.idle(x[rare])
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq-scale"])
+def test_a_layer_that_gets_no_rows_is_not_reached(method: str) -> None:
+    network = Routed()
+    idle = network.idle
+    with pytest.warns(UserWarning, match="1 of 3 layers not quantized: idle: the batches do not reach it"):
+        report = bittensor.calibrate(network, [inputs(64), inputs(64)[:0]], QuantizeConfig(4, 32), method=method)
+    assert report.quantized == ("used", "shared")
+    assert network.idle is idle
+
+
 def test_too_little_damping_is_reported(model: Attention) -> None:
     """Three rows have moments of rank 3, which are not positive definite but for the damping."""
     x = inputs(64, rows=3)
