@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import bittensor
-from bittensor.checkpoints import ReorderedWeight, open_checkpoint, save_checkpoint
+from bittensor.checkpoints import ReorderedWeight, open_checkpoint, save_checkpoint, save_compressed_tensors
 from bittensor.checkpoints.new_directory import new_directory
+from bittensor.checkpoints.saving import _DTYPES
 
 
 def weights() -> dict[str, Any]:
@@ -195,6 +197,37 @@ def test_a_directory_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(Path, "mkdir", refuse)
     with pytest.raises(bittensor.CheckpointError, match="out: cannot be written: Permission denied"):
         save_checkpoint(tmp_path / "out", {"a": torch.ones(1)})
+
+
+@pytest.mark.filterwarnings("ignore:ComplexHalf", "ignore:Sparse CSR", "ignore:.*quantize")
+@pytest.mark.parametrize("save", [save_checkpoint, save_compressed_tensors])
+@pytest.mark.parametrize(
+    ("make", "config", "reason"),
+    [
+        (lambda: torch.ones(2, device="meta"), {}, "a: expected a tensor with values, got one on the device meta"),
+        (lambda: torch.eye(2).to_sparse(), {}, r"a: expected a dense tensor, got torch\.sparse_coo"),
+        (lambda: torch.eye(2).to_sparse_csr(), {}, r"a: expected a dense tensor, got torch\.sparse_csr"),
+        (lambda: torch.zeros(2, dtype=torch.complex32), {}, r"a: expected a dtype .*, got torch\.complex32"),
+        (lambda: torch.zeros(2, dtype=torch.complex128), {}, r"a: expected a dtype .*, got torch\.complex128"),
+        (lambda: torch.ones(2), {"dtype": torch.float32}, "config: expected what JSON can hold: Object of type dtype"),
+        (lambda: torch.ones(2), {(1, 2): 3}, "config: expected what JSON can hold: keys must be"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_first(
+    make: Callable[[], torch.Tensor], config: Any, reason: str, save: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=reason):
+        save(tmp_path / "out", {"a": make()}, config)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_dtype_of_safetensors(tmp_path: Path) -> None:
+    tensors = {str(dtype): torch.tensor([1, 0, 1]).to(dtype) for dtype in _DTYPES}
+    tensors["conjugate"] = torch.tensor([1 + 2j], dtype=torch.complex64).conj()
+    save_checkpoint(tmp_path / "out", tensors)
+    for name, tensor in read_all(tmp_path / "out").items():
+        assert tensor.dtype == tensors[name].dtype
+        assert tensor.tolist() == tensors[name].tolist(), name
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,17 @@ def quantize_checkpoint(
 
     Raises:
         CheckpointError: the checkpoint is GGUF, is quantized already, or cannot be read.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from bittensor.checkpoints import open_checkpoint, save_checkpoint
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_checkpoint(Path(folder, "model"), {"embed.weight": torch.ones(9, 64), "up.weight": torch.ones(8, 64)})
+    ...     result = quantize_checkpoint(open_checkpoint(Path(folder, "model")), QuantizeConfig(group_size=32))
+    >>> result.kept
+    {'embed.weight': "matches '*embed*'"}
+    >>> result.tensors["up.weight"].shape, result.tensors["up.weight"].bits
+    ((8, 64), 4)
     """
     if checkpoint.format == "gguf":
         raise checkpoint.refuse(

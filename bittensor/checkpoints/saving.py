@@ -21,6 +21,13 @@ from .reordered_weight import ReorderedWeight
 from .safetensors_files import WEIGHTS_NAME
 
 _SUFFIX = ".weight"
+_DTYPES = (
+    *(torch.bool, torch.int8, torch.int16, torch.int32, torch.int64),
+    *(torch.uint8, torch.uint16, torch.uint32, torch.uint64),
+    *(torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64),
+    *(torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz),
+)
+"""Those that safetensors holds and reads."""
 
 
 def save_checkpoint(
@@ -43,8 +50,9 @@ def save_checkpoint(
         files: copied into the directory: the tokenizer for example.
 
     Raises:
-        CheckpointError: `path` exists, or cannot be written.
-        ValueError: a name that does not fit.
+        CheckpointError: `path` exists and is not an empty directory, or cannot be written.
+        ValueError: a name that does not fit; a tensor without values (on the device meta), a sparse one, or one of a
+            dtype that safetensors does not hold; a `config` that JSON does not hold. Nothing is written then.
         ModuleNotFoundError: the package safetensors is not installed.
     """
     forms: dict[str, Any] = {}
@@ -71,8 +79,17 @@ def save_compressed_tensors(
 
     Raises:
         ValueError: a weight that the format does not hold: with float offsets, a shorter last group, or ordered
-            columns; or a name that does not fit.
+            columns; or as `save_checkpoint`.
         CheckpointError, ModuleNotFoundError: as `save_checkpoint`.
+
+    >>> import tempfile, bittensor
+    >>> from bittensor.checkpoints import open_checkpoint
+    >>> weight = bittensor.quantize(torch.eye(32), group_size=32)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_compressed_tensors(Path(folder, "model"), {"layer.weight": weight, "layer.bias": torch.zeros(32)})
+    ...     checkpoint = open_checkpoint(Path(folder, "model"))
+    ...     checkpoint.format, checkpoint.read("layer.weight").equal(weight)
+    ('compressed-tensors', True)
     """
     flat: dict[str, torch.Tensor] = {}
     schemes: dict[str, list[str]] = {}
@@ -109,7 +126,10 @@ def _save(
     content = {key: value for key, value in (config or {}).items() if key != QUANTIZATION_KEY}
     if quantization is not None:
         content[QUANTIZATION_KEY] = quantization
-    text = json.dumps(content, indent=2) + "\n"
+    try:
+        text = json.dumps(content, indent=2) + "\n"
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"config: expected what JSON can hold: {error}") from None
     with new_directory(path) as folder:
         for file in files:
             shutil.copyfile(file, folder / file.name)
@@ -129,7 +149,13 @@ def _layer(name: str) -> str:
 def _put(tensors: dict[str, torch.Tensor], name: str, tensor: torch.Tensor) -> None:
     if name in tensors:
         raise ValueError(f"two tensors would be stored as {name!r}")
-    tensors[name] = tensor.detach().contiguous()
+    if tensor.is_meta:
+        raise ValueError(f"{name}: expected a tensor with values, got one on the device meta; load the model first")
+    if tensor.layout is not torch.strided:
+        raise ValueError(f"{name}: expected a dense tensor, got {tensor.layout}; convert it with to_dense()")
+    if tensor.dtype not in _DTYPES:
+        raise ValueError(f"{name}: expected a dtype that safetensors holds, got {tensor.dtype}; convert it with to()")
+    tensors[name] = tensor.detach().resolve_conj().resolve_neg().contiguous()
 
 
 def _in_memory_of_its_own(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
