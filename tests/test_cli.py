@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -252,6 +253,14 @@ def test_conformance_names_the_missing_extra(suite: dict[str, Any], module: str)
     result = runner.invoke(app, ["conformance"])
     assert result.exit_code == 2
     assert f"needs {module}, which is not installed: pip install 'packed-bittensor[conformance]'" in result.output
+
+
+def test_info_names_every_instruction_set() -> None:
+    source = (Path(__file__).parents[1] / "backends" / "cpp" / "src" / "dispatch.cpp").read_text()
+    names = re.findall(r'\bImplementation\{\s*"(\w+)"', source)
+    assert len(names) > 5
+    text = " ".join(runner.invoke(app, ["info", "--help"]).output.replace("│", " ").split())
+    assert ", ".join(f'"{name}"' for name in names) in text
 
 
 def test_conformance_reports_an_unknown_backend(suite: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ def info(
     lacks the packages of its extra is shown with the extra.
 
     Environment: BITTENSOR_BACKEND selects a backend ("cpp", "cpp:avx2", "reference", ...); BITTENSOR_ISA caps the
-    kernels of the C++ backend ("scalar", "avx2", "avx512vnni").
+    kernels of the C++ backend ("scalar", "avx2", "avxvnni", "avx512", "avx512vnni", "amx").
     """
     facts = collect()
     if as_json:
