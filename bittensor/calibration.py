@@ -15,6 +15,7 @@ from .gptq_rounding import round_with_moments
 from .model_quantization import (
     LayerReport,
     QuantizeReport,
+    check_model,
     is_linear,
     obstacle,
     parts_of_convolutions,
@@ -35,7 +36,7 @@ def calibrate(
     model: torch.nn.Module,
     batches: Sequence[Any],
     config: QuantizeConfig | None = None,
-    filter_fn: Callable[[str, torch.nn.Linear], bool] | None = None,
+    filter_fn: Callable[[str, Any], bool] | None = None,
     *,
     method: str = "gptq",
     damping: float = 0.01,
@@ -74,11 +75,11 @@ def calibrate(
         progress: show a progress bar on stderr if that is a terminal.
 
     Warns:
-        UserWarning: layers that could not be quantized, also those that the batches never reach or reach with no rows, that
+        UserWarning: layers that could not be quantized, also those that the batches never reach, or with no rows, that
             get inputs that are not finite or need a larger `damping`.
 
     Raises:
-        TypeError, ValueError: an unknown method, no batches, or a damping that is not positive.
+        TypeError, ValueError: `model` is no module, an unknown method, no batches, or a damping that is not positive.
 
     >>> import torch, bittensor
     >>> model = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10))
@@ -86,6 +87,7 @@ def calibrate(
     >>> report.quantized
     ('0', '2')
     """
+    check_model(model)
     check_choice("method", method, CALIBRATION_METHODS)
     if not isinstance(batches, Sequence) or isinstance(batches, (str, bytes)):
         raise TypeError(
@@ -171,15 +173,15 @@ class _Inputs:
 def _left_alone(
     model: torch.nn.Module,
     name: str,
-    filter_fn: Callable[[str, torch.nn.Linear], bool] | None,
+    filter_fn: Callable[[str, Any], bool] | None,
     shared: dict[int, list[str]],
 ) -> LayerReport | None:
     """The report of a layer that is not to be quantized; None if it is."""
     layer = model.get_submodule(name)
-    if not isinstance(layer, torch.nn.Linear):
-        return LayerReport(name, "failed", "it is quantized already")
     if filter_fn is not None and not filter_fn(name, layer):
         return LayerReport(name, "excluded")
+    if not isinstance(layer, torch.nn.Linear):
+        return LayerReport(name, "failed", "it is quantized already")
     reason = obstacle(model, name, layer, shared)
     return None if reason is None else LayerReport(name, "failed", reason)
 

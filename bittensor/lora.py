@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .model_quantization import parts_of_convolutions
+from .model_quantization import check_model, parts_of_convolutions
 from .module_replacement import ModulePlaces
 from .nn import FeedForwardDown, LoRALinear, QuantizedLinear
 from .quantization import METHODS
@@ -52,8 +52,8 @@ def add_lora_(
         Names of the layers that have an adapter now.
 
     Raises:
-        TypeError, ValueError: as `bittensor.nn.LoRALinear`; or there is no layer to adapt, the model is one itself, or
-            it has adapters already, or layers in one step. Nothing has changed then.
+        TypeError, ValueError: `model` is no module; as `bittensor.nn.LoRALinear`; or there is no layer to adapt, the
+            model is one itself, or it has adapters already, or layers in one step. Nothing has changed then.
 
     >>> import torch, bittensor
     >>> model = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10))
@@ -98,6 +98,7 @@ def lora_state_dict(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     ``safetensors.torch.save_file`` takes it as it is; `load_lora_state_dict_` undoes it.
 
     Raises:
+        TypeError: `model` is no module.
         ValueError: the model has no adapters.
 
     >>> import torch, bittensor
@@ -115,6 +116,7 @@ def load_lora_state_dict_(model: torch.nn.Module, state: Mapping[str, torch.Tens
     """Load adapters that `lora_state_dict` gave, into a model that has the same ones.
 
     Raises:
+        TypeError: `model` is no module.
         ValueError: the model has no adapters, or entries are missing, or too many, or of another shape, such as that of
             another rank. Nothing has changed then.
 
@@ -150,8 +152,9 @@ def merge_lora_(model: torch.nn.Module, method: str = "mse") -> tuple[MergedLaye
         method: as in `bittensor.quantize`.
 
     Raises:
-        TypeError, ValueError: the model has no adapters, or is one itself; an unknown method; or a layer that cannot be
-            merged, as in `bittensor.nn.LoRALinear.merged`: the message names it. Nothing has changed then.
+        TypeError, ValueError: `model` is no module; it has no adapters, or is one itself; an unknown method; or a layer
+            that cannot be merged, as in `bittensor.nn.LoRALinear.merged`: the message names it. Nothing has changed
+            then.
 
     >>> import torch, bittensor
     >>> model = torch.nn.Sequential(torch.nn.Linear(64, 32))
@@ -185,6 +188,7 @@ def _merged(name: str, adapter: LoRALinear, method: str) -> tuple[QuantizedLinea
 
 
 def _adapters(model: torch.nn.Module) -> list[tuple[str, LoRALinear]]:
+    check_model(model)
     return [(name, module) for name, module in model.named_modules() if isinstance(module, LoRALinear)]
 
 

@@ -117,7 +117,8 @@ def quantize_(
     Args:
         model: changed in place.
         config: `QuantizeConfig()` if None.
-        filter_fn: called with the name and the layer; False leaves the layer as it is, without a warning.
+        filter_fn: called with the name and the layer; False leaves the layer as it is, without a warning. Layers that
+            are quantized already are asked for too, as what they are now.
         kinds: the layers to replace, out of ``torch.nn.Linear``, ``torch.nn.Embedding``, which becomes a
             `bittensor.nn.QuantizedEmbedding`, and ``torch.nn.Conv2d``, which becomes a
             `bittensor.nn.QuantizedConv2d`.
@@ -131,6 +132,7 @@ def quantize_(
         progress: show a progress bar on stderr if that is a terminal.
 
     Raises:
+        TypeError: `model` is no module.
         ValueError: a kind of layer that cannot be quantized, or not with batches. Nothing has changed then.
         TypeError, ValueError: batches that `bittensor.calibrate` refuses.
 
@@ -148,6 +150,7 @@ def quantize_(
     >>> bittensor.quantize_(model, config, fuse_activations=True).fused
     ('0',)
     """
+    check_model(model)
     if unknown := [kind for kind in kinds if kind not in _PACKED]:
         known = ", ".join(f"torch.nn.{kind.__name__}" for kind in _PACKED)
         raise ValueError(f"kinds: expected some of {known}, got {unknown}")
@@ -166,7 +169,7 @@ def quantize_(
 def prepare_qat_(
     model: torch.nn.Module,
     config: QuantizeConfig | None = None,
-    filter_fn: Callable[[str, torch.nn.Linear], bool] | None = None,
+    filter_fn: Callable[[str, Any], bool] | None = None,
     *,
     progress: bool = True,
 ) -> QuantizeReport:
@@ -175,6 +178,9 @@ def prepare_qat_(
     The model then computes as it will when `convert_qat_` has packed it, and can be trained. Arguments, what stays as
     it is, and warnings are those of `quantize_`; a weight that is shared stays. What is frozen stays frozen: scales
     and shifts with their weight, a bias by itself. The bytes of the report are those after `convert_qat_`.
+
+    Raises:
+        TypeError: `model` is no module.
 
     >>> import torch, bittensor
     >>> model = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10))
@@ -187,6 +193,7 @@ def prepare_qat_(
     >>> torch.equal(model(x), y)
     True
     """
+    check_model(model)
     return _convert(model, _TRAINED, "prepare_qat_", config, filter_fn, progress)
 
 
@@ -199,6 +206,7 @@ def convert_qat_(model: torch.nn.Module) -> tuple[str, ...]:
         Names of the layers that were packed.
 
     Raises:
+        TypeError: `model` is no module.
         ValueError: the model has none, or is one itself, or a weight or scale is no longer finite. Nothing has changed
             then.
 
@@ -211,6 +219,7 @@ def convert_qat_(model: torch.nn.Module) -> tuple[str, ...]:
     QuantizedLinear(in_features=32, out_features=10, bits=2, group_size=32, zero='symmetric', scales=float32,
     bias=True, activation_mode='int8')
     """
+    check_model(model)
     if isinstance(model, FakeQuantizedLinear):
         raise ValueError("model: a layer cannot replace itself; use its method to_quantized")
     layers = [(name, each) for name, each in model.named_modules() if isinstance(each, FakeQuantizedLinear)]
@@ -261,15 +270,15 @@ def _plan(
     parts = parts_of_convolutions(model)
     plan: dict[str, LayerReport | None] = {}
     for name, layer in model.named_modules():
-        if isinstance(layer, done):
-            if layer not in parts:
-                plan[name] = LayerReport(name, "failed", "it is quantized already")
-        elif isinstance(layer, tuple(makers)):
-            if filter_fn is not None and not filter_fn(name, layer):
-                plan[name] = LayerReport(name, "excluded")
-            else:
-                reason = _obstacle(model, name, model.get_submodule(name), makers)
-                plan[name] = None if reason is None else LayerReport(name, "failed", reason)
+        if not isinstance(layer, (*done, *makers)) or layer in parts:
+            continue
+        if filter_fn is not None and not filter_fn(name, layer):
+            plan[name] = LayerReport(name, "excluded")
+        elif isinstance(layer, done):
+            plan[name] = LayerReport(name, "failed", "it is quantized already")
+        else:
+            reason = _obstacle(model, name, layer, makers)
+            plan[name] = None if reason is None else LayerReport(name, "failed", reason)
     replaced = {name for name, stays in plan.items() if stays is None}
     for names in shared_parameters(model).values():
         owners = [name.removesuffix(".weight") for name in names]
@@ -344,6 +353,16 @@ def _obstacle(
     if isinstance(model.get_submodule(name.rpartition(".")[0]), torch.nn.TransformerEncoderLayer):
         return "torch.nn.TransformerEncoderLayer computes with the weights of its layers, not with the layers"
     return None
+
+
+def check_model(model: object) -> None:
+    """`model` is a module.
+
+    Raises:
+        TypeError: it is not.
+    """
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
 
 
 def is_linear(module: torch.nn.Module) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from typing import Any
 
 import pytest
@@ -212,6 +213,15 @@ def test_filter_and_obstacles(model: Attention) -> None:
     assert report.excluded == ("output",)
     assert set(report.failed) == {"query", "key", "unused"}
     assert type(model.output) is torch.nn.Linear
+
+
+def test_the_filter_is_asked_before_a_layer_is_quantized_already(model: Attention) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        bittensor.quantize_(model, QuantizeConfig(4, 32), lambda name, _: name == "query")
+        report = bittensor.calibrate(model, [inputs(64)], QuantizeConfig(8, 32), lambda name, _: name == "output")
+    assert report.excluded == ("query", "key", "unused")
+    assert report.quantized == ("output",)
 
 
 def test_a_forward_set_on_a_layer_is_kept(model: Attention) -> None:

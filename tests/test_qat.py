@@ -148,6 +148,7 @@ def test_models(backend: Backend) -> None:
     assert torch.equal(twin(X), y)
     with pytest.warns(UserWarning, match="prepare_qat_: 1 of 2 layers not quantized: 0: it is quantized already"):
         bittensor.prepare_qat_(network, config)
+    assert bittensor.prepare_qat_(network, config, lambda *_: False).excluded == ("0", "2")
     y = network(X)
     assert bittensor.convert_qat_(network) == ("0", "2")
     assert torch.equal(network(X), y)

@@ -87,6 +87,22 @@ def test_filter_and_report() -> None:
     assert lines[5] == "  3: excluded"
 
 
+def test_the_filter_is_asked_before_a_layer_is_quantized_already() -> None:
+    network, seen = nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 32)), []
+
+    def second(name: str, layer: nn.Module) -> bool:
+        seen.append((name, type(layer)))
+        return name == "2"
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        quantize_(network, QuantizeConfig(bits=4, group_size=32), lambda name, _: name == "0")
+        report = quantize_(network, QuantizeConfig(bits=8, group_size=32), second)
+    assert seen == [("0", QuantizedLinear), ("2", nn.Linear)]
+    assert (report.excluded, report.quantized, report.failed) == (("0",), ("2",), {})
+    assert [network[index].weight.bits for index in (0, 2)] == [4, 8]
+
+
 class Odd(nn.Module):
     """Layers that cannot be quantized, each for a reason of its own, and one that can."""
 
@@ -232,6 +248,23 @@ def test_kinds(backend: Backend) -> None:
 def test_the_model_itself() -> None:
     with pytest.warns(UserWarning, match="the model itself: it cannot replace itself"):
         quantize_(nn.Linear(32, 8), CONFIG)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        quantize_,
+        lambda model: bittensor.calibrate(model, [torch.ones(1, 32)]),
+        bittensor.prepare_qat_,
+        bittensor.convert_qat_,
+        bittensor.add_lora_,
+        bittensor.lora_state_dict,
+        bittensor.merge_lora_,
+    ],
+)
+def test_what_is_no_module_is_refused(function: Callable[[Any], Any]) -> None:
+    with pytest.raises(TypeError, match=r"^model: expected a torch\.nn\.Module, got list$"):
+        function([nn.Linear(32, 8)])
 
 
 def test_no_linear_layer() -> None:
