@@ -21,7 +21,7 @@ class MergedLayer:
     """What merging cost a layer: `error` is the norm of the rounding, as a share of the norm of the update.
 
     ``|| merged - (base + update) || / || update ||``, Frobenius norms of the dequantized weights: at 1 the merged layer
-    is as far from the adapted one as its base was. It is infinite for an update of 0 that did not come through exactly.
+    is as far from the adapted one as its base was. It is 0 for an update of 0, which leaves the weight as it is.
     """
 
     name: str
@@ -145,7 +145,8 @@ def merge_lora_(model: torch.nn.Module, method: str = "mse") -> tuple[MergedLaye
     """Replace every `bittensor.nn.LoRALinear` of a model by one `bittensor.nn.QuantizedLinear`, in place.
 
     The sum of base and update is quantized again, in the form of the base: an update that is small beside the steps of
-    the base may not survive. The result tells how much of it did; keep the adapters where that is too little.
+    the base may not survive. The result tells how much of it did; keep the adapters where that is too little. Where the
+    update is 0, the weight of the base is kept.
 
     Args:
         model: changed in place.
@@ -178,6 +179,8 @@ def merge_lora_(model: torch.nn.Module, method: str = "mse") -> tuple[MergedLaye
 
 def _merged(name: str, adapter: LoRALinear, method: str) -> tuple[QuantizedLinear, MergedLayer]:
     update = adapter.update()
+    if not bool(update.any()):
+        return adapter.on_weight(adapter.base.weight), MergedLayer(name, 0.0)
     exact = adapter.base.weight.dequantize() + update
     try:
         layer = adapter.requantized(exact, method)

@@ -191,6 +191,22 @@ def test_merging_tells_its_error(backend: Backend, bits: int) -> None:
         bittensor.merge_lora_(adapted())
 
 
+def test_merging_keeps_the_weight_where_the_update_is_zero(backend: Backend) -> None:
+    network, x = model(), normal(5, 32)
+    weights, expected = [network[index].weight for index in (0, 2)], network(x)
+    bittensor.add_lora_(network, rank=2)
+    assert network[0].merged().weight is weights[0]
+    with pytest.raises(ValueError, match="method: expected one of"):
+        network[0].merged("magic")
+    torch.nn.init.normal_(network[2].lora_b)
+    errors = [layer.error for layer in bittensor.merge_lora_(network)]
+    assert errors[0] == 0 < errors[1] < float("inf")
+    assert network[0].weight is weights[0]
+    assert network[2].weight is not weights[1]
+    assert torch.equal(network[:2](x), (before := model())[:2](x))
+    assert torch.equal(before(x), expected)
+
+
 def test_merging_changes_nothing_if_a_layer_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     network = model()
     bittensor.add_lora_(network, rank=2)

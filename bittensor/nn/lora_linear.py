@@ -9,7 +9,9 @@ import torch.nn.functional as F
 
 from ..checks import check_int
 from ..ops import linear
-from ..quantization import quantize
+from ..quantization import METHODS, quantize
+from ..quantized_weight import QuantizedWeight
+from ..weight_checks import check_choice
 from .quantized_linear import QuantizedLinear
 
 _EPILOGUES = {None: None, "relu": F.relu, "gelu": F.gelu, "silu": F.silu}
@@ -85,7 +87,8 @@ class LoRALinear(torch.nn.Module):
     def merged(self, method: str = "mse") -> QuantizedLinear:
         """A layer of one weight, base and update in one: their float sum, quantized again in the form of the base.
 
-        This rounds: what it costs is `bittensor.MergedLayer.error`. The base is left as it is.
+        This rounds: what it costs is `bittensor.MergedLayer.error`. An update of 0 leaves the weight as it is, and the
+        layers share it then. The base is left as it is.
 
         Args:
             method: as in `bittensor.quantize`.
@@ -94,7 +97,11 @@ class LoRALinear(torch.nn.Module):
             TypeError, ValueError: an unknown method, a sum that is not finite, or one that the scale dtype of the base
                 cannot hold.
         """
-        return self.requantized(self.base.weight.dequantize() + self.update(), method)
+        check_choice("method", method, METHODS)
+        update = self.update()
+        if not bool(update.any()):
+            return self.on_weight(self.base.weight)
+        return self.requantized(self.base.weight.dequantize() + update, method)
 
     def requantized(self, values: torch.Tensor, method: str = "mse") -> QuantizedLinear:
         """The base on other values, float32 ``[out_features, in_features]``, quantized in the form of its weight.
@@ -102,8 +109,16 @@ class LoRALinear(torch.nn.Module):
         Raises:
             TypeError, ValueError: as `bittensor.quantize`.
         """
-        base, form = self.base, self.base.weight.form
-        weight = quantize(values, form.bits, form.group_size, form.zero, method, form.scale_dtype)
+        form = self.base.weight.form
+        return self.on_weight(quantize(values, form.bits, form.group_size, form.zero, method, form.scale_dtype))
+
+    def on_weight(self, weight: QuantizedWeight) -> QuantizedLinear:
+        """The base on another weight, which is not copied.
+
+        Raises:
+            TypeError, ValueError: as `QuantizedLinear`.
+        """
+        base = self.base
         bias = None if base.bias is None else base.bias.detach().clone()
         layer = QuantizedLinear(weight, bias, activation_mode=base.activation_mode, epilogue=base.epilogue)
         return layer.train(self.training)
