@@ -267,10 +267,11 @@ def _plan(
 ) -> dict[str, LayerReport | None]:
     """The layers of the kinds by name: None for those that are to be replaced, a report for those that stay."""
     done = tuple(each for kind in makers for each in _DONE[kind])
+    known: tuple[type[torch.nn.Module], ...] = (*done, *makers)
     parts = parts_of_convolutions(model)
     plan: dict[str, LayerReport | None] = {}
     for name, layer in model.named_modules():
-        if not isinstance(layer, (*done, *makers)) or layer in parts:
+        if not isinstance(layer, known) or layer in parts:
             continue
         if filter_fn is not None and not filter_fn(name, layer):
             plan[name] = LayerReport(name, "excluded")
