@@ -90,6 +90,15 @@ def generate(
 
     Raises:
         ValueError: no prompt, a token that the vocabulary does not have, or more tokens than the model's context.
+
+    >>> from bittensor.models import LlamaConfig
+    >>> sizes = {"embed_tokens": (50, 32), "gate_proj": (64, 32), "up_proj": (64, 32), "down_proj": (32, 64)}
+    >>> sizes |= {"q_proj": (32, 32), "k_proj": (16, 32), "v_proj": (16, 32), "o_proj": (32, 32)}
+    >>> config = LlamaConfig(1, 32, 2, 1, head_size=16, norm_epsilon=1e-5, rope_base=10000.0, context=64)
+    >>> model = Llama(config, lambda name: torch.randn(sizes.get(name.split(".")[-2], (32,))), tied=True)
+    >>> tokens = list(generate(model, [1, 2, 3], 5))
+    >>> len(tokens), tokens == list(generate(model, [1, 2, 3], 5)), list(generate(model, [1, 2, 3], 5, stop=tokens[:1]))
+    (5, True, [])
     """
     for _, token in generate_together(model, [prompt], max_new_tokens, sampling, stop):
         yield token
@@ -111,6 +120,14 @@ def generate_together(
 
     Raises:
         ValueError: as `generate`; no prompts.
+
+    >>> from bittensor.models import LlamaConfig
+    >>> sizes = {"embed_tokens": (50, 32), "gate_proj": (64, 32), "up_proj": (64, 32), "down_proj": (32, 64)}
+    >>> sizes |= {"q_proj": (32, 32), "k_proj": (16, 32), "v_proj": (16, 32), "o_proj": (32, 32)}
+    >>> config = LlamaConfig(1, 32, 2, 1, head_size=16, norm_epsilon=1e-5, rope_base=10000.0, context=64)
+    >>> model = Llama(config, lambda name: torch.randn(sizes.get(name.split(".")[-2], (32,))), tied=True)
+    >>> [number for number, token in generate_together(model, [[1, 2, 3], [4]], 3)]
+    [0, 1, 0, 1, 0, 1]
     """
     if not prompts:
         raise ValueError("prompts: expected at least one, got none")

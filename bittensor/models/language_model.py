@@ -28,7 +28,7 @@ class LanguageModel:
         chat: bool = True,
         stop: Collection[str] = (),
     ) -> Iterator[str]:
-        """Yield the answer piece by piece.
+        """Yield the answer piece by piece. `load_language_model` has an example.
 
         Args:
             prompt: what the user says; with `chat` it is put into the chat template of the model, if it has one.
@@ -53,7 +53,10 @@ class LanguageModel:
         chat: bool = True,
         stop: Collection[str] = (),
     ) -> list[str]:
-        """The answers to several prompts, computed together; each is the one that `generate` gives. As `generate`."""
+        """The answers to several prompts, computed together; each is the one that `generate` gives. As `generate`.
+
+        `load_language_model` has an example.
+        """
         tokens = [self.tokenization.encode(prompt, chat=chat) for prompt in prompts]
         answers = [self.tokenization.answer(stop) for _ in tokens]
         ended: set[int] = set()
@@ -78,6 +81,28 @@ def load_language_model(path: str | Path, *, activation_mode: str = "int8", prog
     Raises:
         CheckpointError: a file that cannot be read, or a model or tokenizer that is not supported.
         ModuleNotFoundError: a package of the extra "models" is not installed.
+
+    A model with random weights, and four words:
+
+    >>> import tempfile, tokenizers, torch
+    >>> from bittensor.checkpoints import save_checkpoint
+    >>> sizes = {"self_attn.q_proj": (32, 32), "self_attn.k_proj": (32, 32), "self_attn.v_proj": (32, 32)}
+    >>> sizes |= {"self_attn.o_proj": (32, 32), "mlp.gate_proj": (64, 32), "mlp.up_proj": (64, 32)}
+    >>> sizes |= {"mlp.down_proj": (32, 64), "input_layernorm": (32,), "post_attention_layernorm": (32,)}
+    >>> sizes = {f"model.layers.0.{name}": shape for name, shape in sizes.items()}
+    >>> sizes |= {"model.embed_tokens": (4, 32), "model.norm": (32,)}
+    >>> config = {"model_type": "llama", "hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1}
+    >>> words = tokenizers.models.WordLevel({"the": 0, "sky": 1, "is": 2, "blue": 3}, unk_token="the")
+    >>> tokenizer = tokenizers.Tokenizer(words)
+    >>> tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "model")
+    ...     save_checkpoint(path, {f"{name}.weight": torch.randn(shape) for name, shape in sizes.items()}, config)
+    ...     tokenizer.save(str(path / "tokenizer.json"))
+    ...     model = load_language_model(path)
+    >>> answer = "".join(model.generate("the sky", max_new_tokens=3))
+    >>> len(answer.split()), model.generate_together(["the sky", "blue"], 3)[0] == answer
+    (3, True)
     """
     checkpoint = open_checkpoint(path)
     if checkpoint.format == "gguf":
