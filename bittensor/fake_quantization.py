@@ -10,8 +10,10 @@ import math
 from typing import Any
 
 import torch
+from torch.autograd import forward_ad
 
 from .codes import max_code
+from .linear_checks import refuse_tangents
 from .operators import autocast_linear, refuse_meta
 from .ops import linear
 from .prepared_weight import WeightForm
@@ -100,7 +102,10 @@ def fake_quantized_linear(
 
     Raises:
         TypeError, ValueError: as `bittensor.linear`, or the weight or a scale is not finite, or lies on meta.
+        NotImplementedError: a tensor has a tangent: there is no derivative in forward mode.
     """
+    if forward_ad._current_level >= 0:
+        refuse_tangents(x, weight, scales, shifts, bias)
     result: torch.Tensor = torch.ops.bittensor.fake_quantized_linear.default(
         x,
         weight,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 import torch
+from torch.autograd import forward_ad
 
 from .backend import Backend
 from .checks import check_operation, check_place, describe
@@ -93,6 +94,21 @@ def check_layer(weight: object, bias: object, activation_mode: object, epilogue:
         raise TypeError(f"weight: expected a QuantizedWeight, got {type(weight).__name__}")
     _check_settings(weight.form, bias, activation_mode, epilogue)
     return weight
+
+
+def refuse_tangents(*values: object) -> None:
+    """None of these has a tangent: an operator without a derivative in forward mode would drop it without a word.
+
+    To be called where a forward mode of torch is entered, ``torch.autograd.forward_ad._current_level >= 0``.
+    """
+    for value in values:
+        if not isinstance(value, torch.Tensor):
+            continue
+        if forward_ad.unpack_dual(value).tangent is not None:  # type: ignore[no-untyped-call]
+            raise NotImplementedError(
+                "derivatives in forward mode (torch.func.jvp, jacfwd, torch.autograd.forward_ad) are not there for "
+                "quantized layers; use reverse mode: torch.autograd, x.requires_grad_()"
+            )
 
 
 def _check_weight_place(backend: Backend, device: torch.device) -> None:

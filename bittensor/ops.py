@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import torch
+from torch.autograd import forward_ad
 
 from .backend import Backend
 from .checks import REFUSALS, check_int, check_pack, check_packed_matmul, check_unpack, check_unpack_rows
 from .convolution import ConvolutionGeometry, composed_conv2d
-from .linear_checks import check_embedding, check_linear, check_table
+from .linear_checks import check_embedding, check_linear, check_table, refuse_tangents
 from .operators import Operators
 from .quantized_weight import QuantizedWeight
 from .registry import current_backend
@@ -200,6 +201,7 @@ def linear(
         ValueError: shapes that do not fit, an unknown mode or epilogue, or a device the backend does not serve.
         UnsupportedOperationError: the backend does not declare the operation, the mode, the epilogue or the form of
             the weight.
+        NotImplementedError: `x` or `bias` has a tangent: there is no derivative in forward mode.
 
     >>> import torch, bittensor
     >>> weight = bittensor.quantize(torch.tensor([[1.0, -8.0], [7.0, 0.0]]), group_size=None)
@@ -207,6 +209,8 @@ def linear(
     tensor([[   -6.5000,     7.0000],
             [-1015.5000,     0.0000]])
     """
+    if forward_ad._current_level >= 0:
+        refuse_tangents(x, bias)
     backend = current_backend()
     capabilities = backend.capabilities
     if not capabilities.checks_arguments:  # before the backend prepares a weight that it may not know
@@ -232,6 +236,8 @@ def feed_forward(
 
     It passes gradients as `linear` does: then it is one linear after the other.
     """
+    if forward_ad._current_level >= 0:
+        refuse_tangents(x, up_bias, down_bias)
     backend = current_backend()
     needs_gradient = any(each is not None and each.requires_grad for each in (x, up_bias, down_bias))
     if not backend.capabilities.operators or (needs_gradient and torch.is_grad_enabled()):
@@ -259,6 +265,8 @@ def conv2d(
 
     It passes gradients as `linear` does: then it is composed of `linear`, and of torch's operations.
     """
+    if forward_ad._current_level >= 0:
+        refuse_tangents(images, bias)
     backend = current_backend()
     needs_gradient = images.requires_grad or (bias is not None and bias.requires_grad)
     if not backend.capabilities.operators or (needs_gradient and torch.is_grad_enabled()):

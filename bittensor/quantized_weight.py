@@ -6,6 +6,7 @@ import copy
 import os
 import threading
 from collections.abc import Callable
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from .backend import Backend
 from .checks import REFUSALS, check_pack, check_unpack, describe, dtype_name
 from .held_weight import CanonicalTensors, HeldByBackend, Restored
 from .prepared_weight import CANONICAL_LAYOUT, SCALE_DTYPES, PreparedWeight, WeightForm
-from .registry import current_backend
+from .registry import current_backend, get_backend, name_of
 from .tracing import outside_of_traces, run_now
 from .weight_checks import check_group_bits, check_weight, dtype_names
 
@@ -329,6 +330,27 @@ class QuantizedWeight:
 
 # Data only, whose tensors are checked again: torch.load(weights_only=True) may restore them.
 torch.serialization.add_safe_globals([QuantizedWeight, WeightForm])
+
+
+def _send(weight: QuantizedWeight) -> tuple[Any, ...]:
+    """How a weight gets to another process: in the layout that it is held in, as memory that both share.
+
+    Restored tensors would have to live until the other process has received them.
+    """
+    held = weight._held
+    if isinstance(held, HeldByBackend):
+        return _receive, (held.weight, name_of(held.backend))
+    reduced: tuple[Any, ...] = weight.__reduce_ex__(2)  # type: ignore[assignment]
+    return reduced
+
+
+def _receive(prepared: PreparedWeight, backend: str) -> QuantizedWeight:
+    weight = object.__new__(QuantizedWeight)
+    weight.form, weight._held, weight._restored = prepared.form, HeldByBackend(prepared, get_backend(backend)), None
+    return weight
+
+
+ForkingPickler.register(QuantizedWeight, _send)
 
 
 def _prepare(weight: QuantizedWeight, backend: Backend) -> None:

@@ -6,7 +6,10 @@ import copy
 import io
 import os
 import signal
+import subprocess
 import threading
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -76,6 +79,43 @@ def test_modes_and_profilers_see_the_operators(layer: QuantizedLinear) -> None:
     for names in (seen, profiled):
         for operation in ("linear", "packed_matmul"):
             assert any(name.startswith("bittensor") and f"::{operation}" in name for name in names), names
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # of torch.func, when it is first used
+@pytest.mark.parametrize("mode", ["int8", "float"])
+def test_forward_mode_is_refused(mode: str, backend: Backend) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(32, 16), torch.nn.Conv2d(4, 8, 3), torch.nn.Linear(32, 16))
+    config = QuantizeConfig(group_size=None, activation_mode=mode)
+    kinds = (torch.nn.Linear, torch.nn.Conv2d)
+    bittensor.quantize_(model, config, lambda name, _: name != "2", kinds=kinds, progress=False)
+    model[2] = bittensor.nn.FakeQuantizedLinear.from_linear(model[2], activation_mode=mode, group_size=None)
+    for layer, x in zip(model, (torch.ones(2, 32), torch.ones(1, 4, 5, 5), torch.ones(2, 32)), strict=True):
+        with pytest.raises(NotImplementedError, match="forward mode"):
+            torch.func.jvp(layer, (x,), (x,))
+        with torch.autograd.forward_ad.dual_level():  # no tangent, nothing to refuse
+            assert torch.equal(layer(x), layer(x.clone()))
+
+
+def test_a_spawned_process_shares_the_memory_of_a_model(
+    run_python: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        """
+import bittensor, torch
+
+def compare(_, model, x, expected):
+    assert torch.equal(model(x), expected)
+    assert model[0].weight._held.tensors[0].is_shared()
+
+if __name__ == "__main__":
+    model, x = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.Linear(32, 16)), torch.ones(1, 64)
+    bittensor.quantize_(model, bittensor.QuantizeConfig(group_size=32), progress=False)
+    torch.multiprocessing.spawn(compare, (model, x, model(x).detach()), nprocs=2)
+"""
+    )
+    process = run_python(str(program))
+    assert process.returncode == 0, process.stderr
 
 
 def test_threads_share_a_layer(layer: QuantizedLinear) -> None:
