@@ -270,6 +270,10 @@ class PackedParts(torch.nn.Module):
         for name, tensor in (empty_weight(form).tensors() | {"form": form_entry(form).to("meta")}).items():
             self.register_buffer(name, tensor)
         self.register_parameter("bias", bias)
+        # What transformers reads of a Linear when it initializes a model; the mark says that it needs no values.
+        self.out_features, self.in_features = form.shape
+        self.weight = torch.empty(form.shape, device="meta")
+        self.weight._is_hf_initialized = True  # type: ignore[attr-defined]
 
     def layer(self, activation_mode: str) -> QuantizedLinear:
         """The layer of what was loaded.

@@ -18,10 +18,15 @@ from transformers import (
     BertModel,
     LlamaConfig,
     LlamaForCausalLM,
+    MambaConfig,
+    MambaModel,
+    PreTrainedModel,
     T5Config,
     T5Model,
     ViTConfig,
     ViTModel,
+    Wav2Vec2Config,
+    Wav2Vec2Model,
 )
 from transformers.masking_utils import bidirectional_mask_function, causal_mask_function
 from typer.testing import CliRunner
@@ -101,6 +106,41 @@ def test_a_packed_model_saved_and_loaded_gives_the_same(config: BitTensorConfig,
     assert read.equal(again.encoder.layer[1].output.dense.weight)
     again.save_pretrained(tmp_path / "again")
     assert (tmp_path / "again" / "model.safetensors").read_bytes() == (tmp_path / "model.safetensors").read_bytes()
+
+
+SIZES = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 96}
+T5_SIZES = {"vocab_size": 40, "d_model": 64, "d_kv": 16, "d_ff": 64, "num_layers": 1, "num_heads": 4}
+FRONT = {"conv_dim": (32,), "conv_stride": (5,), "conv_kernel": (10,), "num_conv_pos_embedding_groups": 4}
+IMAGE = {"image_size": 32, "patch_size": 8}
+
+
+@pytest.mark.parametrize(
+    ("make", "inputs"),
+    [
+        (lambda: T5Model(T5Config(**T5_SIZES)), {"input_ids": TOKENS, "decoder_input_ids": TOKENS[:, :2]}),
+        (
+            lambda: MambaModel(MambaConfig(vocab_size=40, hidden_size=64, num_hidden_layers=1)),
+            {"input_ids": TOKENS},
+        ),
+        (
+            lambda: Wav2Vec2Model(Wav2Vec2Config(**SIZES, **FRONT, num_feat_extract_layers=1)),
+            {"input_values": torch.ones(1, 400).cumsum(1)},
+        ),
+    ],
+    ids=["t5", "mamba", "wav2vec2"],
+)
+@torch.inference_mode()
+def test_models_that_initialize_layers_by_name(
+    make: Callable[[], PreTrainedModel], inputs: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    """Their `_init_weights` reads the weight, or the size, of layers that are loaded packed."""
+    make().save_pretrained(tmp_path / "float")
+    config = BitTensorConfig(group_size=32, modules_to_not_convert=["dt_proj"])  # Mamba multiplies its weight itself
+    model = load(tmp_path / "float", quantization_config=config)
+    model.save_pretrained(tmp_path / "packed")
+    again = load(tmp_path / "packed")
+    assert packed_layers(again) == packed_layers(model) != []
+    assert torch.equal(again(**inputs)[0], model(**inputs)[0])
 
 
 def test_the_file_is_smaller(llama: Path, tmp_path: Path) -> None:
