@@ -146,6 +146,13 @@ def test_what_cannot_be_replaced_is_refused_at_once(kind: str, tmp_path: Path, m
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_links_that_lead_to_each_other(tmp_path: Path) -> None:
+    (tmp_path / "one").symlink_to("two")
+    (tmp_path / "two").symlink_to("one")
+    with pytest.raises(bittensor.CheckpointError, match="out: cannot be written: "):
+        save_checkpoint(tmp_path / "one" / "out", {"a": torch.ones(1)})
+
+
 def test_a_relative_path_and_one_that_goes_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
