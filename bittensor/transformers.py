@@ -11,7 +11,7 @@ Not imported by ``import bittensor``. It needs the extra: ``pip install 'packed-
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -22,6 +22,8 @@ from .extras import extra
 with extra("transformers", "bittensor.transformers", ("transformers", "safetensors")):
     from safetensors import safe_open
     from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightRenaming
     from transformers.masking_utils import bidirectional_mask_function
     from transformers.quantizers.auto import register_quantization_config, register_quantizer
     from transformers.quantizers.base import HfQuantizer
@@ -41,7 +43,7 @@ from .registry import current_backend
 from .weight_checks import check_choice
 
 _SCALE_DTYPES = {dtype_name(dtype): dtype for dtype in SCALE_DTYPES}
-_WEIGHT = ".weight"
+_WEIGHT, _WORDS = ".weight", ".words"
 _ATTENTION = "bittensor"
 """The name of `attend` as an attention implementation of transformers."""
 
@@ -187,13 +189,16 @@ class BitTensorQuantizer(HfQuantizer):
         if not weights:
             raise ValueError("config.json: quantization_config has no weights; was it written by save_pretrained?")
         stored = _tensor_names(checkpoint_files)
+        packed = [name.removesuffix(_WORDS) for name in sorted(stored) if name.endswith(_WORDS)]
+        if ordered := [name for name in packed if f"{name}.order" in stored]:
+            raise ValueError(
+                f"{ordered[0]}.order: weights with ordered columns (act-order) do not fit into a model of "
+                "transformers; bittensor.models runs them"
+            )
+        described = {name: f"{name.removesuffix(_WEIGHT)}{_WORDS}" for name in weights}
+        renamed = _names_in_model(model, stored.union(described.values()))
         for name, entry in weights.items():
-            layer, stem = _layer_of(model, name), name.removesuffix(_WEIGHT)
-            if f"{stem}.order" in stored:
-                raise ValueError(
-                    f"{stem}.order: weights with ordered columns (act-order) do not fit into a model of transformers; "
-                    "bittensor.models runs them"
-                )
+            layer = _layer_of(model, name, renamed[described[name]].removesuffix(_WORDS))
             linear = model.get_submodule(layer)
             try:
                 form = native.form_of_config(entry)
@@ -201,16 +206,15 @@ class BitTensorQuantizer(HfQuantizer):
                 raise ValueError(f"config.json: {name}: {error}") from None
             if not isinstance(linear, torch.nn.Linear) or tuple(linear.weight.shape) != form.shape:
                 raise ValueError(f"{name}: expected a Linear of shape {list(form.shape)} in the model, got {linear}")
-            parts = PackedParts(form, linear.bias)
-            if absent := [part for part in parts.state_dict() if part != "bias" and f"{stem}.{part}" not in stored]:
-                raise ValueError(f"{name}: {absent[0]}: missing in {', '.join(map(str, checkpoint_files or ()))}")
-            model.set_submodule(layer, parts)
+            model.set_submodule(layer, PackedParts(form, linear.bias))
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **_: Any) -> PreTrainedModel:
         config = self.quantization_config
         if self.pre_quantized:
             for name, module in list(model.named_modules()):
                 if isinstance(module, PackedParts):
+                    if missing := module.missing():
+                        raise ValueError(f"{name}{_WEIGHT}: {missing[0]}: missing in {model.name_or_path}")
                     try:
                         model.set_submodule(name, module.layer(config.activation_mode))
                     except (TypeError, ValueError) as error:
@@ -274,6 +278,11 @@ class PackedParts(torch.nn.Module):
         self.out_features, self.in_features = form.shape
         self.weight = torch.empty(form.shape, device="meta")
         self.weight._is_hf_initialized = True  # type: ignore[attr-defined]
+
+    def missing(self) -> list[str]:
+        """The tensors that transformers has not loaded, which hold anything then: it marks those that it has."""
+        tensors = self.state_dict(keep_vars=True)
+        return [name for name, tensor in tensors.items() if not getattr(tensor, "_is_hf_initialized", False)]
 
     def layer(self, activation_mode: str) -> QuantizedLinear:
         """The layer of what was loaded.
@@ -378,14 +387,34 @@ AttentionInterface.register(_ATTENTION, attend)
 AttentionMaskInterface.register(_ATTENTION, padding_mask)
 
 
-def _layer_of(model: PreTrainedModel, weight: str) -> str:
-    """The module that a weight of a file belongs to: transformers adds or drops the prefix of the base model."""
+def _layer_of(model: PreTrainedModel, weight: str, renamed: str) -> str:
+    """The module that a weight of a file belongs to: transformers adds or drops the prefix of the base model.
+
+    Args:
+        weight: its name in the file.
+        renamed: the name of its layer by `_names_in_model`.
+    """
     layer, prefix = weight.removesuffix(_WEIGHT), f"{model.base_model_prefix}."
-    for name in (layer, f"{prefix}{layer}", layer.removeprefix(prefix)):
-        with suppress(AttributeError):
-            model.get_submodule(name)
-            return name
+    for stem in (renamed, layer):
+        for name in (stem, f"{prefix}{stem}", stem.removeprefix(prefix)):
+            with suppress(AttributeError):
+                model.get_submodule(name)
+                return name
     raise ValueError(f"{weight}: the model {type(model).__name__} has no module {layer}")
+
+
+def _names_in_model(model: PreTrainedModel, names: Iterable[str]) -> dict[str, str]:
+    """What transformers makes of the names of a file when it loads it: for some models they are not those of modules.
+
+    The prefix of the base model is as it was.
+    """
+    renamings = [change for change in get_model_conversion_mapping(model) if isinstance(change, WeightRenaming)]
+    result = {}
+    for name in sorted(names):  # as transformers does: a renaming may wait for another one
+        result[name] = name
+        for renaming in renamings:
+            result[name], _ = renaming.rename_source_key(result[name])
+    return result
 
 
 def _tensor_names(files: Sequence[str] | None) -> set[str]:

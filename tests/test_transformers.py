@@ -21,9 +21,12 @@ from transformers import (
     MambaConfig,
     MambaModel,
     PreTrainedModel,
+    SwinConfig,
+    SwinForImageClassification,
     T5Config,
     T5Model,
     ViTConfig,
+    ViTForImageClassification,
     ViTModel,
     Wav2Vec2Config,
     Wav2Vec2Model,
@@ -141,6 +144,55 @@ def test_models_that_initialize_layers_by_name(
     again = load(tmp_path / "packed")
     assert packed_layers(again) == packed_layers(model) != []
     assert torch.equal(again(**inputs)[0], model(**inputs)[0])
+
+
+def vit(folder: Path) -> Any:
+    torch.manual_seed(0)
+    ViTForImageClassification(ViTConfig(**SIZES, **IMAGE)).save_pretrained(folder)
+    return ViTForImageClassification.from_pretrained(folder, quantization_config=BitTensorConfig(group_size=32))
+
+
+@torch.inference_mode()
+def test_names_that_transformers_changes(tmp_path: Path) -> None:
+    """Tensors of a file do not have the names of modules."""
+    model, images = vit(tmp_path / "float"), torch.randn(1, 3, 32, 32)
+    model.save_pretrained(tmp_path / "packed")
+    assert "vit.encoder.layer.0.attention.attention.key.words" in load_file(tmp_path / "packed" / "model.safetensors")
+    again: Any = ViTForImageClassification.from_pretrained(tmp_path / "packed")
+    assert packed_layers(again) == packed_layers(model)
+    assert "vit.layers.0.attention.k_proj" in packed_layers(again)
+    assert torch.equal(again(images).logits, model(images).logits)
+
+
+def test_names_that_transformers_changes_in_a_hierarchy(tmp_path: Path) -> None:
+    sizes = {"patch_size": 4, "embed_dim": 32, "depths": [1], "num_heads": [2], "window_size": 4}
+    SwinForImageClassification(SwinConfig(image_size=16, **sizes)).save_pretrained(tmp_path / "float")
+    config = BitTensorConfig(group_size=32)
+    model: Any = SwinForImageClassification.from_pretrained(tmp_path / "float", quantization_config=config)
+    model.save_pretrained(tmp_path / "packed")
+    again: Any = SwinForImageClassification.from_pretrained(tmp_path / "packed")
+    assert packed_layers(again) == packed_layers(model) != []
+
+
+def test_names_that_transformers_changes_of_the_command_line(tmp_path: Path) -> None:
+    model = vit(tmp_path / "float")
+    arguments = ["quantize", str(tmp_path / "float"), str(tmp_path / "out"), "--group-size", "32"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    again: Any = ViTForImageClassification.from_pretrained(tmp_path / "out")
+    assert packed_layers(again) == packed_layers(model)
+    for name in packed_layers(model):
+        assert again.get_submodule(name).weight.equal(model.get_submodule(name).weight)
+
+
+@pytest.mark.parametrize("part", ["words", "form", "bias"])
+def test_a_part_is_missing_under_a_changed_name(part: str, tmp_path: Path) -> None:
+    vit(tmp_path / "float").save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    del tensors[f"vit.encoder.layer.0.attention.attention.key.{part}"]
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=rf"vit\.layers\.0\.attention\.k_proj\.weight: {part}: missing in "):
+        ViTForImageClassification.from_pretrained(tmp_path)
 
 
 def test_the_file_is_smaller(llama: Path, tmp_path: Path) -> None:
