@@ -23,7 +23,7 @@ with extra("transformers", "bittensor.transformers", ("transformers", "safetenso
     from safetensors import safe_open
     from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
     from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import WeightRenaming
+    from transformers.core_model_loading import WeightRenaming, revert_weight_conversion
     from transformers.masking_utils import bidirectional_mask_function
     from transformers.quantizers.auto import register_quantization_config, register_quantizer
     from transformers.quantizers.base import HfQuantizer
@@ -35,7 +35,17 @@ from .checks import check_int, dtype_name
 from .feed_forward_fusion import fuse_feed_forward_ as fuse_feed_forward_
 from .form_entry import form_entry
 from .model_quantization import quantize_
-from .nn import FeedForwardDown, QuantizedEmbedding, QuantizedLinear
+from .nn import (
+    FakeQuantizedLinear,
+    FeedForwardDown,
+    LinearWeightModule,
+    LoRALinear,
+    PackedLinear,
+    QuantizedConv2d,
+    QuantizedEmbedding,
+    QuantizedLinear,
+    ScaledInputLinear,
+)
 from .prepared_weight import SCALE_DTYPES, WeightForm
 from .quantization import empty_weight
 from .quantize_config import QuantizeConfig
@@ -52,6 +62,14 @@ _OTHER_ATTENTION = (
     *("cu_seq_lens_q", "cu_seq_lens_k"),  # sequences without padding, one behind the other
 )
 """Arguments for attention that ask for something else than `attend` computes."""
+
+_FLOAT_LAYER = "keep its float layer, or save the state_dict with torch.save"
+_NOT_LOADED: dict[type[torch.nn.Module], str] = {
+    LoRALinear: "save its update alone (bittensor.lora_state_dict), or merge it first (bittensor.merge_lora_)",
+    FakeQuantizedLinear: "pack it first (bittensor.convert_qat_)",
+    **dict.fromkeys((ScaledInputLinear, QuantizedConv2d, QuantizedEmbedding, PackedLinear), _FLOAT_LAYER),
+}
+"""Layers that `from_pretrained` could not load, and what to do instead of saving them."""
 
 _BATCH = 32
 """Sequences of one batch of `random_tokens`."""
@@ -225,6 +243,33 @@ class BitTensorQuantizer(HfQuantizer):
             quantize_(model, config.layers, lambda name, _: should_convert_module(name, skip))
         config.weights = _forms(model)
         return model
+
+    def get_state_dict_and_metadata(self, model: PreTrainedModel, *_: Any, **__: Any) -> tuple[None, dict[str, Any]]:
+        """Bring the configuration up to date with the layers that are saved: some may have been packed or merged since.
+
+        Raises:
+            ValueError: the model has a layer that could not be loaded, or layers with different activation modes.
+        """
+        config = self.quantization_config
+        modes: dict[str, str] = {}
+        for name, module in model.named_modules():
+            for kind, advice in _NOT_LOADED.items():
+                if isinstance(module, kind):
+                    raise ValueError(f"{name}: from_pretrained could not load a {kind.__name__}: {advice}")
+            if isinstance(module, LinearWeightModule):
+                modes.setdefault(module.activation_mode, name)
+        if len(modes) > 1:
+            (mode, name), (other_mode, other), *_more = modes.items()
+            raise ValueError(
+                f"{other}: activation_mode: expected {mode!r}, as {name} has it, got {other_mode!r}: the configuration "
+                "has one for all layers"
+            )
+        config.activation_mode = next(iter(modes), config.activation_mode)
+        forms = _forms(model)
+        in_file = _names_in_file(model, forms)
+        config.weights = {in_file[name]: form for name, form in forms.items()}
+        model.config.quantization_config = config
+        return None, {}
 
     def _dequantize(self, model: PreTrainedModel, dtype: torch.dtype | None = None) -> PreTrainedModel:
         layers = [(name, module) for name, module in model.named_modules() if isinstance(module, QuantizedLinear)]
@@ -432,5 +477,13 @@ def _forms(model: torch.nn.Module) -> dict[str, Any]:
     return {
         f"{name}{_WEIGHT}": native.form_config(module.weight.form)
         for name, module in model.named_modules()
-        if isinstance(module, QuantizedLinear)
+        if isinstance(module, LinearWeightModule)
     }
+
+
+def _names_in_file(model: PreTrainedModel, weights: Iterable[str]) -> dict[str, str]:
+    """What `save_pretrained` makes of the names of packed weights: the inverse of `_names_in_model`."""
+    names = list(weights)
+    places = {f"{name.removesuffix(_WEIGHT)}{_WORDS}": torch.tensor([place]) for place, name in enumerate(names)}
+    saved = revert_weight_conversion(model, places)
+    return {names[int(place)]: f"{name.removesuffix(_WORDS)}{_WEIGHT}" for name, place in saved.items()}

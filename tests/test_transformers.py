@@ -162,6 +162,9 @@ def test_names_that_transformers_changes(tmp_path: Path) -> None:
     assert packed_layers(again) == packed_layers(model)
     assert "vit.layers.0.attention.k_proj" in packed_layers(again)
     assert torch.equal(again(images).logits, model(images).logits)
+    read = open_checkpoint(tmp_path / "packed").read("vit.encoder.layer.0.attention.attention.key.weight")
+    assert isinstance(read, bittensor.QuantizedWeight)
+    assert read.equal(model.vit.layers[0].attention.k_proj.weight)
 
 
 def test_names_that_transformers_changes_in_a_hierarchy(tmp_path: Path) -> None:
@@ -203,6 +206,41 @@ def test_the_file_is_smaller(llama: Path, tmp_path: Path) -> None:
     assert "lm_head.weight" in after, "output embeddings stay floats"
     assert torch.equal(before["lm_head.weight"], after["lm_head.weight"])
     assert states(AutoModelForCausalLM.from_pretrained(tmp_path)).equal(states(model))
+
+
+def test_layers_packed_after_loading_are_saved(llama: Path, tmp_path: Path) -> None:
+    config = BitTensorConfig(group_size=32, activation_mode="float")
+    model = AutoModelForCausalLM.from_pretrained(llama, quantization_config=config)
+    with pytest.warns(UserWarning, match="it is quantized already"):
+        bittensor.quantize_(model, bittensor.QuantizeConfig(8, 64, activation_mode="float"))
+    model.save_pretrained(tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert "lm_head" in packed_layers(again)
+    assert torch.equal(states(again), states(model))
+
+
+def test_layers_that_could_not_be_loaded_are_not_saved(llama: Path, tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(llama, quantization_config=BitTensorConfig(group_size=32))
+    before = states(model)
+    bittensor.add_lora_(model, rank=2)
+    with pytest.raises(ValueError, match=r"q_proj: from_pretrained could not load a LoRALinear: .*merge_lora_"):
+        model.save_pretrained(tmp_path)
+    assert not list(tmp_path.iterdir())
+    bittensor.merge_lora_(model)
+    model.save_pretrained(tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert torch.equal(states(again), states(model))
+    assert torch.allclose(states(again), before, atol=0.1)
+    bittensor.quantize_(model, bittensor.QuantizeConfig(8, 64), kinds=(torch.nn.Embedding,))
+    with pytest.raises(ValueError, match=r"model\.embed_tokens: from_pretrained could not load a QuantizedEmbedding"):
+        model.save_pretrained(tmp_path / "embedding")
+
+
+def test_activation_modes_that_differ_are_not_saved(llama: Path, tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(llama, quantization_config=BitTensorConfig(group_size=32))
+    model.model.layers[0].mlp.up_proj.activation_mode = "float"
+    with pytest.raises(ValueError, match=r"mlp\.up_proj: activation_mode: expected 'int8', as .*, got 'float'"):
+        model.save_pretrained(tmp_path)
 
 
 def test_modules_to_not_convert(bert: Path, tmp_path: Path) -> None:
