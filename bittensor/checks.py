@@ -126,6 +126,8 @@ def _check_tensor(backend: Backend, name: str, value: object, dtype: torch.dtype
 
 def check_place(backend: Backend, name: str, tensor: torch.Tensor) -> None:
     """The tensor is strided, and on a device that the backend serves."""
+    if tensor.is_nested:
+        raise TypeError(f"{name}: expected one tensor, got a nested one")
     if tensor.layout is not torch.strided:
         raise TypeError(f"{name}: expected a tensor of strided layout, got {tensor.layout}")
     devices = backend.capabilities.devices

@@ -309,6 +309,8 @@ def embedding(indices: torch.Tensor, weight: QuantizedWeight, dtype: torch.dtype
     backend = current_backend()
     if not backend.capabilities.checks_arguments:  # before the backend prepares a weight that it may not know
         check_table(backend, weight)
+    if not isinstance(dtype, torch.dtype):  # torch's operators take some numbers for dtypes
+        check_embedding(backend, indices, weight, dtype)
     try:
         return _operators(backend).embedding(indices, weight.prepared_for(backend), dtype)
     except (*REFUSALS, AttributeError):
@@ -335,6 +337,6 @@ def _unpack(packed: torch.Tensor, columns: int, bits: int, columns_name: str) ->
 def scalar_scale(scale: float) -> torch.Tensor:
     """A scale given as a number, as the float32 tensor that backends take."""
     try:
-        return torch.tensor(float(scale), dtype=torch.float32)
+        return torch.tensor(float(scale), dtype=torch.float32, device="cpu")
     except OverflowError:
         raise ValueError("scale: expected a finite value, got one too large for a float") from None

@@ -112,6 +112,12 @@ def test_what_a_backend_may_leave_out(monkeypatch: pytest.MonkeyPatch) -> None:
         bittensor.embedding(INDICES, weight)
 
 
+@pytest.mark.parametrize("number", [5, 6, 15])  # which torch's operators take for dtypes
+def test_a_dtype_is_no_number(backend: Backend, number: Any) -> None:
+    with pytest.raises(TypeError, match=f"dtype: expected .*, got {number}"):
+        bittensor.embedding(INDICES, quantize(TABLE, group_size=16), number)
+
+
 def test_the_module(backend: Backend) -> None:
     source = torch.nn.Embedding(21, 40, padding_idx=-1)
     layer = QuantizedEmbedding.from_embedding(source.eval(), bits=8, group_size=8)

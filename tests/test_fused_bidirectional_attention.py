@@ -111,5 +111,7 @@ def test_bidirectional_attention_refuses(changes: dict[str, object], message: st
 def test_bidirectional_attention_of_nothing(shape: tuple[int, ...]) -> None:
     keys = torch.zeros(shape[0], 2, 5, 8)
     assert attend_bidirectional(query=torch.zeros(shape), key=keys, value=keys).shape == (shape[0], shape[2], 32)
+    many = torch.zeros(1, 1, 0, 4).expand(2**62, 1, 0, 4)
+    assert torch.ops.bittensor_cpp.attend_bidirectional(many, many, many, None, 1.0).shape == (2**62, 0, 4)
     no_keys = torch.zeros(2, 2, 0, 8)
     assert attend_bidirectional(key=no_keys, value=no_keys).eq(0).all()

@@ -108,3 +108,14 @@ def test_a_backend_without_linear_stays_valid(monkeypatch: pytest.MonkeyPatch) -
         ):
             with pytest.raises(UnsupportedOperationError, match="'integers' does not declare the operation"):
                 call()
+
+
+def test_freed_memory_is_refused() -> None:
+    """As memory it is null, which for some operands would mean that there is none."""
+    x, bias = torch.ones(2, WEIGHT.shape[1]), torch.ones(WEIGHT.shape[0])
+    with use_backend("cpp"):
+        linear(x, WEIGHT, bias)
+        for freed in (bias, x):
+            freed.untyped_storage().resize_(0)
+            with pytest.raises(ValueError, match="the storage of the tensor was freed"):
+                linear(x, WEIGHT, bias)

@@ -81,6 +81,15 @@ def test_softmax_row_hides_no_broken_score(name: str, bits: int, value: float) -
         assert np.isnan(row[:20]).all()
 
 
+@kernels("softmax_row")
+def test_softmax_row_of_scores_that_are_far_apart(name: str, bits: int) -> None:
+    row = np.full(16, -3e38, dtype=np.float32)  # its distance to the largest is no finite float32
+    row[3] = 3e38
+    _native.softmax_row(name, row, 16)
+    np.testing.assert_array_equal(row > 0.5, np.arange(16) == 3)
+    assert np.isfinite(row).all()
+
+
 @pytest.mark.parametrize("mode", ["int8", "float"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("rows", [1, 2, 37])

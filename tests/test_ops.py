@@ -331,3 +331,10 @@ def test_unpack_tensor_refuses(backend: Backend, case: str) -> None:
     packed, rows, columns, error, message = UNPACK_ERRORS[case]
     with pytest.raises(error, match=message):
         bittensor.unpack_tensor(packed, rows, columns)
+
+
+def test_a_scale_is_on_the_cpu_whatever_the_default(backend: Backend) -> None:
+    codes = torch.ones(2, 16, dtype=torch.uint8)
+    packed = bittensor.pack_weights(codes)
+    with torch.device("meta"):
+        assert not bittensor.packed_matmul(codes, packed, scale=0.5).is_meta

@@ -61,6 +61,13 @@ inline Tensor defined(const char* name, const Tensor& given) {
   return given;
 }
 
+/// Where the elements of a tensor lie. One whose storage was freed would look like an operand that is not there.
+inline void* memory_of(const char* name, const Tensor& tensor) {
+  void* memory = tensor.data_ptr();
+  if (memory == nullptr && tensor.numel() > 0) refuse(std::string(name) + ": the storage of the tensor was freed");
+  return memory;
+}
+
 /// A matrix operand: its leading dimensions count as rows.
 struct Matrix {
   Tensor tensor;
@@ -69,6 +76,7 @@ struct Matrix {
   const std::int64_t* sizes;
   std::int64_t rows;
   std::int64_t columns;
+  void* memory;
 
   /// Copies `given` unless its elements follow each other, or `accepts` takes it as it is.
   Matrix(const char* name, const Tensor& given, bool (*accepts)(const Tensor&) = nullptr)
@@ -76,8 +84,10 @@ struct Matrix {
     if (dimensions == 0) refuse(std::string(name) + ": expected at least one dimension, got a scalar tensor");
     if (!given.is_cpu()) refuse(std::string(name) + ": expected a tensor on the CPU");
     if (!given.is_contiguous() && (accepts == nullptr || !accepts(given))) {
+      memory_of(name, given);
       tensor = torch::stable::contiguous(given);
     }
+    memory = memory_of(name, tensor);
     sizes = tensor.sizes().data();
     columns = sizes[dimensions - 1];
     rows = 1;
@@ -86,7 +96,7 @@ struct Matrix {
 
   template <class T>
   const T* data() const {
-    return static_cast<const T*>(tensor.data_ptr());
+    return static_cast<const T*>(memory);
   }
 };
 

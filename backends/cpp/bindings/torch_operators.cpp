@@ -141,6 +141,7 @@ class Scale {
     if (dimensions > 1 || (count_ != 1 && count_ != out_features)) {
       refuse("scale: expected [], [1] or [" + std::to_string(out_features) + "]");
     }
+    memory_of("scale", *given);
     tensor_ = given->is_contiguous() ? *given : torch::stable::contiguous(*given);
     const float* data = values();
     if (!std::all_of(data, data + count_, [](float value) { return std::isfinite(value); })) {
@@ -330,11 +331,15 @@ class Indices {
     if (!given.is_cpu()) refuse("indices: expected a tensor on the CPU");
     const Dtype dtype = dtype_of(given);
     if (dtype != Dtype::i64 && dtype != Dtype::i32) refuse("indices: expected int64 or int32");
-    if (!given.is_contiguous()) tensor_ = torch::stable::contiguous(given);
+    const void* memory = memory_of("indices", given);
+    if (!given.is_contiguous()) {
+      tensor_ = torch::stable::contiguous(given);
+      memory = tensor_.data_ptr();
+    }
     if (dtype == Dtype::i64) {
-      values_ = static_cast<const std::int64_t*>(tensor_.data_ptr());
+      values_ = static_cast<const std::int64_t*>(memory);
     } else {
-      const auto* narrow = static_cast<const std::int32_t*>(tensor_.data_ptr());
+      const auto* narrow = static_cast<const std::int32_t*>(memory);
       widened_.assign(narrow, narrow + count_);
       values_ = widened_.data();
     }

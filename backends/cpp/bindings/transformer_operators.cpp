@@ -89,7 +89,7 @@ float* cache_of(const char* name, const Tensor& cache, std::int64_t dimensions) 
         std::string(name) + ": expected contiguous float32 on the CPU with " + std::to_string(dimensions) +
         " dimensions");
   }
-  return static_cast<float*>(cache.data_ptr());
+  return static_cast<float*>(memory_of(name, cache));
 }
 
 /// An attention of `tokens` tokens without its projections and its result.

@@ -29,6 +29,7 @@ class AttendBidirectional {
         block_(std::min(query_block, a_.queries)) {}
 
   void run(const ParallelFor& parallel) const {
+    if (a_.sequences == 0 || a_.queries == 0) return;
     constexpr std::int64_t serial_products = std::int64_t{1} << 15;
     const std::int64_t results = a_.sequences * a_.heads * a_.head_size * a_.queries;
     const std::int64_t products = results * std::min(a_.keys, serial_products);  // no fewer than pay

@@ -114,9 +114,9 @@ void softmax_row(float* scores, std::int64_t columns) {
 #pragma GCC unroll 16
     for (int v = 0; v < PartialSums<V>::vectors; ++v) {
       const std::int64_t k = block + v * V::lanes;
-      const Float below = V::subtract_f32(most, inside(k, V::load_float(scores + k, FloatType::f32), first));
+      const Float score = inside(k, V::load_float(scores + k, FloatType::f32), first);
       // The difference with itself is 0, or NaN where a score is NaN or infinite: the exponential alone would hide it.
-      const Float value = V::add(exp_of_negative<V>(below), V::subtract_f32(below, below));
+      const Float value = V::add(exp_of_negative<V>(V::subtract_f32(most, score)), V::subtract_f32(score, score));
       const Float weight = inside(k, value, V::broadcast_f32(0.0F));
       V::store_float(scores + k, weight);
       sums.at[v] = V::add(sums.at[v], weight);
