@@ -11,7 +11,9 @@ Not imported by ``import bittensor``. It needs the extra: ``pip install 'packed-
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -204,10 +206,15 @@ class BitTensorQuantizer(HfQuantizer):
         if not self.pre_quantized:
             return
         weights = self.quantization_config.weights
-        if not weights:
+        if weights is None:
             raise ValueError("config.json: quantization_config has no weights; was it written by save_pretrained?")
         stored = _tensor_names(checkpoint_files)
         packed = [name.removesuffix(_WORDS) for name in sorted(stored) if name.endswith(_WORDS)]
+        if (count := sum(f"{name}.form" in stored for name in packed)) > len(weights):
+            raise ValueError(
+                f"config.json: quantization_config describes {len(weights)} packed weights, but "
+                f"{', '.join(map(str, checkpoint_files or ()))} has {count}"
+            )
         if ordered := [name for name in packed if f"{name}.order" in stored]:
             raise ValueError(
                 f"{ordered[0]}.order: weights with ordered columns (act-order) do not fit into a model of "
@@ -240,7 +247,9 @@ class BitTensorQuantizer(HfQuantizer):
         else:
             kept_whole = list(model._keep_in_fp32_modules or ())
             skip = self.get_modules_to_not_convert(model, config.modules_to_not_convert, kept_whole)
-            quantize_(model, config.layers, lambda name, _: should_convert_module(name, skip))
+            converted = {name for name, _ in model.named_modules() if should_convert_module(name, skip)}
+            if _check_matrices(model, converted):
+                quantize_(model, config.layers, lambda name, _: name in converted)
         config.weights = _forms(model)
         return model
 
@@ -430,6 +439,47 @@ def padding_mask(
 
 AttentionInterface.register(_ATTENTION, attend)
 AttentionMaskInterface.register(_ATTENTION, padding_mask)
+
+
+def _check_matrices(model: PreTrainedModel, converted: Collection[str]) -> bool:
+    """Whether any of these modules is a layer that is quantized, with a warning if most of what they hold stays floats.
+
+    Counted are parameters with two dimensions or more, but embeddings.
+
+    Warns:
+        UserWarning: there is none, or other layers have more than half of the parameters.
+    """
+    modules = list(model.named_modules())
+    left_out = {  # and then those seen
+        id(parameter)
+        for name, module in modules
+        if isinstance(module, torch.nn.Embedding) or name not in converted
+        for parameter in module.parameters(recurse=False)
+    }
+    linear, other, others = 0, 0, Counter[str]()
+    for _, module in modules:
+        for parameter in module.parameters(recurse=False):
+            if parameter.dim() > 1 and id(parameter) not in left_out:
+                left_out.add(id(parameter))
+                if isinstance(module, torch.nn.Linear):
+                    linear += parameter.numel()
+                else:
+                    other += parameter.numel()
+                    others[type(module).__name__] += parameter.numel()
+    kinds = f" (instead: {', '.join(kind for kind, _ in others.most_common(3))})" if others else ""
+    layers = [name for name, module in modules if isinstance(module, torch.nn.Linear) and name in converted]
+    if not layers:
+        warnings.warn(
+            f"{type(model).__name__}: nothing is quantized: it has no torch.nn.Linear that is not kept whole{kinds}",
+            stacklevel=3,
+        )
+    elif other > linear:
+        warnings.warn(
+            f"{type(model).__name__}: {other / (linear + other):.0%} of the parameters of its matrices stay floats: "
+            f"they are in no torch.nn.Linear{kinds}",
+            stacklevel=3,
+        )
+    return bool(layers)
 
 
 def _layer_of(model: PreTrainedModel, weight: str, renamed: str) -> str:

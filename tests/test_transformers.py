@@ -16,10 +16,14 @@ from transformers import (
     AutoModelForCausalLM,
     BertConfig,
     BertModel,
+    GPT2Config,
+    GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     MambaConfig,
     MambaModel,
+    MixtralConfig,
+    MixtralModel,
     PreTrainedModel,
     SwinConfig,
     SwinForImageClassification,
@@ -113,7 +117,7 @@ def test_a_packed_model_saved_and_loaded_gives_the_same(config: BitTensorConfig,
 
 SIZES = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 96}
 T5_SIZES = {"vocab_size": 40, "d_model": 64, "d_kv": 16, "d_ff": 64, "num_layers": 1, "num_heads": 4}
-FRONT = {"conv_dim": (32,), "conv_stride": (5,), "conv_kernel": (10,), "num_conv_pos_embedding_groups": 4}
+FRONT = {"conv_dim": (32,), "conv_stride": (5,), "conv_kernel": (10,), "num_conv_pos_embeddings": 16}
 IMAGE = {"image_size": 32, "patch_size": 8}
 
 
@@ -256,6 +260,27 @@ def test_modules_to_not_convert(bert: Path, tmp_path: Path) -> None:
     assert torch.equal(states(again), states(model))
 
 
+def test_nothing_to_pack_is_said(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=40, n_embd=64, n_layer=1, n_head=4, n_positions=32)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "float")
+    with pytest.warns(UserWarning, match=r"GPT2LMHeadModel: nothing is quantized: .*\(instead: Conv1D\)") as warned:
+        model = AutoModelForCausalLM.from_pretrained(tmp_path / "float", quantization_config=BitTensorConfig())
+    assert len(warned) == 1
+    model.save_pretrained(tmp_path / "packed")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "packed")
+    assert packed_layers(again) == []
+    assert torch.equal(states(again), states(model))
+
+
+def test_a_model_that_is_mostly_not_packed(tmp_path: Path) -> None:
+    MixtralModel(MixtralConfig(vocab_size=40, **SIZES, num_local_experts=4)).save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match=r"MixtralModel: 75% of the parameters .*\(instead: MixtralExperts") as warned:
+        model = load(tmp_path, quantization_config=BitTensorConfig(group_size=32))
+    assert len(warned) == 1
+    assert len(packed_layers(model)) == 4
+
+
 def test_layers_that_cannot_be_packed_are_named(bert: Path) -> None:
     with pytest.warns(UserWarning, match=r"not quantized: .*group_size: expected at most the 64 columns"):
         model = load(bert, quantization_config=BitTensorConfig(group_size=96))
@@ -325,6 +350,15 @@ def saved(bert: Path, tmp_path: Path) -> Path:
 NAME = "encoder.layer.0.attention.self.query"
 
 
+def test_a_configuration_without_weights(saved: Path) -> None:
+    path = saved / "config.json"
+    config = json.loads(path.read_text())
+    del config["quantization_config"]["weights"]
+    path.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="quantization_config has no weights"):
+        load(saved)
+
+
 def change_weights(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     path = folder / "config.json"
     config = json.loads(path.read_text())
@@ -335,7 +369,8 @@ def change_weights(folder: Path, change: Callable[[dict[str, Any]], Any]) -> Non
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda weights: weights.clear(), "quantization_config has no weights"),
+        (lambda weights: weights.clear(), r"describes 0 packed weights, but .*model\.safetensors has 13"),
+        (lambda weights: weights.pop(f"{NAME}.weight"), "describes 12 packed weights"),
         (lambda weights: weights[f"{NAME}.weight"].update(bits=2), "ignore_mismatched_sizes"),
         (lambda weights: weights[f"{NAME}.weight"].update(bits=5), f"{NAME}.weight: bits: expected one of"),
         (lambda weights: weights[f"{NAME}.weight"].update(shape=[8, 8]), f"{NAME}.weight: "),
