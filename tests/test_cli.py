@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 import bittensor
 from bittensor import info, registry
+from bittensor.bench import LinearTiming
 from bittensor.cli import app
 from bittensor.commands import choices
 from bittensor.extras import extra
@@ -319,6 +320,15 @@ def test_bench_table() -> None:
     assert "linear, 8 bits, group size K, float, float activations" in result.output
     assert "cpp:scalar" in result.output
     assert "32 x 64" in result.output
+
+
+def test_bench_cuts_no_figure_where_it_is_piped(monkeypatch: pytest.MonkeyPatch) -> None:
+    timing = LinearTiming("cpp:avx512vnni", 110080, 40960, 512, 123456.7, 765432.1, 1234.5, 0.0123)
+    monkeypatch.setattr("bittensor.bench.time_linear", lambda *_, **__: iter([timing]))
+    result = runner.invoke(app, ["bench"])
+    assert result.exit_code == 0, result.output
+    for figure in ("cpp:avx512vnni", "110080 x 40960", "123456.7", "765432.1", "0.0123"):
+        assert figure in result.output
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from .choices import WITHOUT_A_BACKEND, ActivationMode, Zero, selected_backend
@@ -79,19 +80,22 @@ def bench(
     for heading in ("backend", "shape"):
         table.add_column(heading, no_wrap=True)
     for heading in ("rows", "us", "GOP/s", "GB/s of weight", "float32, us", "times float32"):
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(heading, justify="right", overflow="fold")
     for timing in timings:
         table.add_row(
             timing.backend,
             f"{timing.out_features} x {timing.in_features}",
             str(timing.rows),
-            f"{timing.microseconds:.4g}",
-            f"{timing.gops:.4g}",
+            f"{timing.microseconds:.1f}",
+            f"{timing.gops:.1f}",
             f"{timing.gigabytes_per_second:.3g}",
-            f"{timing.float32_microseconds:.4g}",
+            f"{timing.float32_microseconds:.1f}",
             f"{timing.times_float32:.2f}",
         )
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:  # of no width that a figure could be cut for
+        console.width = Measurement.get(console, console.options.update(width=1000), table).maximum
+    console.print(table)
 
 
 def _parse_shape(text: str) -> tuple[int, int]:

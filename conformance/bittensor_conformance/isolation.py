@@ -37,6 +37,15 @@ _CALLS = {
 """The calls of each kind of job: on codes, and on weights."""
 
 
+def last_words(printed: str) -> str:
+    """What a process printed in the end; of a crash that faulthandler reports the begin, the innermost frames."""
+    most = 2000
+    _, found, report = printed.rpartition("Fatal Python error")
+    if not found:
+        return printed[-most:].strip()
+    return (found + report.partition("Extension modules:")[0])[:most].strip()
+
+
 @dataclass(frozen=True)
 class Job:
     """One check's worth of calls: ``kind`` is "guarded" or "undeclared"."""
@@ -138,7 +147,7 @@ class _Child:
             ending = f"no end after {_SECONDS} s"
         os.close(self._outcomes)
         self._errors.seek(0)
-        errors = self._errors.read()[-2000:].decode(errors="replace")
+        errors = last_words(self._errors.read().decode(errors="replace"))
         self._errors.close()
         return f"the process ended with {ending}", errors
 

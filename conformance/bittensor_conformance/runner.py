@@ -23,6 +23,7 @@ from . import badge as badges
 from . import expectations, summary
 from . import report as reporting
 from .catalogue import load_chapters
+from .isolation import last_words
 from .profiles import PROFILES, Effort
 from .progress import RunProgress
 from .session import Request
@@ -238,7 +239,7 @@ class _Session:
     def _bury(self, code: int) -> bool:
         """Record how the process ended; True if another one goes on."""
         ending = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
-        printed = self._output.read_text(encoding="utf-8", errors="replace")[-2000:].strip()
+        printed = last_words(self._output.read_text(encoding="utf-8", errors="replace"))
         if self._at is None or self._at in self._records:
             self._errors.append(f"the process that tested {self.target} ended with {ending} between checks\n{printed}")
             return False
