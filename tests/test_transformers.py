@@ -41,7 +41,14 @@ from typer.testing import CliRunner
 import bittensor
 from bittensor.checkpoints import open_checkpoint
 from bittensor.cli import app
-from bittensor.transformers import BitTensorConfig, BitTensorQuantizer, attend, padding_mask, random_tokens
+from bittensor.transformers import (
+    BitTensorConfig,
+    BitTensorQuantizer,
+    attend,
+    padding_mask,
+    prepare_saving_,
+    random_tokens,
+)
 
 TOKENS = torch.tensor([[7, 1, 30, 33, 3, 9, 2, 15]])
 
@@ -221,6 +228,31 @@ def test_layers_packed_after_loading_are_saved(llama: Path, tmp_path: Path) -> N
     again = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert "lm_head" in packed_layers(again)
     assert torch.equal(states(again), states(model))
+
+
+def test_a_model_that_quantize_packed_is_saved(llama: Path, tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(llama)
+    form = bittensor.QuantizeConfig(2, 32, "float", scale_dtype=torch.float16, activation_mode="float")
+    bittensor.quantize_(model, form, lambda name, _: name != "lm_head")
+    config = prepare_saving_(model)
+    assert config is model.config.quantization_config
+    assert config.layers == form
+    model.save_pretrained(tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert packed_layers(again) == packed_layers(model)
+    assert torch.equal(states(again), states(model))
+    assert prepare_saving_(again) is again.config.quantization_config
+
+
+def test_models_without_anything_to_save_packed(llama: Path) -> None:
+    with pytest.raises(TypeError, match="expected a PreTrainedModel of transformers, got Linear"):
+        prepare_saving_(torch.nn.Linear(2, 2))  # type: ignore[arg-type]
+    model = AutoModelForCausalLM.from_pretrained(llama)
+    with pytest.raises(ValueError, match="expected packed layers, got a LlamaForCausalLM without any"):
+        prepare_saving_(model)
+    model.hf_quantizer = object()
+    with pytest.raises(ValueError, match="expected one without another quantization, got object"):
+        prepare_saving_(model)
 
 
 def test_layers_that_could_not_be_loaded_are_not_saved(llama: Path, tmp_path: Path) -> None:
