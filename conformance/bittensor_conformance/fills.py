@@ -67,9 +67,9 @@ class BiasFill:
     """How a bias is filled. int32 throughout, except for style "uint8".
 
     Attributes:
-        style: "uint8" and "small" are codes; "large" is random up to the overflow limit; "limit" sits on it, with
-            either sign; "balance" brings the first row of accumulators near the range of the output, where rounding
-            and saturation show, instead of far beyond it.
+        style: "uint8" is any byte; "small" are codes; "large" is random up to the overflow limit; "limit" sits on it,
+            with either sign; "balance" brings the first row of accumulators near the range of the output, where
+            rounding and saturation show, instead of far beyond it.
         seed: of the generator.
         values: the int32 values themselves. Overrules the rest.
     """
@@ -99,5 +99,6 @@ class BiasFill:
         elif self.style == "balance":
             drawn = np.clip(rng.integers(-reach, reach, (count,), endpoint=True) - first_row, -limit, limit)
         else:
-            drawn = rng.integers(0, min(oracle.largest_code(bits), limit), (count,), endpoint=True)
+            top = 255 if self.style == "uint8" else oracle.largest_code(bits)
+            drawn = rng.integers(0, min(top, limit), (count,), endpoint=True)
         return drawn.astype(np.int64)

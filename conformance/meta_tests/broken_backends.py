@@ -131,6 +131,16 @@ class ReturnsItsInput(Sound):
         return codes.view(torch.int64) if whole and codes.storage_offset() % 8 == 0 else super().pack(codes, bits)
 
 
+class WholeBlocksEndEarly(Sound):
+    """A row without a remainder loses its last code."""
+
+    def unpack(self, words: Tensor, columns: int, bits: int) -> Tensor:
+        codes = super().unpack(words, columns, bits)
+        if columns and columns % 512 == 0:
+            codes[..., -1] = 0
+        return codes
+
+
 class StridedResult(Sound):
     def unpack(self, words: Tensor, columns: int, bits: int) -> Tensor:
         codes = super().unpack(words, columns, bits)
@@ -226,6 +236,22 @@ class NeighbourRowLeaks(Sound):
         return acc + (acc[:1] > acc[1:2]).long() if acc.dim() == 2 and acc.shape[0] > 1 else acc
 
 
+class OutputsWrapAt16Bits(Sound):
+    """Counts outputs in uint16."""
+
+    def product(self, x: Tensor, weight: Tensor, bits: int) -> Tensor:
+        acc = super().product(x, weight, bits)
+        return acc[..., torch.arange(acc.shape[-1]) % 2**16]
+
+
+class RowsWrapAt16Bits(Sound):
+    """Counts rows in uint16."""
+
+    def product(self, x: Tensor, weight: Tensor, bits: int) -> Tensor:
+        acc = super().product(x, weight, bits)
+        return acc[torch.arange(len(acc)) % 2**16] if acc.dim() == 2 else acc
+
+
 class ThreadsMatter(Sound):
     def product(self, x: Tensor, weight: Tensor, bits: int) -> Tensor:
         return super().product(x, weight, bits) + (torch.get_num_threads() == 3)
@@ -281,6 +307,15 @@ class NegatedScaleReadRaw(Sound):
 class BiasOnlyForOneRow(Sound):
     def add_bias(self, acc: Tensor, bias: Tensor) -> Tensor:
         return super().add_bias(acc, bias) if acc.numel() == acc.shape[-1] else acc
+
+
+class BytesOfBiasMasked(Sound):
+    """Takes a uint8 bias for codes."""
+
+    def packed_matmul(self, x: Tensor, weight: Tensor, bias: Tensor | None, bits: int, *rest: Any) -> Tensor:
+        if bias is not None and bias.dtype is torch.uint8:
+            bias = bias & max_code(bits)
+        return super().packed_matmul(x, weight, bias, bits, *rest)
 
 
 class BiasAfterScale(Sound):

@@ -63,6 +63,19 @@ class GradientNanLeaks(SoundLinear):
         return super().gradient(dy, values) + dy.float().sum() * 0
 
 
+class GradientOfInfinityIsNan(SoundLinear):
+    def gradient(self, dy: Tensor, values: Tensor) -> Tensor:
+        dx = super().gradient(dy, values)
+        return dx.where(dx.isfinite(), torch.nan)
+
+
+class GradientOfOneValueForAll(SoundLinear):
+    """Misreads a dy without strides, as `sum` makes it."""
+
+    def linear_input_grad(self, dy: Tensor, weight: PreparedWeight) -> Tensor:
+        return super().linear_input_grad(dy if any(dy.stride()) else as_if_contiguous(dy), weight)
+
+
 class GradientIgnoresStride(SoundLinear):
     def linear_input_grad(self, dy: Tensor, weight: PreparedWeight) -> Tensor:
         return super().linear_input_grad(as_if_contiguous(dy), weight)
@@ -76,6 +89,11 @@ class EmbeddingOfTheFirstTile(SoundLinear):
 
     def embedding(self, indices: Tensor, weight: PreparedWeight, dtype: torch.dtype) -> Tensor:
         return super().embedding(indices % 16, weight, dtype)
+
+
+class EmbeddingOfIndicesIn16Bits(SoundLinear):
+    def embedding(self, indices: Tensor, weight: PreparedWeight, dtype: torch.dtype) -> Tensor:
+        return super().embedding(indices % 2**16, weight, dtype)
 
 
 class EmbeddingCastsBeforeTheOffset(SoundLinear):

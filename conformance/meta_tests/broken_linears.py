@@ -408,6 +408,25 @@ class FloatNanLeaks(SoundLinear):
         return super().float(x, weight, codes) + (x.sum() * 0)
 
 
+class FloatReluDropsNan(ReluDropsNan):
+    """Only in the float mode."""
+
+    def linear(self, x: Tensor, weight: PreparedWeight, bias: Tensor | None, mode: str, epilogue: str | None) -> Tensor:
+        self.mode = mode
+        return super().linear(x, weight, bias, mode, epilogue)
+
+    def relu(self, y: Tensor) -> Tensor:
+        return super().relu(y) if self.mode == "float" else SoundLinear.relu(self, y)
+
+
+class FloatSkipsScalesOfZero(SoundLinear):
+    """An output without a scale is 0, whatever x holds."""
+
+    def float(self, x: Tensor, weight: QuantizedWeight, codes: Tensor) -> Tensor:
+        scaled = (weight.scales != 0).any(dim=1) | (weight.zero == "float")
+        return super().float(x, weight, codes).where(scaled, 0.0)
+
+
 class FloatDependsOnTheBatch(SoundLinear):
     def float(self, x: Tensor, weight: QuantizedWeight, codes: Tensor) -> Tensor:
         return super().float(x, weight, codes) * (1 + 2.0**-22 * (len(x) > 4))

@@ -14,6 +14,9 @@ from ..scripts import NEW_MEMORY, holds, on_threads
 from ..strategies import COLUMNS, LEADING, pack_cases, unpack_cases
 from ..targets import Target
 
+_WHOLE_BLOCKS = (512, 1024, 4096)
+"""Lengths that leave no remainder, whatever a backend cuts a row into."""
+
 
 @check("pack")
 def test_pack_matches_the_oracle(target: Target, bits: int) -> None:
@@ -46,8 +49,16 @@ def test_unpack_finds_every_code(target: Target, bits: int) -> None:
 
 @check("pack")
 def test_pack_every_length(target: Target, bits: int) -> None:
-    """Rows of 0 to 200 codes, all the largest: unused bits are 0, and every row starts a new word."""
+    """Rows of 0 to 200 codes and of whole blocks, all the largest: unused bits are 0, every row starts a new word."""
     target.run([PackCase(bits, columns, (3,), Fill("max")) for columns in range(201)])
+    target.run([PackCase(bits, columns, (3,), Fill("max")) for columns in _WHOLE_BLOCKS], always=True)
+
+
+@check("unpack")
+def test_unpack_every_length(target: Target, bits: int) -> None:
+    """Rows of 0 to 200 codes and of whole blocks, all the largest."""
+    target.run([UnpackCase(bits, columns, (3,), Fill("max")) for columns in range(201)])
+    target.run([UnpackCase(bits, columns, (3,), Fill("max")) for columns in _WHOLE_BLOCKS], always=True)
 
 
 @check("pack")

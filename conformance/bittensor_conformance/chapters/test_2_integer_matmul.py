@@ -12,6 +12,7 @@ from ..fills import BiasFill, Fill
 from ..layouts import LAYOUTS
 from ..strategies import COLUMNS, LEADING, OUTPUTS, ROWS, SCALES, matmul_cases
 from ..targets import Target
+from .sizes import ROUND_AND_LARGE
 
 _SHORT = (1, 7, 8, 9, 15, 16, 17, 33)
 _DEEP = (1, 3, 15, 16, 17, 33, 64, 65, 129, 257)
@@ -219,6 +220,16 @@ def test_bias_in_every_batch(target: Target, bits: int) -> None:
         for style in ("uint8", "small", "large", "limit", "balance")
     ]
     target.run(cases)
+
+
+@check("packed_matmul")
+def test_round_sizes_and_sizes_beyond_16_bits(target: Target, bits: int) -> None:
+    """Whole multiples of whatever a backend cuts into, without a remainder, and more rows or outputs than 2**16."""
+    cases = [
+        MatmulCase(bits, k, n, (m,), x_zero=1, weight_zero=1, accumulator=True, packed_x=bool(m % 2))
+        for m, n, k, _ in ROUND_AND_LARGE
+    ]
+    target.run(cases, always=True)
 
 
 @check("packed_matmul")

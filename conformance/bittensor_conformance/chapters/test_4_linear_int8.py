@@ -19,6 +19,7 @@ from ..oracle_linear import FloatDtype
 from ..scripts import holds
 from ..strategies import LEADING, ROWS
 from ..targets import Target
+from .sizes import ROUND_AND_LARGE
 
 _WIDE_DTYPES: tuple[FloatDtype, ...] = ("float32", "bfloat16")
 """Dtypes with the exponents of float32."""
@@ -251,6 +252,14 @@ def test_int8_many_rows_of_every_kind_of_group(target: Target, bits: int) -> Non
         for m, (size, k) in product((5, 12, 17, 31, 32, 33, 47, 129), groups)
     ]  # fmt: skip
     target.run(cases)
+
+
+@check("linear", applies=_int8)
+def test_int8_round_sizes_and_sizes_beyond_16_bits(target: Target, bits: int) -> None:
+    """Whole multiples of whatever a backend cuts into, without a remainder, and more rows or outputs than 2**16."""
+    within = scope(target.capabilities)
+    cases = [LinearCase(within.weight(bits, n, k, size), (m,), bias=FloatFill()) for m, n, k, size in ROUND_AND_LARGE]
+    target.run(cases, always=True)
 
 
 @check("linear", applies=_int8)

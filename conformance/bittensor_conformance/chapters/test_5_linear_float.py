@@ -21,6 +21,7 @@ from ..linear_strategies import FLOAT_DTYPES, OUTPUTS, epilogue_cases, linear_ca
 from ..scripts import holds
 from ..strategies import LEADING
 from ..targets import Target
+from .sizes import ROUND_AND_LARGE
 
 
 def _float(capabilities: Capabilities, _: object) -> bool:
@@ -81,6 +82,27 @@ def test_float_every_tail(target: Target, bits: int) -> None:
         for m, n, k, group_size in ((1, 33, 4100, 32), (9, 18, 3000, 24), (17, 17, 4100, 128), (2, 450, 72, 32))
     ]
     target.run(cases)
+
+
+@check("linear", applies=_float)
+def test_float_round_sizes_and_sizes_beyond_16_bits(target: Target, bits: int) -> None:
+    """Whole multiples of whatever a backend cuts into, without a remainder, and more rows or outputs than 2**16."""
+    within = scope(target.capabilities)
+    cases = [
+        LinearCase(within.weight(bits, n, k, size), (m,), "float", bias=FloatFill())
+        for m, n, k, size in ROUND_AND_LARGE
+    ]
+    target.run(cases, always=True)
+
+
+@check("linear", applies=_float)
+def test_float_nan_passes_epilogues_and_scales_of_zero(target: Target, bits: int) -> None:
+    """A NaN makes its row NaN behind each epilogue, and in groups whose scales are 0."""
+    within = scope(target.capabilities)
+    for epilogue, scales in product(within.epilogues, (FloatFill(seed=2), FloatFill("zero"))):
+        weight = within.weight(bits, 18, 41, 8, scales=scales)
+        case = LinearCase(weight, (3,), "float", special="nan", epilogue=epilogue)
+        holds(target, _BAD_ROW, case=case, row=1)
 
 
 @check("linear", applies=_float)

@@ -19,7 +19,7 @@ from ..fills import Fill
 from ..float_fills import CALM_STYLES, FloatFill
 from ..gradient_cases import GradientCase
 from ..layouts import LAYOUTS
-from ..linear_cases import SPECIALS, LinearCase
+from ..linear_cases import SPECIALS, LinearCase, Mode
 from ..linear_strategies import FLOAT_DTYPES, OUTPUTS, scope, shapes_of_groups
 from ..scripts import NEW_MEMORY, holds
 from ..strategies import LEADING
@@ -97,13 +97,12 @@ def test_gradient_bound_is_below_the_signal(target: Target, bits: int) -> None:
 
 @check("linear_input_grad")
 def test_gradient_keeps_bad_rows_apart(target: Target, bits: int) -> None:
-    """A NaN makes its row NaN, an infinity makes it not finite; the other rows lie within their bounds."""
+    """A NaN makes its row NaN, an infinity infinite as the weights' signs say; other rows lie within their bounds."""
     within = scope(target.capabilities)
     for m, zero, dtype, special in product((1, 5, 13), within.zeros, FLOAT_DTYPES, SPECIALS):
         case = GradientCase(within.weight(bits, 18, 41, 8, zero), (m,), dtype=dtype, special=special)
         case.run(target.name)
-        if special == "nan":
-            holds(target, _BAD_ROW, case=case, row=m // 2)
+        holds(target, _BAD_ROW, case=case, row=m // 2)
 
 
 @check("linear_input_grad")
@@ -160,11 +159,16 @@ def test_gradient_refuses_the_layout_of_another(target: Target, bits: int) -> No
 
 
 _NAMED_EPILOGUES = {str(name).lower(): name for name in EPILOGUES}
+_MODES: dict[str, Mode] = {"int8": "int8", "float": "float"}
 
 
 def _has_gradients(capabilities: Capabilities, epilogue: Any) -> bool:
     """Whether the gradient of x can be computed: by the backend, or by torch from codes that the backend unpacks."""
     return epilogue in capabilities.epilogues and bool(capabilities.operations & {"linear_input_grad", "unpack"})
+
+
+def _passes_gradients(capabilities: Capabilities, mode: Any) -> bool:
+    return mode in capabilities.activation_modes and _has_gradients(capabilities, None)
 
 
 @check("linear", cases=_NAMED_EPILOGUES, applies=_has_gradients)
@@ -178,12 +182,26 @@ def test_linear_passes_gradients(target: Target, bits: int, case: str | None) ->
             holds(target, _BACKWARD, case=linear, exact=target.is_exact)
 
 
+@check("linear", cases=_MODES, applies=_passes_gradients)
+def test_linear_passes_gradients_of_every_form(target: Target, bits: int, case: Mode) -> None:
+    """Leading dimensions, no bias, only a bias that wants a gradient, and a dy without strides, as `sum` makes it."""
+    weight = scope(target.capabilities).weight(bits, 17, 41, 16)
+    # Whether there is a bias, and which of x and the bias want a gradient.
+    forms = ((False, "x"), (True, "x"), (True, "bias"), (True, "both"))
+    for leading, (biased, wanted), spread in product(((), (5,), (2, 3), (2, 1, 3)), forms, (True, False)):
+        linear = LinearCase(weight, leading, case, bias=FloatFill(seed=1))
+        holds(target, _EVERY_FORM, case=linear, biased=biased, wanted=wanted, spread=spread)
+
+
 _EXACT = """
 same(case.call().reshape(-1, case.weight.k).double(), case.expected.center, within=0.25)  # they are integers
 """
 _BAD_ROW = """
-bad = case.call()[row]
-assert bad.isnan().all(), f"row {row} of dy holds a NaN, but the result's is {bad.tolist()}"
+bad, dy = case.call()[row].float(), case.tensors()["dy"][row]
+values = torch.from_numpy(oracle_linear.dequantize(case.weight.weight))
+# One value is not finite: its product decides, +-infinity, or NaN where the weight is 0.
+wanted = dy[~dy.isfinite()].float() * values[~dy.isfinite()][0]
+same(bad, wanted)
 """
 _PARTS = """
 same(torch.cat([case.call(rows) for rows in case.tensors()["dy"].split(part)]), case.call())
@@ -215,6 +233,20 @@ own = backend.prepare(case.weight.quantized())
 for foreign in (replace(own, layout=f"{own.layout}x"), Elsewhere().prepare(case.weight.quantized())):
     with refused(ValueError):
         backend.linear_input_grad(dy, foreign)
+"""
+_EVERY_FORM = """
+tensors = case.tensors()
+x = tensors["x"].clone().requires_grad_(wanted != "bias")
+bias = tensors["bias"].clone().requires_grad_(wanted != "x") if biased else None
+y = case.call(x=x, bias=bias)
+dy = torch.ones(()).expand(y.shape) if spread else torch.from_numpy(FloatFill(seed=6).floats(tuple(y.shape)))
+y.backward(dy)
+rows = dy.reshape(-1, case.weight.n).numpy()
+dx, dbias = allowed_gradients(case, y.detach().numpy().reshape(rows.shape), rows, False)
+if wanted != "bias":
+    same(x.grad.double().reshape(dx.center.shape), dx.center, dx.reach)
+if wanted != "x":
+    same(bias.grad.double(), dbias.center, dbias.reach)
 """
 _BACKWARD = """
 tensors = case.tensors()

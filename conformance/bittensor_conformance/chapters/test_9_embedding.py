@@ -43,6 +43,14 @@ def test_every_row(target: Target, bits: int) -> None:
 
 
 @check("embedding")
+def test_rows_beyond_16_bits(target: Target, bits: int) -> None:
+    """A table of more than 2**16 rows, and many indices."""
+    within = scope(target.capabilities)
+    cases = [EmbeddingCase(within.weight(bits, 70_000, 9, 8, zero), (2000,)) for zero in within.zeros]
+    target.run(cases, always=True)
+
+
+@check("embedding")
 def test_rows_of_every_dtype_and_magnitude(target: Target, bits: int) -> None:
     """A product and a sum in float32, then the cast: with scales and offsets of any size and sign."""
     within = scope(target.capabilities)
