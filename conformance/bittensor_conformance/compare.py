@@ -83,7 +83,7 @@ def check_within(
 def same(actual: Any, expected: Any, within: float | npt.NDArray[np.float64] = 0.0) -> None:
     """Fail unless two results are the same: type, dtype, shape and every bit, but a NaN is a NaN.
 
-    With `within`, floats may differ by so much; where one is not finite, nothing is compared.
+    With `within`, floats may differ by so much; where `expected` is not finite, or the bound is NaN, nothing is compared.
     """
     allowed = torch.as_tensor(within, dtype=torch.float64)
     left, right = (
@@ -95,7 +95,7 @@ def same(actual: Any, expected: Any, within: float | npt.NDArray[np.float64] = 0
         wrong = left != right
     elif allowed.any():
         a, b = left.double(), right.double()
-        wrong = ((a - b).abs() > allowed) & a.isfinite() & b.isfinite()
+        wrong = ~((a - b).abs() <= allowed) & b.isfinite() & ~allowed.isnan()
     else:
         bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[left.element_size()]
         wrong = (left.contiguous().view(bits) != right.contiguous().view(bits)) & ~(left.isnan() & right.isnan())

@@ -2,6 +2,7 @@
 
 #include "bittensor/embedding.hpp"
 
+#include <algorithm>
 #include <atomic>
 
 #include "bittensor/kernel_table.hpp"
@@ -14,21 +15,25 @@ std::optional<std::int64_t> embedding(
   // Below this many values a second thread costs more than it saves.
   constexpr std::int64_t serial_values = std::int64_t{1} << 15;
   const PreparedLayout& layout = embedding.layout;
+  const auto is_row = [&](std::int64_t index) { return index >= 0 && index < layout.out_features; };
+  const std::int64_t* behind = embedding.indices + embedding.count;
+  const std::int64_t* first_wrong = std::find_if_not(embedding.indices, behind, is_row);
+  if (first_wrong != behind) return first_wrong - embedding.indices;
+
   count_call(KernelKind::dequantize_row, layout.bits, kernels.isa);
   count_call(KernelKind::store_outputs, 0, kernels.isa);
   const DequantizeRow dequantize_row = kernels.embedding.dequantize_row_for(layout.bits);
   const std::int64_t columns = layout.in_features;
   const bool serial = embedding.count * columns < serial_values;
-  std::atomic<std::int64_t> wrong{embedding.count};  // the first index that is no row
+  std::atomic<std::int64_t> wrong{-1};  // where an index is none any more, because another thread writes there
   (serial ? ParallelFor() : parallel)(embedding.count, [&](std::int64_t begin, std::int64_t end) {
     auto* values = reinterpret_cast<float*>(
         scratch(ScratchUse::task, static_cast<std::size_t>(columns + row_padding) * sizeof(float)));
     for (std::int64_t i = begin; i < end; ++i) {
-      // Read once: what was looked at is what is used, also while another thread writes there.
+      // Looked at once more, in the copy that is used.
       const std::int64_t index = *static_cast<const volatile std::int64_t*>(embedding.indices + i);
-      if (index < 0 || index >= layout.out_features) {
-        for (std::int64_t first = wrong; i < first && !wrong.compare_exchange_weak(first, i);) {
-        }
+      if (!is_row(index)) {
+        wrong = i;
         return;
       }
       dequantize_row(layout, embedding.prepared, index, values);
@@ -37,7 +42,7 @@ std::optional<std::int64_t> embedding(
           static_cast<std::uint8_t*>(embedding.out) + i * columns * bytes_of(embedding.float_type));
     }
   });
-  if (wrong < embedding.count) return wrong;
+  if (wrong >= 0) return wrong;
   return std::nullopt;
 }
 
