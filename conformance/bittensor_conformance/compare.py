@@ -83,7 +83,7 @@ def check_within(
 def same(actual: Any, expected: Any, within: float | npt.NDArray[np.float64] = 0.0) -> None:
     """Fail unless two results are the same: type, dtype, shape and every bit, but a NaN is a NaN.
 
-    With `within`, floats may differ by so much; where `expected` is not finite, or the bound is NaN, nothing is compared.
+    With `within`, floats may differ by so much; where `expected` is not finite or the bound is NaN, all is allowed.
     """
     allowed = torch.as_tensor(within, dtype=torch.float64)
     left, right = (
