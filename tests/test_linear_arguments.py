@@ -119,3 +119,17 @@ def test_freed_memory_is_refused() -> None:
             freed.untyped_storage().resize_(0)
             with pytest.raises(ValueError, match="the storage of the tensor was freed"):
                 linear(x, WEIGHT, bias)
+
+
+def test_freed_indices_and_scales_are_refused() -> None:
+    operators, words = torch.ops.bittensor_cpp, bittensor.pack_weights(torch.ones(2, 16, dtype=torch.uint8))
+    prepared = bittensor.get_backend("cpp").prepare(WEIGHT).tensors[0]
+    for dtype in (torch.int64, torch.int32):
+        indices = torch.zeros(3, dtype=dtype)
+        indices.untyped_storage().resize_(0)
+        with pytest.raises(ValueError, match="indices: the storage of the tensor was freed"):
+            operators.embedding(indices, prepared, WEIGHT.shape[1])
+    scale = torch.ones(2)
+    scale.untyped_storage().resize_(0)
+    with use_backend("cpp"), pytest.raises(ValueError, match="scale: the storage of the tensor was freed"):
+        operators.packed_matmul(torch.ones(2, 16, dtype=torch.uint8), words, scale=scale)

@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 import pytest
 from bittensor_conformance.badge import write
 from bittensor_conformance.catalogue import CATALOGUE, load_chapters
+from bittensor_conformance.isolation import last_words
 from bittensor_conformance.profiles import PROFILES, Effort
 from bittensor_conformance.report import Record, exit_code_of, of_run, of_target
 from bittensor_conformance.runner import _write, run
@@ -282,3 +283,11 @@ def test_sections_that_failures_name_exist() -> None:
         page, _, anchor = section.partition("#")
         headings = re.findall(r"^#+ (.+)$", (root / page).read_text(encoding="utf-8"), re.MULTILINE)
         assert anchor in {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+def test_the_last_words_of_a_crash_are_its_innermost_frames() -> None:
+    frames = "\n".join(f'  File "frame_{number}.py"' for number in range(1000))
+    printed = f"before\nFatal Python error: Segmentation fault\n{frames}\nExtension modules: {'numpy, ' * 1000}"
+    assert last_words(printed).startswith('Fatal Python error: Segmentation fault\n  File "frame_0.py"')
+    assert "numpy" not in last_words("Fatal Python error: Aborted\nExtension modules: numpy")
+    assert last_words("a" * 5000 + "the end\n").endswith("the end")
