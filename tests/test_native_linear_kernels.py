@@ -49,34 +49,50 @@ def test_int8_linear_of_one_and_of_many_rows(
 ) -> None:
     """Groups of 32 and of 136 columns, shorter than a step of AMX and longer than a chunk, with shorter last ones; five
     tiles, which no kernel takes at once or in equal runs."""
-    generator = torch.Generator().manual_seed(rows)
-    x = torch.randn(rows, 360, generator=generator)
     for group_size in (32, 136):
-        weight = bittensor.quantize(torch.randn(72, 360, generator=generator), bits, group_size, zero)
-        prepared = bittensor.get_backend("cpp").prepare(weight).tensors[0].numpy()
-        groups = [min(group_size, 360 - start) for start in range(0, 360, group_size)]
-        padded = sum(-(-columns // (32 // bits)) * (32 // bits) for columns in groups)
-        codes = np.zeros((rows, padded), dtype=np.int8)
-        activation_group = group_size * groups_together(bits, group_size, zero)
-        scales = np.zeros((rows, -(-360 // activation_group)), dtype=np.float32)
-        sums = np.zeros((rows, len(groups)), dtype=np.int32)
-        for m in range(rows):
-            _native.quantize_row("quantize_row_scalar", prepared, x[m].numpy(), "float32", codes[m], scales[m], sums[m])
-        y = np.full((rows, 80), np.nan, dtype=np.float32)
-        _native.int8_linear(
-            name,
-            prepared,
-            rows,
-            codes,
-            np.ascontiguousarray(scales.T),
-            np.ascontiguousarray(sums.T),
-            y,
-            row_tiles,
-            next_run,
-        )
-        with bittensor.use_backend("reference"):
-            expected = bittensor.linear(x, weight)
-        np.testing.assert_array_equal(y[:, :72], expected.numpy())
+        check_int8_linear(name, bits, zero, rows, 360, group_size, row_tiles, next_run, False)
+
+
+@kernels("int8_linear")
+@pytest.mark.parametrize("zero", ["symmetric", "integer", "float"])
+@pytest.mark.parametrize("rows", [13, 37, 97])
+def test_int8_linear_of_rows_that_share_decoded_codes(name: str, bits: int, zero: Any, rows: int) -> None:
+    """Few rows or many for every kernel that decodes; groups of which several are decoded at a time, in pairs that
+    share a scale of activations or not, with a shorter last one; one that is too long for that."""
+    for group_size in (32, 136, 1640):
+        check_int8_linear(name, bits, zero, rows, 1640, group_size, 2, False, True)
+
+
+def check_int8_linear(
+    name: str,
+    bits: int,
+    zero: Any,
+    rows: int,
+    columns: int,
+    group_size: int,
+    row_tiles: int,
+    next_run: bool,
+    decodes: bool,
+) -> None:
+    """72 outputs of `rows` rows against the reference backend."""
+    generator = torch.Generator().manual_seed(rows)
+    x = torch.randn(rows, columns, generator=generator)
+    weight = bittensor.quantize(torch.randn(72, columns, generator=generator), bits, group_size, zero)
+    prepared = bittensor.get_backend("cpp").prepare(weight).tensors[0].numpy()
+    groups = [min(group_size, columns - start) for start in range(0, columns, group_size)]
+    padded = sum(-(-length // (32 // bits)) * (32 // bits) for length in groups)
+    codes = np.zeros((rows, padded), dtype=np.int8)
+    activation_group = group_size * groups_together(bits, group_size, zero)
+    scales = np.zeros((rows, -(-columns // activation_group)), dtype=np.float32)
+    sums = np.zeros((rows, len(groups)), dtype=np.int32)
+    for m in range(rows):
+        _native.quantize_row("quantize_row_scalar", prepared, x[m].numpy(), "float32", codes[m], scales[m], sums[m])
+    scales, sums = (np.ascontiguousarray(factors.T) for factors in (scales, sums))  # [groups, rows]
+    y = np.full((rows, 80), np.nan, dtype=np.float32)
+    _native.int8_linear(name, prepared, rows, codes, scales, sums, y, row_tiles, next_run, decodes)
+    with bittensor.use_backend("reference"):
+        expected = bittensor.linear(x, weight)
+    np.testing.assert_array_equal(y[:, :72], expected.numpy())
 
 
 @kernels("int8_linear")

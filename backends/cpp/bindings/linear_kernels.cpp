@@ -91,7 +91,8 @@ void add_digits(const std::string& kernel, const py::buffer& y, std::int64_t row
 
 void int8_linear(
     const std::string& kernel, const py::buffer& prepared, std::int64_t rows, const py::buffer& x,
-    const py::buffer& scales, const py::buffer& sums, const py::buffer& y, std::int64_t row_tiles, bool next_run) {
+    const py::buffer& scales, const py::buffer& sums, const py::buffer& y, std::int64_t row_tiles, bool next_run,
+    bool decodes) {
   const KernelEntry entry = find_kernel(kernel, KernelKind::int8_linear);
   const Prepared weight(prepared);
   if (weight.layout.bits != entry.bits) throw std::invalid_argument("prepared: another width than the kernel's");
@@ -118,6 +119,7 @@ void int8_linear(
   block.fetch.row_tiles = row_tiles;
   block.fetch.next_run = next_run;
   block.is_large = true;
+  block.decodes = decodes;
   linear_kernels(entry).int8_linear_for(entry.bits)(block);
 }
 
@@ -193,7 +195,8 @@ void bind_linear_kernels(py::module_& module) {
   module.def("add_digits", &add_digits, py::arg("kernel"), py::arg("y"), py::arg("rows"), py::arg("columns"));
   module.def(
       "int8_linear", &int8_linear, py::arg("kernel"), py::arg("prepared"), py::arg("rows"), py::arg("x"),
-      py::arg("scales"), py::arg("sums"), py::arg("y"), py::arg("row_tiles") = 2, py::arg("next_run") = false);
+      py::arg("scales"), py::arg("sums"), py::arg("y"), py::arg("row_tiles") = 2, py::arg("next_run") = false,
+      py::arg("decodes") = false);
   module.def(
       "store_outputs", &store_outputs, py::arg("kernel"), py::arg("y"), py::arg("columns"), py::arg("bias"),
       py::arg("activation"), py::arg("dtype"), py::arg("out"));

@@ -118,6 +118,7 @@ void linear(CaseList& cases, int bits, std::int64_t rows, std::int64_t group_siz
     block.x_sums = sums;
     block.x_totals = totals;
     block.rows = rows;
+    block.decodes = true;
     block.y_stride = outputs;
     block.y = o.array<float>(rows * outputs);
     return [=, kernel = set.linear.int8_linear_for(bits)]() mutable {

@@ -176,9 +176,10 @@ const Tuning& tuning() {
       .fetch = {.row_tiles = 3, .ahead = 2304, .next_run = true},
       .serial_products = std::int64_t{1} << 20,
       .row_in_order = true,
+      .decodes = false,
       .words_ahead = 0};
   static constexpr Tuning others = {
-      .fetch = {}, .serial_products = std::int64_t{3} << 19, .row_in_order = false, .words_ahead = 16384};
+      .fetch = {}, .serial_products = std::int64_t{3} << 19, .row_in_order = false, .decodes = true, .words_ahead = 16384};
   return cpu().is_amd ? amd : others;
 }
 

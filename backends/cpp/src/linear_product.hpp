@@ -405,6 +405,7 @@ class Product {
     block.y_stride = y_stride;
     block.fetch = fetch_;
     block.is_large = layout_.bytes() > cached_weight_bytes;
+    block.decodes = tuning_.decodes;
     multiply_(block);
     if (digits_ > 1) kernels_.add_digits(y, rows.count, tiles.count * tile_rows, y_stride);
   }

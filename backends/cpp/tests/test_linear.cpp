@@ -241,11 +241,12 @@ void check_linear(const Weight& w, const std::vector<float>& x, std::int64_t row
   }
 }
 
-/// The int8 mode of AMX and of the set whose other kernels it has.
-void check_int8(const Weight& w, const std::vector<float>& x, std::int64_t rows, bittensor::ThreadPool& pool) {
+/// The int8 mode; with `tiles`, of AMX alone and of the set whose other kernels it has.
+void check_int8(
+    const Weight& w, const std::vector<float>& x, std::int64_t rows, bittensor::ThreadPool& pool, bool tiles) {
   const std::vector<float> expected = int8_by_definition(w, x, rows);
   for (const KernelSet* kernels : kernels_under_test()) {
-    if (kernels->isa != bittensor::Isa::amx && kernels->isa != bittensor::Isa::avx512vnni) continue;
+    if (tiles && kernels->isa != bittensor::Isa::amx && kernels->isa != bittensor::Isa::avx512vnni) continue;
     const bittensor::ParallelFor loop = pool.parallel_for();
     with_linear(w, x, rows, *kernels, loop, [&](const bittensor::Linear& linear, const Guarded<float>& out) {
       bittensor::linear_int8(linear, *kernels, loop);
@@ -343,7 +344,7 @@ TEST(tiles_meet_every_shape) {
         for (const std::int64_t rows : {5, 12, 16, 17, 33, 47}) {
           std::vector<float> x(static_cast<std::size_t>(rows * w.layout.in_features));
           std::ranges::generate(x, [&] { return normal(random); });
-          check_int8(w, x, rows, pool);
+          check_int8(w, x, rows, pool, true);
         }
       }
     }
@@ -351,7 +352,26 @@ TEST(tiles_meet_every_shape) {
   const Weight w(layout_of(7 * 16, 328, 128, 4, ZeroKind::integer), random, false);
   std::vector<float> x(static_cast<std::size_t>(261 * w.layout.in_features));
   std::ranges::generate(x, [&] { return normal(random); });
-  check_int8(w, x, 261, pool);
+  check_int8(w, x, 261, pool, true);
+}
+
+/// Rows enough for every kernel that decodes codes once: groups of which several fit at a time, with a shorter last one,
+/// and one that is too long.
+TEST(many_rows_share_decoded_codes) {
+  Random random(8);
+  std::normal_distribution<float> normal;
+  bittensor::ThreadPool pool(2);
+  constexpr std::int64_t rows = 101;
+  for (const int bits : {2, 4}) {
+    for (const ZeroKind kind : {ZeroKind::symmetric, ZeroKind::integer, ZeroKind::offset}) {
+      for (const std::int64_t group_size : {32, 136, 1640}) {
+        const Weight w(layout_of(4 * 16 + 3, 1640, group_size, bits, kind), random, false);
+        std::vector<float> x(static_cast<std::size_t>(rows * w.layout.in_features));
+        std::ranges::generate(x, [&] { return normal(random); });
+        check_int8(w, x, rows, pool, false);
+      }
+    }
+  }
 }
 
 TEST(sums_of_sixteen_bits_do_not_saturate) {

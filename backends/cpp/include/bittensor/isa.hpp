@@ -35,6 +35,7 @@ struct Tuning {
   CodeFetch fetch;
   std::int64_t serial_products;  // of a linear; below so many a second thread costs more than it saves
   bool row_in_order;             // one row of a linear meets a weight that comes from memory tile after tile
+  bool decodes;                  // codes of a linear, once for many rows; on AMD it is not measured
   std::int64_t words_ahead;      // bytes that one row prefetches where it meets packed words in order
 };
 

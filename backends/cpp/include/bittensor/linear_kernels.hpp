@@ -67,6 +67,7 @@ struct Int8LinearBlock {
   std::int64_t y_stride;        // floats
   CodeFetch fetch;
   bool is_large;  // the weight, for the second-level cache
+  bool decodes;   // codes to bytes, once for all rows, where the kernel has rows enough for that
 };
 
 /// y = the terms of all groups in docs/numerics.md, section 4, in ascending order, and then the bias.

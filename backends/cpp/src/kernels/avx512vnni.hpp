@@ -11,6 +11,7 @@ struct Avx512Vnni : Avx512 {
   static constexpr Isa isa = Isa::avx512vnni;
   static constexpr int int8_rows = 4;  // 4 rows x 3 tiles: 12 sums, 12 results and 6 weight planes of 32 registers
   static constexpr int int8_tiles = 3;
+  static constexpr int decoded_rows = 32;
 
   static Sum add_signed_bytes(Sum sum, Vector v) { return _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(1), v); }
 

@@ -10,6 +10,7 @@ namespace {
 struct AvxVnni : Avx2 {
   static constexpr Isa isa = Isa::avxvnni;
   static constexpr int int8_rows = 6;  // 6 rows x 1 tile: 12 sums and 2 weight planes of 16 registers
+  static constexpr int decoded_rows = 96;
 
   static Sum add_signed_bytes(Sum sum, Vector v) { return _mm256_dpbusd_avx_epi32(sum, _mm256_set1_epi8(1), v); }
 

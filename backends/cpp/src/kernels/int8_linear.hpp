@@ -21,12 +21,13 @@ enum class Fetching : std::uint8_t {
   all
 };
 
-template <class V, int Bits, int Rows, int Tiles, Fetching Fetches>
+/// `StoredBits` is 8 where codes of fewer bits were decoded to bytes before.
+template <class V, int Bits, int StoredBits, int Rows, int Tiles, Fetching Fetches>
 struct Int8LinearTile {
   static constexpr int tile_vectors = tile_rows / V::lanes;
   static constexpr int vectors = Tiles * tile_vectors;
-  static constexpr int plane_count = 8 / Bits;
-  static constexpr int columns = 32 / Bits;         // of a block
+  static constexpr int plane_count = 8 / StoredBits;
+  static constexpr int columns = 32 / StoredBits;   // of a block
   using Dot = typename V::template Dot<Bits, 128>;  // digits reach -128
   using Sum = typename V::LaneSum;
   using Float = typename V::Float;
@@ -47,7 +48,7 @@ struct Int8LinearTile {
     for_each_plane<plane_count>([&]<int Plane>() {
       typename V::LaneVector weight[vectors];
 #pragma GCC unroll 16
-      for (int v = 0; v < vectors; ++v) weight[v] = V::template plane<Bits, Plane>(packed[v]);
+      for (int v = 0; v < vectors; ++v) weight[v] = V::template plane<StoredBits, Plane>(packed[v]);
 #pragma GCC unroll 8
       for (int m = 0; m < Rows; ++m) {
         const typename V::LaneVector four = V::broadcast4(x + m * x_stride + 4 * Plane);
@@ -72,14 +73,19 @@ struct Int8LinearTile {
     }
   }
 
+  static float* y_of(const Int8LinearBlock& block, std::int64_t row, std::int64_t tile, int v) {
+    return block.y + row * block.y_stride + tile * tile_rows + v * V::lanes;
+  }
+
   static Float load_float(const std::uint8_t* from, std::int64_t tile_bytes, FloatType type, int v) {
     const std::int64_t in_tile = v % tile_vectors * V::lanes * bytes_of(type);
     return V::load_float(from + v / tile_vectors * tile_bytes + in_tile, type);
   }
 
-  /// Never inlined: as a part of the loops around it, it is left too few registers.
+  /// With `continues`, y already has the terms of the groups before. Never inlined: as a part of the loops around it,
+  /// it is left too few registers.
   [[gnu::noinline]] static void run(
-      const Int8LinearBlock& block, const TileSizes& sizes, std::int64_t row, std::int64_t tile) {
+      const Int8LinearBlock& block, const TileSizes& sizes, std::int64_t row, std::int64_t tile, bool continues) {
     const PreparedLayout& layout = *block.layout;
     const std::int64_t groups = sizes.groups;
     const std::int64_t tile_code_bytes = sizes.code_bytes;
@@ -109,7 +115,10 @@ struct Int8LinearTile {
 #pragma GCC unroll 8
     for (int m = 0; m < Rows; ++m) {
 #pragma GCC unroll 16
-      for (int v = 0; v < vectors; ++v) y[m][v] = z[m][v] = V::broadcast_f32(0.0F);
+      for (int v = 0; v < vectors; ++v) {
+        y[m][v] = continues ? V::load_float(y_of(block, row + m, tile, v), FloatType::f32) : V::broadcast_f32(0.0F);
+        z[m][v] = V::broadcast_f32(0.0F);
+      }
     }
     const std::int64_t groups_together = layout.groups_together();
     std::int64_t met = 0;
@@ -214,17 +223,80 @@ struct Int8LinearTile {
       for (int v = 0; v < vectors; ++v) {
         const std::int64_t column = tile * tile_rows + v * V::lanes;
         if (block.bias != nullptr) y[m][v] = V::add(y[m][v], V::load_float(block.bias + column, FloatType::f32));
-        V::store_float(block.y + (row + m) * block.y_stride + column, y[m][v]);
+        V::store_float(y_of(block, row + m, tile, v), y[m][v]);
       }
     }
   }
 };
 
+/// Codes that are decoded at a time: as much as leaves room for activations in a first-level cache of 32 KiB.
+inline constexpr std::int64_t decoded_bytes = std::int64_t{24} << 10;
+
+inline constexpr std::int64_t decoded_ahead = 1024;  // bytes of packed codes, which may come from memory
+
+/// The codes of `blocks` blocks of a tile, planes one after the other: blocks of 8 bits.
+template <class V, int Bits>
+void decode_blocks(const std::uint8_t* codes, std::int64_t blocks, std::uint8_t* to) {
+  for (std::int64_t b = 0; b < blocks; ++b, codes += tile_block_bytes, to += 8 / Bits * tile_block_bytes) {
+    __builtin_prefetch(codes + decoded_ahead);
+#pragma GCC unroll 2
+    for (int v = 0; v < tile_rows / V::lanes; ++v) {
+      const typename V::LaneVector packed = V::load_lanes(codes + v * V::lanes * 4);
+      for_each_plane<8 / Bits>([&]<int Plane>() {
+        V::store(to + Plane * tile_block_bytes + v * V::lanes * 4, V::template plane<Bits, Plane>(packed));
+      });
+    }
+  }
+}
+
+/// Many rows: a few groups of a few tiles are decoded to bytes, and all rows meet them before the next. In between,
+/// their terms wait in y. False, and nothing done, if one group is too long for that.
+template <class V, int Bits>
+bool decoded_int8_linear(const Int8LinearBlock& block, const TileSizes& sizes) {
+  constexpr int planes = 8 / Bits;
+  const PreparedLayout& layout = *block.layout;
+  const std::int64_t together = layout.groups_together();
+  const std::int64_t unit_bytes = V::int8_tiles * together * sizes.group_blocks * planes * tile_block_bytes;
+  if (unit_bytes > decoded_bytes) return false;
+  const std::int64_t chunk_groups = decoded_bytes / unit_bytes * together;
+  alignas(64) std::uint8_t bytes[decoded_bytes];
+  for_each_run<V::int8_tiles>(block.tiles, [&]<int Tiles>(std::int64_t tile) {
+    for (std::int64_t group = 0; group < sizes.groups; group += chunk_groups) {
+      const std::int64_t first_block = group * sizes.group_blocks;
+      const bool is_last = sizes.groups - group <= chunk_groups;
+      const std::int64_t groups = is_last ? sizes.groups - group : chunk_groups;
+      const std::int64_t blocks = is_last ? sizes.blocks - first_block : groups * sizes.group_blocks;
+      const TileSizes chunk = sizes.decoded(groups, blocks, planes);
+      for (int t = 0; t < Tiles; ++t) {
+        const std::uint8_t* codes = block.codes + (tile + t) * sizes.code_bytes + first_block * tile_block_bytes;
+        decode_blocks<V, Bits>(codes, blocks, bytes + t * chunk.code_bytes);
+      }
+      Int8LinearBlock part = block;
+      part.codes = bytes;
+      part.scales += tile * sizes.scale_bytes + group * (sizes.scale_bytes / sizes.groups);
+      part.zeros += tile * sizes.zero_bytes + group * (sizes.zero_bytes / sizes.groups);
+      part.x += first_block * layout.block_columns();
+      part.x_scales += group / together * block.x_group_stride;
+      if (part.x_sums != nullptr) part.x_sums += group * block.x_group_stride;
+      if (part.x_totals != nullptr) part.x_totals += group * block.x_group_stride;
+      part.bias = is_last && block.bias != nullptr ? block.bias + tile * tile_rows : nullptr;
+      part.y += tile * tile_rows;
+      for_each_run<V::int8_rows>(block.rows, [&]<int Rows>(std::int64_t row) {
+        Int8LinearTile<V, Bits, 8, Rows, Tiles, Fetching::none>::run(part, chunk, row, 0, group > 0);
+      });
+    }
+  });
+  return true;
+}
+
 template <class V, int Bits>
 void int8_linear(const Int8LinearBlock& block) {
   const TileSizes sizes(*block.layout);
+  if constexpr (Bits < 8 && V::decoded_rows > 0) {
+    if (block.decodes && block.rows >= V::decoded_rows && decoded_int8_linear<V, Bits>(block, sizes)) return;
+  }
   const auto run = [&]<int Rows, int Tiles, Fetching Fetches>(std::int64_t row, std::int64_t tile) {
-    Int8LinearTile<V, Bits, Rows, Tiles, Fetches>::run(block, sizes, row, tile);
+    Int8LinearTile<V, Bits, Bits, Rows, Tiles, Fetches>::run(block, sizes, row, tile, false);
   };
   const auto in_order = [&]<int Rows, int Tiles>(std::int64_t row, std::int64_t tile) {
     run.template operator()<Rows, Tiles, Fetching::scales>(row, tile);

@@ -42,6 +42,17 @@ struct TileSizes {
         code_bytes(layout.tile_code_bytes()),
         scale_bytes(layout.tile_scale_bytes()),
         zero_bytes(layout.tile_zero_bytes()) {}
+
+  /// Those of a part of its groups and blocks, whose codes are bytes: each block has become `planes` of them. Scales
+  /// and zero points lie where they did.
+  TileSizes decoded(std::int64_t part_groups, std::int64_t part_blocks, std::int64_t planes) const {
+    TileSizes part = *this;
+    part.groups = part_groups;
+    part.blocks = part_blocks * planes;
+    part.group_blocks = group_blocks * planes;
+    part.code_bytes = part.blocks * tile_block_bytes;
+    return part;
+  }
 };
 
 /// Calls f<n>(begin) for n = `count`, which is at most Most.

@@ -177,6 +177,7 @@ struct Scalar {
   static constexpr int lanes = tile_rows;
   static constexpr int int8_rows = 2;
   static constexpr int int8_tiles = 1;
+  static constexpr int decoded_rows = 0;  // never: a "plane" is not what takes its time
   static constexpr int panel_rows = 2;
   static constexpr int panel_tiles = 1;
   static constexpr int panel_tiles_single_row = 1;
