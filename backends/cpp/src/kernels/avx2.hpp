@@ -103,6 +103,10 @@ struct Avx2 {
     return _mm_cvtsi128_si32(half);
   }
 
+  /// Holds the compiler to the order in which sums grow. Of a loop of VPMADDUBSW and VPADDW gcc 12 takes many products
+  /// before it adds the first, and has no registers for them.
+  static void settle(Vector& sum) { asm volatile("" : "+x"(sum)); }
+
   /// Sums of products of unsigned weight codes and signed values of magnitude up to MaxX.
   template <int Bits, int MaxX>
   struct Dot {
@@ -174,7 +178,7 @@ struct Avx2 {
   static constexpr int lanes = 8;
   static constexpr int int8_rows = 4;  // 4 rows x 1 tile: 8 partial sums of 16 registers
   static constexpr int int8_tiles = 1;
-  static constexpr int decoded_rows = 16;  // from so many on codes are decoded once
+  static constexpr int decoded_rows = 24;  // from so many on codes are decoded once
   static constexpr int panel_rows = 6;  // 6 rows x 1 tile: 12 sums and 2 weights of 16 registers
   static constexpr int panel_tiles = 1;
   static constexpr int panel_tiles_single_row = 4;

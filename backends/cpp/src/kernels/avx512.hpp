@@ -85,6 +85,10 @@ struct Avx512 {
   }
   static std::int32_t total(Sum sum) { return _mm512_reduce_add_epi32(sum); }
 
+  /// Holds the compiler to the order in which sums grow. Of a loop of VPMADDUBSW and VPADDW gcc 12 takes many products
+  /// before it adds the first, and has no registers for them.
+  static void settle(Vector& sum) { asm volatile("" : "+v"(sum)); }
+
   /// Sums of products of unsigned weight codes and signed values of magnitude up to MaxX.
   template <int Bits, int MaxX>
   struct Dot {

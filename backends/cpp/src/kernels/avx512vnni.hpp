@@ -15,6 +15,8 @@ struct Avx512Vnni : Avx512 {
 
   static Sum add_signed_bytes(Sum sum, Vector v) { return _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(1), v); }
 
+  static void settle(Vector& sum) { static_cast<void>(sum); }  // a step is one instruction
+
   template <int Bits, int MaxX>
   struct Dot {
     using Partial = __m512i;

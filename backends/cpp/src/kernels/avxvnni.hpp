@@ -14,6 +14,8 @@ struct AvxVnni : Avx2 {
 
   static Sum add_signed_bytes(Sum sum, Vector v) { return _mm256_dpbusd_avx_epi32(sum, _mm256_set1_epi8(1), v); }
 
+  static void settle(Vector& sum) { static_cast<void>(sum); }  // a step is one instruction
+
   template <int Bits, int MaxX>
   struct Dot {
     using Partial = __m256i;

@@ -35,6 +35,9 @@ struct Int8LinearTile {
   /// With one row few sums are in flight, and each waits for its predecessor: planes then have sums of their own.
   static constexpr int chains = Rows == 1 && plane_count > 1 ? 2 : 1;
 
+  /// Where 16 registers have to hold planes of codes beside the sums. It costs what it brings elsewhere.
+  static constexpr bool settles_sums = V::lanes < tile_rows && StoredBits == Bits && Rows > 1;
+
   /// One block of every tile against its columns of every row.
   template <class Partial>
   [[gnu::always_inline]] static void step(
@@ -54,8 +57,10 @@ struct Int8LinearTile {
         const typename V::LaneVector four = V::broadcast4(x + m * x_stride + 4 * Plane);
 #pragma GCC unroll 16
         for (int v = 0; v < vectors; ++v) {
-          Partial& sum = partial[Plane % chains * Rows + m][v];
-          sum = Dot::step(sum, weight[v], four);
+          Partial& partial_sum = partial[Plane % chains * Rows + m][v];
+          Partial sum = Dot::step(partial_sum, weight[v], four);
+          if constexpr (settles_sums) V::settle(sum);
+          partial_sum = sum;
         }
       }
     });

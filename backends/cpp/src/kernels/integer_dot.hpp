@@ -39,7 +39,11 @@ struct IntegerDotTile {
       for (int m = 0; m < Rows; ++m) {
         const Vector x = V::load(planes + m * plane_stride + Plane * block_bytes);
 #pragma GCC unroll 8
-        for (int n = 0; n < tile_columns; ++n) partial[m][n] = Dot::step(partial[m][n], codes[n], x);
+        for (int n = 0; n < tile_columns; ++n) {
+          Partial sum = Dot::step(partial[m][n], codes[n], x);
+          V::settle(sum);
+          partial[m][n] = sum;
+        }
       }
     });
   }

@@ -125,6 +125,11 @@ struct Scalar {
   }
   static std::int32_t total(Sum sum) { return static_cast<std::int32_t>(sum); }
 
+  template <class Any>
+  static void settle(Any& sum) {
+    static_cast<void>(sum);
+  }
+
   /// Sums of products of unsigned weight codes and signed values of magnitude up to MaxX.
   template <int Bits, int MaxX>
   struct Dot {
