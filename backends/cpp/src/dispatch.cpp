@@ -179,7 +179,11 @@ const Tuning& tuning() {
       .decodes = false,
       .words_ahead = 0};
   static constexpr Tuning others = {
-      .fetch = {}, .serial_products = std::int64_t{3} << 19, .row_in_order = false, .decodes = true, .words_ahead = 16384};
+      .fetch = {},
+      .serial_products = std::int64_t{3} << 19,
+      .row_in_order = false,
+      .decodes = true,
+      .words_ahead = 16384};
   return cpu().is_amd ? amd : others;
 }
 

@@ -355,8 +355,8 @@ TEST(tiles_meet_every_shape) {
   check_int8(w, x, 261, pool, true);
 }
 
-/// Rows enough for every kernel that decodes codes once: groups of which several fit at a time, with a shorter last one,
-/// and one that is too long.
+/// Rows enough for every kernel that decodes codes once: groups of which several fit at a time, with a shorter last
+/// one, and one that is too long.
 TEST(many_rows_share_decoded_codes) {
   Random random(8);
   std::normal_distribution<float> normal;

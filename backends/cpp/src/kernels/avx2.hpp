@@ -179,7 +179,7 @@ struct Avx2 {
   static constexpr int int8_rows = 4;  // 4 rows x 1 tile: 8 partial sums of 16 registers
   static constexpr int int8_tiles = 1;
   static constexpr int decoded_rows = 24;  // from so many on codes are decoded once
-  static constexpr int panel_rows = 6;  // 6 rows x 1 tile: 12 sums and 2 weights of 16 registers
+  static constexpr int panel_rows = 6;     // 6 rows x 1 tile: 12 sums and 2 weights of 16 registers
   static constexpr int panel_tiles = 1;
   static constexpr int panel_tiles_single_row = 4;
   static constexpr int codes_product_rows = 4;

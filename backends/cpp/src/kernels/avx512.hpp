@@ -158,7 +158,7 @@ struct Avx512 {
   static constexpr int int8_rows = 5;  // 5 rows x 2 tiles: 10 partial sums, 10 sums and 4 weight planes of 32 registers
   static constexpr int int8_tiles = 2;
   static constexpr int decoded_rows = 20;  // from so many on codes are decoded once
-  static constexpr int panel_rows = 6;  // 6 rows x 4 tiles: 24 sums and 4 weights of 32 registers
+  static constexpr int panel_rows = 6;     // 6 rows x 4 tiles: 24 sums and 4 weights of 32 registers
   static constexpr int panel_tiles = 4;
   static constexpr int panel_tiles_single_row = 8;
   static constexpr int codes_product_rows = 4;
