@@ -11,15 +11,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_transformers import SIZES, TOKENS, load, packed_layers, save_bert, save_llama, states
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
-    BertConfig,
-    BertModel,
     GPT2Config,
     GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
     MambaConfig,
     MambaModel,
     MixtralConfig,
@@ -31,59 +28,25 @@ from transformers import (
     T5Model,
     ViTConfig,
     ViTForImageClassification,
-    ViTModel,
     Wav2Vec2Config,
     Wav2Vec2Model,
 )
-from transformers.masking_utils import bidirectional_mask_function, causal_mask_function
 from typer.testing import CliRunner
 
 import bittensor
 from bittensor.checkpoints import open_checkpoint
 from bittensor.cli import app
-from bittensor.transformers import (
-    BitTensorConfig,
-    BitTensorQuantizer,
-    attend,
-    padding_mask,
-    prepare_saving_,
-    random_tokens,
-)
-
-TOKENS = torch.tensor([[7, 1, 30, 33, 3, 9, 2, 15]])
+from bittensor.transformers import BitTensorConfig, BitTensorQuantizer, prepare_saving_
 
 
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    config = BertConfig(vocab_size=40, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96)
-    folder = tmp_path_factory.mktemp("transformers") / "bert"
-    BertModel(config).save_pretrained(folder)
-    return folder
+    return save_bert(tmp_path_factory.mktemp("transformers") / "bert")
 
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=40, hidden_size=64, num_hidden_layers=1, num_attention_heads=4, intermediate_size=96
-    )
-    folder = tmp_path_factory.mktemp("transformers") / "llama"
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
-
-
-@torch.inference_mode()
-def states(model: torch.nn.Module) -> torch.Tensor:
-    return torch.as_tensor(model(TOKENS)[0])
-
-
-def load(folder: Path, **settings: Any) -> Any:
-    return AutoModel.from_pretrained(folder, **settings)
-
-
-def packed_layers(model: torch.nn.Module) -> list[str]:
-    return [name for name, module in model.named_modules() if isinstance(module, bittensor.QuantizedLinear)]
+    return save_llama(tmp_path_factory.mktemp("transformers") / "llama")
 
 
 def test_a_float_model_is_quantized_as_quantize_does(bert: Path) -> None:
@@ -122,7 +85,6 @@ def test_a_packed_model_saved_and_loaded_gives_the_same(config: BitTensorConfig,
     assert (tmp_path / "again" / "model.safetensors").read_bytes() == (tmp_path / "model.safetensors").read_bytes()
 
 
-SIZES = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 96}
 T5_SIZES = {"vocab_size": 40, "d_model": 64, "d_kv": 16, "d_ff": 64, "num_layers": 1, "num_heads": 4}
 FRONT = {"conv_dim": (32,), "conv_stride": (5,), "conv_kernel": (10,), "num_conv_pos_embeddings": 16}
 IMAGE = {"image_size": 32, "patch_size": 8}
@@ -437,141 +399,3 @@ def test_without_the_extra(run_python: Callable[..., subprocess.CompletedProcess
     process = run_python("-c", f"{code}import bittensor.transformers")
     assert "bittensor.transformers needs transformers, which is not installed: pip install" in process.stderr
     assert "'packed-bittensor[transformers]'" in process.stderr
-
-
-def test_random_tokens_are_those_of_the_vocabulary(bert: Path) -> None:
-    model = load(bert)
-    batches = random_tokens(model, 40, 50)
-    assert [batch["input_ids"].shape for batch in batches] == [(32, 50), (8, 50)]
-    tokens = torch.cat([batch["input_ids"] for batch in batches])
-    assert tokens.dtype is torch.int64
-    assert set(tokens.flatten().tolist()) == set(range(40))
-    again = random_tokens(model, 40, 50)
-    assert torch.equal(tokens, torch.cat([batch["input_ids"] for batch in again]))
-    assert not torch.equal(tokens[:32], random_tokens(model, 32, 50, seed=1)[0]["input_ids"])
-
-
-def test_random_tokens_leave_the_global_generator_alone(bert: Path) -> None:
-    state = torch.get_rng_state()
-    random_tokens(load(bert), 1, 1)
-    assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_random_tokens_calibrate_a_model(llama: Path) -> None:
-    model = AutoModelForCausalLM.from_pretrained(llama)
-    config = bittensor.QuantizeConfig(4, 32, "float", "hqq")
-    report = bittensor.calibrate(model, random_tokens(model), config, lambda name, _: name != "lm_head")
-    assert len(report.quantized) == 7
-    assert not report.failed
-    plain = AutoModelForCausalLM.from_pretrained(llama)
-    bittensor.quantize_(plain, config, lambda name, _: name != "lm_head")
-    assert not torch.equal(states(model), states(plain))
-
-
-def test_random_tokens_need_a_model_that_takes_nothing_else(bert: Path) -> None:
-    sizes = {"vocab_size": 40, "d_model": 64, "d_kv": 16, "d_ff": 64, "num_layers": 1, "num_heads": 4}
-    with pytest.raises(ValueError, match="expected one that is called with token ids alone, got T5Model"):
-        random_tokens(T5Model(T5Config(**sizes)))
-    image = ViTConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=32, image_size=32)
-    with pytest.raises(ValueError, match="expected one that is called with token ids alone, got ViTModel"):
-        random_tokens(ViTModel(image))
-    with pytest.raises(ValueError, match="length: expected at least 1, got 0"):
-        random_tokens(load(bert), length=0)
-    with pytest.raises(TypeError, match="sequences: expected an int, got float"):
-        random_tokens(load(bert), sequences=1.5)  # type: ignore[arg-type]
-
-
-PADDED = {
-    "input_ids": torch.tensor([[7, 1, 30, 33, 3, 9], [5, 2, 8, 0, 0, 0], [11, 12, 13, 14, 0, 0]]),
-    "attention_mask": torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 0, 0]]),
-}
-SEEN = PADDED["attention_mask"].bool()
-
-
-@pytest.mark.parametrize("backend", ["cpp", "reference"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@torch.inference_mode()
-def test_attention_is_that_of_torch(backend: str, dtype: torch.dtype, bert: Path) -> None:
-    expected = load(bert, dtype=dtype)(**PADDED).last_hidden_state
-    model = load(bert, attn_implementation="bittensor", dtype=dtype)
-    with bittensor.use_backend(backend):
-        states = model(**PADDED).last_hidden_state
-    assert states.dtype is dtype
-    assert torch.allclose(states[SEEN], expected[SEEN], atol=1e-5 if dtype is torch.float32 else 0.05)
-    model.set_attn_implementation("sdpa")
-    assert torch.equal(model(**PADDED).last_hidden_state, expected)
-
-
-@torch.inference_mode()
-def test_attention_of_images() -> None:
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-    model = ViTModel(ViTConfig(**sizes, image_size=32, patch_size=8)).eval()
-    images = torch.randn(2, 3, 32, 32)
-    expected = model(images).last_hidden_state
-    model.set_attn_implementation("bittensor")
-    assert torch.allclose(model(images).last_hidden_state, expected, atol=1e-5)
-
-
-@torch.inference_mode()
-def test_a_sentence_is_embedded_alike_in_any_batch(bert: Path) -> None:
-    config = BitTensorConfig(group_size=32)
-    model = load(bert, quantization_config=config, attn_implementation="bittensor")
-    together = model(**PADDED).last_hidden_state
-    for i, length in enumerate(SEEN.sum(dim=1).tolist()):
-        alone = model(PADDED["input_ids"][i : i + 1, :length]).last_hidden_state
-        assert torch.equal(alone[0], together[i, :length])
-
-
-@torch.inference_mode()
-def test_attention_is_compiled(bert: Path) -> None:
-    model = load(bert, quantization_config=BitTensorConfig(group_size=32), attn_implementation="bittensor")
-    program = torch.compile(model, fullgraph=True, backend="aot_eager")
-    for batch in (PADDED, {name: tensor[:2, :5] for name, tensor in PADDED.items()}):
-        assert torch.equal(program(**batch).last_hidden_state, model(**batch).last_hidden_state)
-
-
-def test_attention_that_is_refused(bert: Path, llama: Path) -> None:
-    model = load(bert, attn_implementation="bittensor")
-    with pytest.raises(RuntimeError, match=r"has no gradient: call the model under torch\.inference_mode"):
-        model(**PADDED)
-    with torch.inference_mode():
-        square = torch.ones(3, 1, 6, 6, dtype=torch.bool)
-        with pytest.raises(ValueError, match=r"attention_mask: expected one of padding, \[B, S\], got bool \[3, 1, 6"):
-            model(PADDED["input_ids"], attention_mask=square)
-        with pytest.raises(ValueError, match=r"dropout: expected 0, got 0\.1: call model\.eval"):
-            model.train()(**PADDED)
-        decoder = AutoModelForCausalLM.from_pretrained(llama, attn_implementation="bittensor")
-        with pytest.raises(ValueError, match="every token sees every other, an encoder; use 'sdpa' or 'eager'"):
-            decoder(TOKENS)
-
-
-@pytest.mark.parametrize(
-    ("settings", "reason"),
-    [
-        ({"is_causal": True}, "is_causal: expected False, got True"),
-        ({"sliding_window": 4}, "sliding_window: expected none, got 4"),
-        ({"softcap": 30.0}, "softcap: expected none, got 30.0"),
-        ({"output_attentions": True}, "output_attentions: expected none, got True"),
-        ({"position_bias": torch.zeros(1, 2, 3, 3)}, r"position_bias: expected none, got a tensor \[1, 2, 3, 3\]"),
-        ({"cu_seq_lens_q": torch.tensor([0, 3])}, r"cu_seq_lens_q: expected none, got a tensor \[2\]"),
-    ],
-)
-def test_arguments_of_attention_that_are_refused(settings: dict[str, Any], reason: str) -> None:
-    module, x = torch.nn.Module(), torch.randn(1, 2, 3, 16)
-    others = {"sliding_window": None, "output_attentions": False, "position_ids": torch.arange(3)}
-    assert attend(module, x, x, x, None, **others)[0].shape == (1, 3, 2, 16)
-    with pytest.raises(ValueError, match=reason):
-        attend(module, x, x, x, None, **settings)
-    module.is_causal = True  # type: ignore[assignment]
-    with pytest.raises(ValueError, match="is_causal"):
-        attend(module, x, x, x, None)
-
-
-def test_masks_of_padding() -> None:
-    mask = torch.ones(2, 5, dtype=torch.bool)
-    assert padding_mask(kv_length=5, mask_function=bidirectional_mask_function, attention_mask=mask) is mask
-    assert padding_mask(kv_length=5, mask_function=bidirectional_mask_function) is None
-    with pytest.raises(ValueError, match="attention_mask: expected 6 tokens, got 5"):
-        padding_mask(kv_length=6, mask_function=bidirectional_mask_function, attention_mask=mask)
-    with pytest.raises(ValueError, match="an encoder"):
-        padding_mask(kv_length=5, mask_function=causal_mask_function, attention_mask=mask)

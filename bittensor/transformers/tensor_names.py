@@ -1,0 +1,71 @@
+"""Names of packed weights: transformers has some in a model, and others in the file that it is saved to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+
+import torch
+from safetensors import safe_open
+from transformers import PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightRenaming, revert_weight_conversion
+
+WEIGHT, WORDS = ".weight", ".words"
+"""Ends of names: of a weight in the configuration, and of the first of its tensors."""
+
+
+def layer_of(model: PreTrainedModel, weight: str, renamed: str) -> str:
+    """The module that a weight of a file belongs to: transformers adds or drops the prefix of the base model.
+
+    Args:
+        weight: its name in the file.
+        renamed: the name of its layer by `names_in_model`.
+
+    Raises:
+        ValueError: the model has no such module.
+    """
+    layer, prefix = weight.removesuffix(WEIGHT), f"{model.base_model_prefix}."
+    for stem in (renamed, layer):
+        for name in (stem, f"{prefix}{stem}", stem.removeprefix(prefix)):
+            with suppress(AttributeError):
+                model.get_submodule(name)
+                return name
+    raise ValueError(f"{weight}: the model {type(model).__name__} has no module {layer}")
+
+
+def names_in_model(model: PreTrainedModel, names: Iterable[str]) -> dict[str, str]:
+    """What transformers makes of the names of a file when it loads it: for some models they are not those of modules.
+
+    The prefix of the base model is as it was.
+    """
+    renamings = [change for change in get_model_conversion_mapping(model) if isinstance(change, WeightRenaming)]
+    result = {}
+    for name in sorted(names):  # as transformers does: a renaming may wait for another one
+        result[name] = name
+        for renaming in renamings:
+            result[name], _ = renaming.rename_source_key(result[name])
+    return result
+
+
+def stored_names(files: Sequence[str] | None) -> set[str]:
+    """Names of all tensors in safetensors files.
+
+    Raises:
+        ValueError: the files are not known, or of another kind.
+    """
+    if files is None or not all(str(file).endswith(".safetensors") for file in files):
+        raise ValueError(f"expected packed weights in safetensors files, got {files}")
+    names: set[str] = set()
+    for file in files:
+        with safe_open(file, framework="pt") as opened:
+            names.update(opened.keys())
+    return names
+
+
+def names_in_file(model: PreTrainedModel, weights: Iterable[str]) -> dict[str, str]:
+    """What `save_pretrained` makes of the names of packed weights: the inverse of `names_in_model`."""
+    names = list(weights)
+    places = {f"{name.removesuffix(WEIGHT)}{WORDS}": torch.tensor([place]) for place, name in enumerate(names)}
+    saved = revert_weight_conversion(model, places)
+    return {names[int(place)]: f"{name.removesuffix(WORDS)}{WEIGHT}" for name, place in saved.items()}
