@@ -36,7 +36,7 @@ struct Int8LinearTile {
   static constexpr int chains = Rows == 1 && plane_count > 1 ? 2 : 1;
 
   /// Where 16 registers have to hold planes of codes beside the sums. It costs what it brings elsewhere.
-  static constexpr bool settles_sums = V::lanes < tile_rows && StoredBits == Bits && Rows > 1;
+  static constexpr bool settles_sums = V::lanes < tile_rows && StoredBits < 8 && Rows > 1;
 
   /// One block of every tile against its columns of every row.
   template <class Partial>
