@@ -237,6 +237,21 @@ def test_int8_many_groups(target: Target, bits: int) -> None:
 
 
 @check("linear", applies=_int8)
+def test_int8_many_rows_of_many_groups(target: Target, bits: int) -> None:
+    """More groups than codes that a backend may decode at a time for many rows: none is lost, counted twice, or meets
+    the factors of another.
+    """
+    within = scope(target.capabilities)
+    cases = [
+        LinearCase(
+            within.weight(bits, 35, 3300, size, zero), (100,), x=FloatFill("groups", seed=size), bias=FloatFill()
+        )
+        for zero, size in product(within.zeros, (32, 136))
+    ]
+    target.run(cases)
+
+
+@check("linear", applies=_int8)
 def test_int8_many_rows_of_every_kind_of_group(target: Target, bits: int) -> None:
     """Rows around the tiles and panels of matrix units, by groups that fill their steps of columns or do not.
 
