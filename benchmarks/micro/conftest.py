@@ -1,8 +1,8 @@
-"""Backends as a parameter: our own, each of their variants, as far as its speed allows."""
+"""Backends as a parameter, with each of their variants as far as its speed allows: our own, or those of --backend."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
 
 import pytest
 import torch
@@ -16,11 +16,24 @@ SLOW = {"reference": 2**22, "cpp:scalar": 2**28}
 """Most elementary steps (codes, or products) of a case that is worth waiting for, on backends that are slow."""
 
 
-def backend_names() -> list[str]:
-    """Each variant of each backend; a backend without variants by its own name."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--backend",
+        action="append",
+        metavar="NAME",
+        help="a registered backend or a variant of it, to be timed instead of our own; repeatable",
+    )
+
+
+def backend_names(chosen: Sequence[str]) -> list[str]:
+    """Each variant of each backend; a backend without variants, and a variant, by its own name."""
     names = []
-    for name in BACKENDS:
-        variants = get_backend(name).capabilities.variants
+    for name in chosen:
+        try:
+            capabilities = get_backend(name).capabilities
+        except bittensor.UnknownBackendError as error:
+            raise pytest.UsageError(str(error)) from None
+        variants = () if ":" in name else capabilities.variants
         names += [f"{name}:{variant}" for variant in variants] or [name]
     return names
 
@@ -30,13 +43,25 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     mark = metafunc.definition.get_closest_marker("cases")
     if mark is None:
         return
+    names = backend_names(metafunc.config.getoption("backend") or BACKENDS)
     pairs = [
         pytest.param(name, case, id=f"{case}-{name}")
         for case in mark.args
-        for name in backend_names()
+        for name in names
         if case.steps <= SLOW.get(name, case.steps)
     ]
     metafunc.parametrize(("backend", "case"), pairs, indirect=["backend"])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Skips what a chosen backend does not declare; our own declare everything."""
+    try:
+        return (yield)
+    except bittensor.UnsupportedOperationError as error:
+        if item.config.getoption("backend"):
+            pytest.skip(str(error))
+        raise
 
 
 def pytest_configure(config: pytest.Config) -> None:
