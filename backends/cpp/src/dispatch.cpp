@@ -175,12 +175,14 @@ const Tuning& tuning() {
   static constexpr Tuning amd = {
       .fetch = {.row_tiles = 3, .ahead = 2304, .next_run = true},
       .serial_products = std::int64_t{1} << 20,
+      .least_rows = 2,
       .row_in_order = true,
       .decodes = false,
       .words_ahead = 0};
   static constexpr Tuning others = {
       .fetch = {},
       .serial_products = std::int64_t{3} << 19,
+      .least_rows = 3,
       .row_in_order = false,
       .decodes = true,
       .words_ahead = 16384};

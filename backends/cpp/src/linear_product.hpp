@@ -164,9 +164,8 @@ class Product {
     panel_rows_ = std::min(rows, round_up(ceil_divide(rows, ceil_divide(rows, most / unit * unit)), unit));
   }
 
-  /// A row alone takes about as long as two: reading the weight does.
   std::int64_t products() const {
-    return std::max<std::int64_t>(l_.rows * digits_, 2) * layout_.in_features * outputs_;
+    return std::max(l_.rows * digits_, tuning_.least_rows) * layout_.in_features * outputs_;
   }
   std::int64_t code_bytes() const { return panel_rows_ * digits_ * x_stride_; }
   std::int64_t factor_bytes() const { return round_up(panel_rows_ * digits_ * groups_ * 4, 64); }

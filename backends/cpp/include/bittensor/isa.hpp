@@ -34,6 +34,7 @@ BITTENSOR_API Isa parse_isa(std::string_view name);
 struct Tuning {
   CodeFetch fetch;
   std::int64_t serial_products;  // of a linear; below so many a second thread costs more than it saves
+  std::int64_t least_rows;       // fewer rows of a linear take as long as so many: reading the weight does
   bool row_in_order;             // one row of a linear meets a weight that comes from memory tile after tile
   bool decodes;                  // codes of a linear, once for many rows; on AMD it is not measured
   std::int64_t words_ahead;      // bytes that one row prefetches where it meets packed words in order
