@@ -112,7 +112,7 @@ void store_sums(CaseList& cases) {
 void add_code_cases(CaseList& cases) {
   for (const int bits : widths) {
     for (const std::int64_t columns : {std::int64_t{16384}, short_row}) rows_of_codes(cases, bits, columns);
-    for (const std::int64_t rows : {1, 4, 32}) integer_dot(cases, bits, rows, bittensor::WordFetch::none);
+    for (const std::int64_t rows : {1, 4, 32, 128}) integer_dot(cases, bits, rows, bittensor::WordFetch::none);
     for (const bool scaled : {false, true}) store_codes(cases, bits, scaled);
   }
   integer_dot(cases, 4, 1, bittensor::WordFetch::in_order);

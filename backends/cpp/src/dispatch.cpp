@@ -18,7 +18,7 @@ extern const KernelSet avx2_kernels;
 extern const KernelSet avxvnni_kernels;
 extern const KernelSet avx512_kernels;
 extern const KernelSet avx512vnni_kernels;
-extern const Int8Linear amx_kernels[3];
+extern const TileKernels amx_kernels;
 
 namespace {
 
@@ -104,10 +104,14 @@ bool has_avx512(const CpuFeatures& f) {
   return has_avx2(f) && f.os_avx512 && f.avx512f && f.avx512bw && f.avx512dq && f.avx512vl;
 }
 
-/// The tiles of AMX serve the int8 linear only; everything else runs on vectors.
+/// The tiles of AMX serve the int8 linear and the integer product; everything else runs on vectors.
 KernelSet with_tiles(KernelSet set) {
   set.isa = Isa::amx;
-  std::ranges::copy(amx_kernels, set.linear.int8_linear);
+  for (std::size_t i = 0; i < std::size(set.codes); ++i) {
+    set.codes[i].integer_dot = amx_kernels.integer_dot[i];
+    set.codes[i].decodes_once = true;
+  }
+  std::ranges::copy(amx_kernels.int8_linear, set.linear.int8_linear);
   set.linear.decodes_once = true;
   return set;
 }

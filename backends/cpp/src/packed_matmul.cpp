@@ -24,8 +24,16 @@ constexpr std::int64_t panel_bytes = std::int64_t{1} << 20;
 /// Rows that each thread needs to have rows of its own, where it also multiplies a row of ones.
 constexpr std::int64_t least_rows_beside_ones = 8;
 
-/// Rows of sums that are computed before their epilogue runs; the buffer lies on the stack.
+/// The same for kernels that decode once for all rows, which each thread with rows of its own does: a row for so many
+/// outputs, within these bounds.
+constexpr std::int64_t decoded_outputs = 48;
+constexpr std::int64_t least_decoded_for = 8;
+constexpr std::int64_t most_decoded_for = 32;
+
+/// Rows of sums that are computed before their epilogue runs: at most so many, or more where they share what is
+/// decoded.
 constexpr std::int64_t sum_rows = 32;
+constexpr std::int64_t decoded_sum_rows = 128;
 
 /// The product rewritten for the kernels. With values s = x - shift that fit a signed byte,
 ///   sum (x - x_zero)(w - weight_zero) = sum s w + (shift - x_zero) sum w - weight_zero (sum s + K (shift - x_zero)).
@@ -66,6 +74,11 @@ class Product {
     return rows == 1 || weight_bytes() > cached_weight_bytes ? WordFetch::by_tiles : WordFetch::none;
   }
 
+  /// Rows whose sums are computed at a time.
+  std::int64_t sum_rows_of(std::int64_t rows) const {
+    return codes_.decodes_once ? ceil_divide(rows, ceil_divide(rows, decoded_sum_rows)) : std::min(rows, sum_rows);
+  }
+
   void count_calls() const {
     count_call(KernelKind::integer_dot, p_.bits, kernels_.isa);
     count_call(KernelKind::expand_planes, p_.bits, kernels_.isa);
@@ -77,10 +90,17 @@ class Product {
     }
   }
 
+  /// Rows that each thread needs to have rows of its own.
+  std::int64_t least_rows() const {
+    if (codes_.decodes_once) {
+      return std::clamp(p_.out_features / decoded_outputs, least_decoded_for, most_decoded_for);
+    }
+    return excess_ != 0 ? least_rows_beside_ones : least_own_rows;
+  }
+
   /// Returns false if a code of x is out of range.
   bool multiply_all(const ParallelFor& loop) const {
-    const std::int64_t least = excess_ != 0 ? least_rows_beside_ones : least_own_rows;
-    if (!has_own_rows(loop, p_.rows, own_rows_of(weight_bytes(), least, panel_rows_))) {
+    if (!has_own_rows(loop, p_.rows, own_rows_of(weight_bytes(), least_rows(), panel_rows_))) {
       return Product(*this).multiply_rows(0, p_.rows, loop);
     }
     std::atomic<bool> in_range{true};
@@ -147,9 +167,9 @@ class Product {
   void multiply(std::int64_t first, std::int64_t rows, const ParallelFor& loop) const {
     const std::int64_t column_blocks = ceil_divide(p_.out_features, block_columns);
     const std::int64_t wanted = 4 * loop.thread_count();
+    const std::int64_t most_ranges = ceil_divide(rows, codes_.decodes_once ? 16 : 8);
     const std::int64_t row_ranges =
-        column_blocks >= wanted ? 1
-                                : std::clamp<std::int64_t>(ceil_divide(wanted, column_blocks), 1, ceil_divide(rows, 8));
+        column_blocks >= wanted ? 1 : std::clamp<std::int64_t>(ceil_divide(wanted, column_blocks), 1, most_ranges);
     const std::int64_t range_rows = ceil_divide(ceil_divide(rows, row_ranges), 4) * 4;
     const std::int64_t ranges = ceil_divide(rows, range_rows);
     const bool helps = help_pays(loop, rows * p_.in_features * p_.out_features);
@@ -165,7 +185,9 @@ class Product {
 
   /// Rows [m, m + rows) of the panel that starts at `first`, and one block of columns.
   void multiply_block(std::int64_t first, std::int64_t m, std::int64_t rows, std::int64_t column) const {
-    alignas(64) std::int32_t acc[sum_rows * block_columns];
+    const std::int64_t most_sum_rows = sum_rows_of(rows);
+    auto* acc = reinterpret_cast<std::int32_t*>(
+        scratch(ScratchUse::task, static_cast<std::size_t>(most_sum_rows * block_columns * 4)));
     alignas(64) std::int32_t column_add[block_columns] = {};
     alignas(64) float scale[block_columns] = {};
     IntegerDotBlock block{};
@@ -177,15 +199,15 @@ class Product {
     block.acc = acc;
     if (block.columns < block_columns) {
       // The epilogue reads whole blocks; sums of absent columns are zero.
-      std::fill_n(acc, std::min(sum_rows, rows) * block_columns, 0);
+      std::fill_n(acc, most_sum_rows * block_columns, 0);
     }
     block.fetch = first_fetch(rows);
     block.ahead = tuning().words_ahead;
     fill_columns(block, column, column_add, scale);
     if (excess_ != 0) block.fetch = WordFetch::none;  // the row of ones has met the weight
-    for (std::int64_t done = 0; done < rows; done += sum_rows) {
+    for (std::int64_t done = 0; done < rows; done += most_sum_rows) {
       const std::int64_t row = m + done;
-      block.rows = std::min(sum_rows, rows - done);
+      block.rows = std::min(most_sum_rows, rows - done);
       block.planes = planes_ + row * plane_stride_;
       codes_.integer_dot(block);
       block.fetch = WordFetch::none;

@@ -154,7 +154,7 @@ void check_all(Problem p, Random& random) {
 
 TEST(every_count_of_rows) {
   Random random(1);
-  std::vector<std::int64_t> counts = {33, 65};
+  std::vector<std::int64_t> counts = {33, 65, 129};
   for (std::int64_t rows = 0; rows <= 17; ++rows) counts.push_back(rows);
   constexpr std::int64_t out_features[] = {0, 1, 3, 15, 16, 17, 31, 33, 63, 64, 65, 130};
   for (const int bits : widths) {

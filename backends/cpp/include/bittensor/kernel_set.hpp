@@ -55,7 +55,7 @@ struct IntegerDotBlock {
   std::int64_t columns;        // weight rows, 1..block_columns
   WordFetch fetch;             // where there is no `in_order` it is `by_tiles`
   std::int64_t ahead;          // bytes, in order: so far ahead words are prefetched; 0 leaves it to the processor
-  std::int32_t* acc;           // [rows, block_columns]; columns up to the next multiple of 4 are overwritten
+  std::int32_t* acc;           // [rows, block_columns]; columns up to the next multiple of 16 are overwritten
 };
 
 /// acc[m, n] = sum over k of planes[m, k] * weight[n, k].
@@ -85,6 +85,13 @@ struct CodeKernels {
   ExpandPlanes expand_planes;
   IntegerDot integer_dot;
   StoreCodes store_codes;
+  bool decodes_once;  // integer_dot takes codes apart for all rows, and not for a few at a time
+};
+
+/// Kernels on the tile registers of AMX, with which a set replaces those on vectors.
+struct TileKernels {
+  IntegerDot integer_dot[4];  // 1, 2, 4, 8 bits
+  Int8Linear int8_linear[3];  // 2, 4, 8 bits
 };
 
 struct KernelSet {

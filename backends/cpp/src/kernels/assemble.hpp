@@ -19,7 +19,8 @@ namespace {
 
 template <class V, int Bits>
 constexpr CodeKernels code_kernels() {
-  return {pack_row<V, Bits>, unpack_row<V, Bits>, expand_planes<V, Bits>, integer_dot<V, Bits>, store_codes<V, Bits>};
+  return {pack_row<V, Bits>,    unpack_row<V, Bits>,  expand_planes<V, Bits>,
+          integer_dot<V, Bits>, store_codes<V, Bits>, false};
 }
 
 template <class V>

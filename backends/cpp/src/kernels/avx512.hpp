@@ -131,23 +131,28 @@ struct Avx512 {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(out), totals);
   }
 
-  static void requantize(const CodeEpilogue& row, int max, std::uint8_t* codes) {
-    for (int n = 0; n < block_columns; n += 16) {
-      __m512i code = _mm512_add_epi32(
-          _mm512_add_epi32(_mm512_loadu_si512(row.acc + n), _mm512_loadu_si512(row.column_add + n)),
-          _mm512_set1_epi32(row.row_add));
-      if (row.scale != nullptr) {
-        // Clamping before the rounding (to whole numbers) changes nothing and keeps the conversion in range.
-        __m512 value = _mm512_mul_ps(_mm512_cvtepi32_ps(code), _mm512_loadu_ps(row.scale + n));
-        value = _mm512_max_ps(value, _mm512_set1_ps(static_cast<float>(-row.out_zero)));
-        value = _mm512_min_ps(value, _mm512_set1_ps(static_cast<float>(max - row.out_zero)));
-        code = _mm512_cvt_roundps_epi32(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-        code = _mm512_add_epi32(code, _mm512_set1_epi32(row.out_zero));
-      }
-      code = _mm512_max_epi32(code, _mm512_setzero_si512());
-      code = _mm512_min_epi32(code, _mm512_set1_epi32(max));
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(codes + n), _mm512_cvtepi32_epi8(code));
+  static __m512i requantize16(const CodeEpilogue& row, int max, int n) {
+    __m512i code = _mm512_add_epi32(
+        _mm512_add_epi32(_mm512_loadu_si512(row.acc + n), _mm512_loadu_si512(row.column_add + n)),
+        _mm512_set1_epi32(row.row_add));
+    if (row.scale != nullptr) {
+      // Clamping before the rounding (to whole numbers) changes nothing and keeps the conversion in range.
+      __m512 value = _mm512_mul_ps(_mm512_cvtepi32_ps(code), _mm512_loadu_ps(row.scale + n));
+      value = _mm512_max_ps(value, _mm512_set1_ps(static_cast<float>(-row.out_zero)));
+      value = _mm512_min_ps(value, _mm512_set1_ps(static_cast<float>(max - row.out_zero)));
+      code = _mm512_cvt_roundps_epi32(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+      code = _mm512_add_epi32(code, _mm512_set1_epi32(row.out_zero));
     }
+    code = _mm512_max_epi32(code, _mm512_setzero_si512());
+    return _mm512_min_epi32(code, _mm512_set1_epi32(max));
+  }
+  /// The codes leave in one piece, so that who reads them next need not wait for a memory of four.
+  static void requantize(const CodeEpilogue& row, int max, std::uint8_t* codes) {
+    static_assert(block_columns == 64);
+    const __m512i low = _mm512_packus_epi32(requantize16(row, max, 0), requantize16(row, max, 16));
+    const __m512i high = _mm512_packus_epi32(requantize16(row, max, 32), requantize16(row, max, 48));
+    const __m512i order = _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0);
+    store(codes, _mm512_permutexvar_epi32(order, _mm512_packus_epi16(low, high)));
   }
 
   // The linear: lanes run over weight rows.
@@ -185,15 +190,13 @@ struct Avx512 {
     return _mm512_srli_epi32(v, Bits);
   }
   /// Lane i of vector j becomes lane j of vector i.
-  static void transpose(const void* const (&from)[lanes], std::uint32_t* to) {
+  [[gnu::always_inline]] static void transpose(LaneVector (&v)[lanes]) {
     __m512i pairs[16];
     __m512i fours[16];
 #pragma GCC unroll 16
     for (int i = 0; i < 16; i += 2) {
-      const __m512i even = load(from[i]);
-      const __m512i odd = load(from[i + 1]);
-      pairs[i] = _mm512_unpacklo_epi32(even, odd);
-      pairs[i + 1] = _mm512_unpackhi_epi32(even, odd);
+      pairs[i] = _mm512_unpacklo_epi32(v[i], v[i + 1]);
+      pairs[i + 1] = _mm512_unpackhi_epi32(v[i], v[i + 1]);
     }
 #pragma GCC unroll 16
     for (int i = 0; i < 16; i += 4) {
@@ -209,11 +212,19 @@ struct Avx512 {
       const __m512i low_odd = _mm512_shuffle_i32x4(fours[i], fours[4 + i], 0xDD);
       const __m512i high = _mm512_shuffle_i32x4(fours[8 + i], fours[12 + i], 0x88);
       const __m512i high_odd = _mm512_shuffle_i32x4(fours[8 + i], fours[12 + i], 0xDD);
-      store(to + i * 16, _mm512_shuffle_i32x4(low, high, 0x88));
-      store(to + (4 + i) * 16, _mm512_shuffle_i32x4(low_odd, high_odd, 0x88));
-      store(to + (8 + i) * 16, _mm512_shuffle_i32x4(low, high, 0xDD));
-      store(to + (12 + i) * 16, _mm512_shuffle_i32x4(low_odd, high_odd, 0xDD));
+      v[i] = _mm512_shuffle_i32x4(low, high, 0x88);
+      v[4 + i] = _mm512_shuffle_i32x4(low_odd, high_odd, 0x88);
+      v[8 + i] = _mm512_shuffle_i32x4(low, high, 0xDD);
+      v[12 + i] = _mm512_shuffle_i32x4(low_odd, high_odd, 0xDD);
     }
+  }
+  static void transpose(const void* const (&from)[lanes], std::uint32_t* to) {
+    __m512i v[lanes];
+#pragma GCC unroll 16
+    for (int i = 0; i < lanes; ++i) v[i] = load(from[i]);
+    transpose(v);
+#pragma GCC unroll 16
+    for (int i = 0; i < lanes; ++i) store(to + i * lanes, v[i]);
   }
   static LaneVector shift_right(LaneVector v, LaneVector bits) { return _mm512_srlv_epi32(v, bits); }
   /// The entry that the low 4 bits of each lane name.
