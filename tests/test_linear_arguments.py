@@ -121,6 +121,27 @@ def test_freed_memory_is_refused() -> None:
                 linear(x, WEIGHT, bias)
 
 
+def test_memory_that_was_made_smaller_is_refused() -> None:
+    """torch's own operators read behind it."""
+    columns = WEIGHT.shape[1]
+    whole, view, transposed = torch.ones(2, columns), torch.ones(5, columns)[2:4, :], torch.ones(columns, 2).t()
+    words = bittensor.pack_weights(torch.ones(2, columns, dtype=torch.uint8))
+    with use_backend("cpp"):
+        for x in (whole, view, transposed):
+            linear(x, WEIGHT)
+            bytes_ = x.untyped_storage().nbytes()
+            x.untyped_storage().resize_(bytes_ - 4 * columns * (x is view))  # the row behind the view may go
+            linear(x, WEIGHT)
+            reach = 4 * (x.storage_offset() + 2 * columns)
+            x.untyped_storage().resize_(reach - 1)
+            message = f"x: the storage of the tensor was made smaller: {reach - 1} bytes are left of the {reach} up to"
+            with pytest.raises(ValueError, match=message):
+                linear(x, WEIGHT)
+        words.untyped_storage().resize_(8)
+        with pytest.raises(ValueError, match="weight: the storage of the tensor was made smaller: 8 bytes are left"):
+            bittensor.packed_matmul(torch.ones(2, columns, dtype=torch.uint8), words)
+
+
 def test_freed_indices_and_scales_are_refused() -> None:
     operators, words = torch.ops.bittensor_cpp, bittensor.pack_weights(torch.ones(2, 16, dtype=torch.uint8))
     prepared = bittensor.get_backend("cpp").prepare(WEIGHT).tensors[0]

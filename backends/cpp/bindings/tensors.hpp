@@ -61,11 +61,25 @@ inline Tensor defined(const char* name, const Tensor& given) {
   return given;
 }
 
-/// Where the elements of a tensor lie. One whose storage was freed would look like an operand that is not there.
+/// Where the elements of a tensor lie. Its storage may have been freed or made smaller since it was created; torch's
+/// own operators read behind it then.
 inline void* memory_of(const char* name, const Tensor& tensor) {
-  void* memory = tensor.data_ptr();
-  if (memory == nullptr && tensor.numel() > 0) refuse(std::string(name) + ": the storage of the tensor was freed");
-  return memory;
+  const auto sizes = tensor.sizes();
+  const auto strides = tensor.strides();
+  std::int64_t reach = tensor.storage_offset() + 1;  // elements up to the last
+  for (std::size_t i = 0; i < sizes.size(); ++i) {
+    if (sizes[i] == 0) return tensor.data_ptr();
+    reach += (sizes[i] - 1) * strides[i];
+  }
+  reach *= static_cast<std::int64_t>(tensor.element_size());
+  std::int64_t bytes = 0;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_size(tensor.get(), &bytes));
+  if (bytes < reach) {
+    refuse(
+        std::string(name) + ": the storage of the tensor was " + (bytes == 0 ? "freed" : "made smaller") + ": " +
+        std::to_string(bytes) + " bytes are left of the " + std::to_string(reach) + " up to its last element");
+  }
+  return tensor.data_ptr();
 }
 
 /// A matrix operand: its leading dimensions count as rows.
