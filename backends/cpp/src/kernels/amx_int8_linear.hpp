@@ -196,7 +196,6 @@ class AmxInt8Linear {
   /// A step of weight tile t as rows of a tile register; rows behind the last keep what they have, which meets
   /// activations of zero.
   [[gnu::always_inline]] void decode(const Step& step, int t, std::uint8_t* to) const {
-    // NOLINTNEXTLINE(misc-const-correctness): constant for some kinds of zero only
     __m512i zero = _mm512_setzero_si512();
     if constexpr (Kind == ZeroKind::integer && !unsigned_weight) {
       // The zero of each of the 16 rows, four times.
@@ -224,7 +223,6 @@ class AmxInt8Linear {
       constexpr bool is_signed = Kind == ZeroKind::symmetric;
       constexpr int flip = is_signed ? 0xFF << (Bits - 1) & 0xFF : 0;
       const __m512i matrix = _mm512_set1_epi64(static_cast<std::int64_t>(code_matrix(Bits, Bits * Plane, is_signed)));
-      // NOLINTNEXTLINE(misc-const-correctness): constant for some kinds of zero only
       __m512i weight = _mm512_gf2p8affine_epi64_epi8(packed, matrix, flip);
       if constexpr (Kind == ZeroKind::integer && !unsigned_weight) weight = _mm512_sub_epi8(weight, zero);
       _mm512_store_si512(to + Plane * 64, weight);
@@ -401,7 +399,6 @@ class AmxInt8Linear {
 #pragma GCC unroll 2
         for (int i = 0; i < Groups; ++i) {
           [[maybe_unused]] const std::int64_t factor = factors + i * b_.x_group_stride + m;
-          // NOLINTNEXTLINE(misc-const-correctness): constant for some kinds of zero only
           __m512i sum = _mm512_load_si512(sums + i * sums_of_rows + t * tile_sums<Tiles> + m * tile_rows);
           if constexpr (has_zero_term) {
             const __m512i zero = _mm512_castps_si512(second[i]);

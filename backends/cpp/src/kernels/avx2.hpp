@@ -192,7 +192,7 @@ struct Avx2 {
   static LaneVector broadcast_blocks(const std::uint8_t* row, const std::int64_t (&offset)[Blocks]) {
     std::int32_t four[Blocks];
     for (int i = 0; i < Blocks; ++i) __builtin_memcpy(&four[i], row + offset[i], sizeof four[i]);
-    __m256i v = _mm256_set1_epi32(four[0]);  // NOLINT(misc-const-correctness): constant for one block only
+    __m256i v = _mm256_set1_epi32(four[0]);
     if constexpr (Blocks == 2) v = _mm256_blend_epi32(v, _mm256_set1_epi32(four[1]), 0xF0);
     return v;
   }

@@ -176,7 +176,7 @@ struct Avx512 {
   static LaneVector broadcast_blocks(const std::uint8_t* row, const std::int64_t (&offset)[Blocks]) {
     std::int32_t four[Blocks];
     for (int i = 0; i < Blocks; ++i) __builtin_memcpy(&four[i], row + offset[i], sizeof four[i]);
-    __m512i v = _mm512_set1_epi32(four[0]);  // NOLINT(misc-const-correctness): constant for one block only
+    __m512i v = _mm512_set1_epi32(four[0]);
     if constexpr (Blocks == 2) v = _mm512_mask_set1_epi32(v, 0xFF00, four[1]);
     if constexpr (Blocks == 4) {
       v = _mm512_mask_set1_epi32(v, 0x00F0, four[1]);
