@@ -8,6 +8,7 @@ from torch.autograd import forward_ad
 from .backend import Backend
 from .checks import REFUSALS, check_int, check_pack, check_packed_matmul, check_unpack, check_unpack_rows
 from .convolution import ConvolutionGeometry, composed_conv2d
+from .function_transforms import transformed_linear, transforms_are_active
 from .linear_checks import check_embedding, check_linear, check_table, refuse_tangents
 from .operators import Operators
 from .quantized_weight import QuantizedWeight
@@ -216,8 +217,11 @@ def linear(
     if not capabilities.checks_arguments:  # before the backend prepares a weight that it may not know
         check_linear(backend, x, weight, bias, activation_mode, epilogue)
     try:
+        prepared = weight.prepared_for(backend)
+        if transforms_are_active():
+            return transformed_linear(backend, x, prepared, bias, activation_mode, epilogue)
         operators = backend if capabilities.operators else Operators(backend)
-        return operators.linear(x, weight.prepared_for(backend), bias, activation_mode, epilogue)
+        return operators.linear(x, prepared, bias, activation_mode, epilogue)
     except (*REFUSALS, AttributeError):
         check_linear(backend, x, weight, bias, activation_mode, epilogue)
         raise
@@ -240,7 +244,7 @@ def feed_forward(
         refuse_tangents(x, up_bias, down_bias)
     backend = current_backend()
     needs_gradient = any(each is not None and each.requires_grad for each in (x, up_bias, down_bias))
-    if not backend.capabilities.operators or (needs_gradient and torch.is_grad_enabled()):
+    if not backend.capabilities.operators or _is_composed(needs_gradient):
         hidden = linear(x, up, up_bias, activation_mode, epilogue)
         return linear(hidden, down, down_bias, activation_mode)
     try:
@@ -269,7 +273,7 @@ def conv2d(
         refuse_tangents(images, bias)
     backend = current_backend()
     needs_gradient = images.requires_grad or (bias is not None and bias.requires_grad)
-    if not backend.capabilities.operators or (needs_gradient and torch.is_grad_enabled()):
+    if not backend.capabilities.operators or _is_composed(needs_gradient):
         return composed_conv2d(
             lambda patches: linear(patches, weight, bias, activation_mode, epilogue), images, geometry
         )
@@ -316,6 +320,11 @@ def embedding(indices: torch.Tensor, weight: QuantizedWeight, dtype: torch.dtype
     except (*REFUSALS, AttributeError):
         check_embedding(backend, indices, weight, dtype)
         raise
+
+
+def _is_composed(needs_gradient: bool) -> bool:
+    """Whether an operator without a gradient gives way to operations that have one."""
+    return (needs_gradient and torch.is_grad_enabled()) or transforms_are_active()
 
 
 def _operators(backend: Backend) -> Backend:

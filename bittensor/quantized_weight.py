@@ -16,7 +16,7 @@ from .checks import REFUSALS, check_pack, check_unpack, describe, dtype_name
 from .held_weight import CanonicalTensors, HeldByBackend, Restored
 from .prepared_weight import CANONICAL_LAYOUT, SCALE_DTYPES, PreparedWeight, WeightForm
 from .registry import current_backend, get_backend, name_of
-from .tracing import outside_of_traces, run_now
+from .tracing import outside_of_traces, outside_of_transforms, run_now
 from .weight_checks import check_group_bits, check_weight, dtype_names
 
 _converting = threading.RLock()
@@ -316,7 +316,7 @@ class QuantizedWeight:
         restored = self._restored
         canonical = None if restored is None else restored.of(held)
         if canonical is None:
-            with torch.inference_mode(False):
+            with outside_of_transforms(), torch.inference_mode(False):
                 new = held.backend.restore(held.weight)._held
             assert isinstance(new, CanonicalTensors)  # what a new weight holds
             canonical, self._restored = new, Restored(held, new)

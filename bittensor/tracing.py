@@ -1,12 +1,13 @@
-"""What happens for real while torch traces a program: choosing a backend, preparing a weight."""
+"""What happens for real while torch traces or transforms a program: choosing a backend, preparing a weight."""
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
+import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
 
@@ -34,6 +35,13 @@ def _run_now(function: Callable[..., object], *identities: int) -> None:
 _run_now._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
-def outside_of_traces() -> AbstractContextManager[Any]:
+@contextmanager
+def outside_of_traces() -> Iterator[None]:
     """A context in which tensors are real, also where torch.export runs this code on fake ones."""
-    return _disable_current_modes()
+    with _disable_current_modes(), outside_of_transforms():
+        yield
+
+
+def outside_of_transforms() -> AbstractContextManager[Any]:
+    """A context in which new tensors belong to no transform of torch.func, and so may outlive it."""
+    return torch._C._DisableFuncTorch()
