@@ -6,6 +6,7 @@ apart from its forward, and which says what a batch of calls is. Here that is on
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -68,12 +69,13 @@ def transformed_linear(
     activation_mode: str,
     epilogue: str | None,
 ) -> torch.Tensor:
-    """`Backend.linear` for tensors under a transform of torch.func."""
-    return _linear(x, bias, _Call(backend, weight, activation_mode, epilogue))
+    """`Backend.linear` for tensors under a transform of torch.func. A compiled program calls it as it is."""
+    compute = torch.compiler.disable(_linear) if "torch._dynamo" in sys.modules else _linear  # type: ignore[no-untyped-call]
+    result: torch.Tensor = compute(x, bias, _Call(backend, weight, activation_mode, epilogue))
+    return result
 
 
-# What torch.compiler.disable does, but for importing the compiler: it cannot trace what torch.func does with these
-# functions, and a compiled program calls them as they are.
+# What torch.compiler.disable would do with this function, but for importing the compiler, which takes as long as torch.
 transformed_linear._torchdynamo_disable = True  # type: ignore[attr-defined]
 
 
