@@ -69,13 +69,17 @@ def transformed_linear(
     activation_mode: str,
     epilogue: str | None,
 ) -> torch.Tensor:
-    """`Backend.linear` for tensors under a transform of torch.func. A compiled program calls it as it is."""
+    """`Backend.linear` for tensors under a transform of torch.func.
+
+    The compiler, if it is loaded, may not trace this: it takes the forward of a function as if it had no other part.
+    """
     compute = torch.compiler.disable(_linear) if "torch._dynamo" in sys.modules else _linear  # type: ignore[no-untyped-call]
     result: torch.Tensor = compute(x, bias, _Call(backend, weight, activation_mode, epilogue))
     return result
 
 
-# What torch.compiler.disable would do with this function, but for importing the compiler, which takes as long as torch.
+# The mark of torch.compiler.disable on a function that is not to be part of a program, without importing the compiler,
+# which takes as long as torch itself.
 transformed_linear._torchdynamo_disable = True  # type: ignore[attr-defined]
 
 
