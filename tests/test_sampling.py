@@ -9,7 +9,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from bittensor.models import Sampling
-from bittensor.models.generation import _likeliest
+from bittensor.models.generation import _draw, _likeliest, _near_nucleus
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -70,13 +70,13 @@ def test_the_likeliest_are_those_of_a_stable_sort(count: int, dtype: torch.dtype
     assert len(drawn) > 0.95 * len(first)
 
 
-def test_a_draw_without_top_p_sorts_no_vocabulary() -> None:
+def test_no_draw_sorts_a_vocabulary() -> None:
     """A sort of 49152 logits takes several times as long as the draw."""
     sizes: list[int] = []
 
     class Sorts(TorchFunctionMode):
         def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if "sort" in function.__name__:
+            if "sort" in function.__name__ and function.__name__ != "searchsorted":
                 sizes.append(len(args[0]))
             return function(*args, **(kwargs or {}))
 
@@ -84,7 +84,36 @@ def test_a_draw_without_top_p_sorts_no_vocabulary() -> None:
     with Sorts():
         for limits in ({}, {"top_k": 40}, {"top_k": 40, "top_p": 0.9}, {"top_p": 0.9}):
             Sampling(temperature=1.0, **limits).choose(logits, generator)
-    assert sizes == [40, 40, 5000]
+    assert sizes[:2] == [40, 40]
+    assert len(sizes) == 3
+    assert sizes[2] < 20
+
+
+@pytest.mark.parametrize("top_p", [0.01, 0.5, 0.95, 0.9999, 1 - 1e-7])
+@pytest.mark.parametrize("spread", [0.0, 0.3, 3.0, 30.0])
+def test_the_nucleus_is_that_of_all_in_falling_order(spread: float, top_p: float) -> None:
+    """Also where some are equal."""
+    values = (torch.randn(700, generator=torch.Generator().manual_seed(0)) * spread * 4).round() / 4
+    probabilities = values.softmax(-1)
+    near = _near_nucleus(values, probabilities, top_p)
+    falling = values.argsort(descending=True, stable=True)
+    assert torch.equal(near, falling[: len(near)])
+    before = probabilities[falling].cumsum(-1) - probabilities[falling]
+    assert len(near) >= int((before < top_p).sum())
+
+
+def test_a_draw_follows_its_weights_and_takes_no_zero() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.tensor([0.0, 0.1, 0.0, 0.6, 0.3, 0.0])
+    draws = torch.tensor([_draw(weights, generator) for _ in range(4000)])
+    shares = torch.bincount(draws, minlength=6) / 4000
+    torch.testing.assert_close(shares, weights, atol=0.03, rtol=0)
+    assert shares[weights == 0].sum() == 0
+
+
+def test_a_draw_that_is_rounded_up_to_the_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "rand", lambda *_, **settings: torch.ones((), dtype=settings["dtype"]))
+    assert _draw(torch.tensor([0.0, 0.4, 0.6, 0.0]), torch.Generator()) == 1
 
 
 @pytest.mark.parametrize(

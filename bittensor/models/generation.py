@@ -57,17 +57,36 @@ class Sampling:
         if not math.isfinite(largest):
             raise ValueError(f"logits: expected finite ones to draw a token from, the largest is {largest}")
         tokens = _likeliest(values, self.top_k) if 0 < self.top_k < len(values) else None
-        if self.top_p < 1 and tokens is None:
-            tokens = values.argsort(descending=True, stable=True)
         if tokens is not None:
             values = values[tokens]
         # The largest becomes 0 before the division, which therefore overflows to -inf at most.
         probabilities = ((values - largest) / min(max(self.temperature, _FLOAT32.tiny), _FLOAT32.max)).softmax(-1)
         if self.top_p < 1:
+            if tokens is None:
+                tokens = _near_nucleus(values, probabilities, self.top_p)
+                probabilities = probabilities[tokens]
             before = probabilities.cumsum(dim=-1) - probabilities
             probabilities = probabilities.where(before < self.top_p, 0.0)
-        drawn = probabilities.multinomial(1, generator=generator)
-        return int(drawn if tokens is None else tokens[drawn])
+        drawn = _draw(probabilities, generator)
+        return drawn if tokens is None else int(tokens[drawn])
+
+
+def _draw(probabilities: torch.Tensor, generator: torch.Generator) -> int:
+    """An index with a chance in proportion to its value. `torch.multinomial` draws a number for each."""
+    ends = probabilities.cumsum(dim=-1, dtype=torch.float64)
+    drawn = ends[-1] * torch.rand((), generator=generator, dtype=torch.float64)
+    if drawn == ends[-1]:  # rounded up
+        drawn = torch.zeros_like(drawn)
+    return int(torch.searchsorted(ends, drawn, right=True))
+
+
+def _near_nucleus(values: torch.Tensor, probabilities: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Indices of values in falling order, of equal ones the first, from which only some beyond `top_p` are missing.
+
+    Those with so little have less than half of ``1 - top_p`` together. The others are few, and only they are sorted.
+    """
+    (candidates,) = (probabilities >= (1 - top_p) / (2 * len(values))).nonzero(as_tuple=True)
+    return candidates[values[candidates].argsort(descending=True, stable=True)]
 
 
 def _likeliest(values: torch.Tensor, count: int) -> torch.Tensor:
