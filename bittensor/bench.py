@@ -73,10 +73,10 @@ def time_linear(
     """
     generator = torch.Generator().manual_seed(0)
     for shape in shapes:
-        weight = torch.randn(shape, generator=generator)
+        weight = torch.randn(shape, generator=generator, dtype=torch.float32)
         packed = {name: config.quantize(weight) for name in backends}
         for count in rows:
-            x = torch.randn(count, shape[1], generator=generator)
+            x = torch.randn(count, shape[1], generator=generator, dtype=torch.float32)
             timers = {name: _timer(_call(x, each, config, name), threads) for name, each in packed.items()}
             plain = _timer(lambda x=x, weight=weight: torch.nn.functional.linear(x, weight), threads)  # type: ignore[misc]
             times: dict[str, list[float]] = {name: [] for name in timers}

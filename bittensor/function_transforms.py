@@ -148,7 +148,9 @@ class _InputGrad(torch.autograd.Function):
         call: _Call = ctx.call
         if "float" in call.backend.capabilities.activation_modes:
             return _linear(grad[0], None, replace(call, activation_mode="float", epilogue=None)), None
-        units = torch.eye(call.weight.form.shape[0], device=grad[0].device)  # whose gradients are the weight
+        units = torch.eye(
+            call.weight.form.shape[0], dtype=torch.float32, device=grad[0].device
+        )  # whose gradients are the weight
         return (grad[0].to(torch.float32) @ _input_grad(units, call).T).to(grad[0].dtype), None
 
     @staticmethod

@@ -96,7 +96,7 @@ def _round(
     order = moments.diagonal().argsort(descending=True) if act_order else torch.arange(columns)
     factor = _inverse_factor(moments[order][:, order], damping)
     left = weight[:, order].clone()
-    grids = tuple(torch.zeros(rows, groups) for _ in range(3))
+    grids = tuple(torch.zeros(rows, groups, dtype=torch.float32) for _ in range(3))
 
     def fit(group: int, values: torch.Tensor) -> None:
         _, *parts = fit_groups(values, values.shape[1], config.bits, config.zero, config.method, dtype)
@@ -111,7 +111,7 @@ def _round(
     codes = torch.zeros_like(weight)
     for start in range(0, columns, _BLOCK):
         end = min(start + _BLOCK, columns)
-        errors = torch.zeros(rows, end - start)
+        errors = torch.zeros(rows, end - start, dtype=torch.float32)
         for index in range(start, end):
             column = int(order[index])
             group = column // size

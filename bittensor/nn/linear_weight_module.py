@@ -48,7 +48,7 @@ class LinearWeightModule(WeightModule):
             with suppress(UnsupportedOperationError):  # of another backend's layer; the call says so if it is not
                 check_product(
                     backend,
-                    torch.empty(0, self.in_features, device=self.weight.device),
+                    torch.empty(0, self.in_features, dtype=torch.float32, device=self.weight.device),
                     self.weight.form,
                     self.weight.device,
                     None,

@@ -44,6 +44,17 @@ def test_quantized_linear_keeps_its_state(target: Target, bits: int, case: Mode)
             holds(target, _QUANTIZED, case=linear, within=reach)
 
 
+@check("linear", cases=_MODES, applies=_declared)
+def test_quantized_linear_under_any_default_dtype(target: Target, bits: int, case: Mode) -> None:
+    """What `torch.set_default_dtype` says changes no result: loaders of models set it to the dtype of the model."""
+    within = scope(target.capabilities)
+    for zero in within.zeros:
+        for epilogue in within.epilogues:
+            weight = within.weight(bits, 17, 41, 16, zero)
+            linear = LinearCase(weight, (5,), case, bias=FloatFill(seed=1), epilogue=epilogue)
+            holds(target, _DEFAULT_DTYPE, case=linear)
+
+
 _PACKED = """
 tensors, codes = case.tensors(), torch.from_numpy(case.weight.codes((case.n, case.k), case.bits))
 def layer(weight):
@@ -71,4 +82,18 @@ for name in ("scales", "zeros", "offsets"):
         same(state[name], case.weight.placed[name].tensor)
 second.load_state_dict(state)
 same(second(x), expected, within)
+"""
+_DEFAULT_DTYPE = """
+x, bias = (case.tensors()[name] for name in ("x", "bias"))
+def result():
+    weight = case.weight.quantized()
+    return bittensor.QuantizedLinear(weight, bias, activation_mode=case.mode, epilogue=case.epilogue)(x)
+expected, default = result(), torch.get_default_dtype()
+for dtype in (torch.float64, torch.bfloat16):
+    torch.set_default_dtype(dtype)
+    try:
+        actual = result()
+    finally:
+        torch.set_default_dtype(default)
+    same(actual, expected)
 """
