@@ -71,12 +71,12 @@ def time_linear(
         BackendError: a backend that is unknown, cannot run here, or does not declare what `config` asks for.
         TypeError, ValueError: a shape that `config` does not fit.
     """
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)
     for shape in shapes:
-        weight = torch.randn(shape, generator=generator, dtype=torch.float32)
+        weight = torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
         packed = {name: config.quantize(weight) for name in backends}
         for count in rows:
-            x = torch.randn(count, shape[1], generator=generator, dtype=torch.float32)
+            x = torch.randn(count, shape[1], generator=generator, dtype=torch.float32, device="cpu")
             timers = {name: _timer(_call(x, each, config, name), threads) for name, each in packed.items()}
             plain = _timer(lambda x=x, weight=weight: torch.nn.functional.linear(x, weight), threads)  # type: ignore[misc]
             times: dict[str, list[float]] = {name: [] for name in timers}

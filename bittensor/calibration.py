@@ -151,8 +151,8 @@ class _Inputs:
     """Sums over the rows of all inputs x of a layer: of ``x^T x`` float64 ``[K, K]``, and of ``abs(x)``."""
 
     def __init__(self, columns: int) -> None:
-        self.products = torch.zeros(columns, columns, dtype=torch.float64)
-        self.magnitudes = torch.zeros(columns, dtype=torch.float64)
+        self.products = torch.zeros(columns, columns, dtype=torch.float64, device="cpu")
+        self.magnitudes = torch.zeros(columns, dtype=torch.float64, device="cpu")
         self.rows = 0
 
     def add(self, x: torch.Tensor) -> None:

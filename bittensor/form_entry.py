@@ -20,7 +20,8 @@ def form_entry(form: WeightForm) -> torch.Tensor:
     [1, 2, 40, 4, 16, 1, 0]
     """
     zero, scale_dtype = ZERO_KINDS.index(form.zero), SCALE_DTYPES.index(form.scale_dtype)
-    return torch.tensor([FORM_VERSION, *form.shape, form.bits, form.group_size, zero, scale_dtype])
+    entry = [FORM_VERSION, *form.shape, form.bits, form.group_size, zero, scale_dtype]
+    return torch.tensor(entry, device="cpu")
 
 
 def form_of(entry: torch.Tensor) -> WeightForm:

@@ -238,7 +238,7 @@ class ComposedOperations(FusedOperations):
         count = len(projections)
         split = projections.view(count, heads + 2 * shared_heads, size).transpose(0, 1)
         turned = rotate(split[: heads + shared_heads], *rotation)
-        queries, at = turned[None, :heads], torch.arange(position, position + count)
+        queries, at = turned[None, :heads], torch.arange(position, position + count, device=turned.device)
         keys.transpose(2, 3)[:, at // KEY_PANEL, at % KEY_PANEL] = turned[heads:]
         values[:, position : position + count, :size] = split[heads + shared_heads :]
         end = position + count
@@ -247,7 +247,7 @@ class ComposedOperations(FusedOperations):
         if count == 1:
             mixed = attend_once(queries, all_keys, all_values)
         else:
-            mask = None if position == 0 else torch.arange(end) <= at[:, None]
+            mask = None if position == 0 else torch.arange(end, device=at.device) <= at[:, None]
             mixed = F.scaled_dot_product_attention(
                 queries, all_keys, all_values, mask, is_causal=mask is None, enable_gqa=True
             )

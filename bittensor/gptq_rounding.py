@@ -93,10 +93,10 @@ def _round(
     """Codes ``[N, K]``, and scales, zero points and offsets ``[N, G]``, all float32."""
     rows, columns = weight.shape
     groups = -(-columns // size)
-    order = moments.diagonal().argsort(descending=True) if act_order else torch.arange(columns)
+    order = moments.diagonal().argsort(descending=True) if act_order else torch.arange(columns, device=weight.device)
     factor = _inverse_factor(moments[order][:, order], damping)
     left = weight[:, order].clone()
-    grids = tuple(torch.zeros(rows, groups, dtype=torch.float32) for _ in range(3))
+    grids = tuple(weight.new_zeros(rows, groups, dtype=torch.float32) for _ in range(3))
 
     def fit(group: int, values: torch.Tensor) -> None:
         _, *parts = fit_groups(values, values.shape[1], config.bits, config.zero, config.method, dtype)
@@ -111,7 +111,7 @@ def _round(
     codes = torch.zeros_like(weight)
     for start in range(0, columns, _BLOCK):
         end = min(start + _BLOCK, columns)
-        errors = torch.zeros(rows, end - start, dtype=torch.float32)
+        errors = weight.new_zeros(rows, end - start, dtype=torch.float32)
         for index in range(start, end):
             column = int(order[index])
             group = column // size
@@ -150,10 +150,11 @@ def _inverse_factor(moments: torch.Tensor, damping: float) -> torch.Tensor:
             f"damping: expected enough to make the moments of the inputs positive definite, got {damping}, which does "
             "not; give a larger one, such as 0.01, or inputs with more rows"
         )
-    return torch.as_tensor(upper).to(torch.float32)
+    factor: torch.Tensor = upper.to(torch.float32)
+    return factor
 
 
 def _values_of(codes: torch.Tensor, grids: tuple[torch.Tensor, ...], size: int) -> torch.Tensor:
-    group = torch.arange(codes.shape[1]) // size
+    group = torch.arange(codes.shape[1], device=codes.device) // size
     scale, zero, offset = (grid[:, group] for grid in grids)
     return scale * (codes - zero) + offset

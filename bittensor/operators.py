@@ -215,7 +215,7 @@ def _embedding(
     if declares:
         return computing.embedding(indices, prepared, dtype)
     if not indices.numel():
-        return torch.empty((*indices.shape, shape[1]), dtype=dtype)
+        return indices.new_empty((*indices.shape, shape[1]), dtype=dtype)
     rows = computing.restore(prepared).rows(indices.reshape(-1))
     return rows.dequantize(dtype).reshape(*indices.shape, shape[1])
 

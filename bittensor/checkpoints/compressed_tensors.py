@@ -115,7 +115,7 @@ def encode(weight: QuantizedWeight) -> dict[str, torch.Tensor]:
     parts = {
         "weight_packed": from_words(tensors["words"], columns, weight.bits),
         "weight_scale": tensors["scales"],
-        "weight_shape": torch.tensor(weight.shape),
+        "weight_shape": torch.tensor(weight.shape, device="cpu"),
     }
     if weight.zero == "integer":
         parts["weight_zero_point"] = pack(tensors["zeros"].t(), weight.bits).t().contiguous()

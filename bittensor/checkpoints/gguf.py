@@ -64,8 +64,8 @@ class GgufCheckpoint(Checkpoint):
             expected = "expected two dimensions of at least 1"
             raise self.refuse(f"{tensor.type.name}: {expected}, got {list(tensor.shape)}", tensor.name)
         rows, columns = tensor.shape
-        words = torch.empty((rows, words_per_row(columns, decoder.bits)), dtype=torch.int64)
-        scales = torch.empty((rows, columns // decoder.group_size), dtype=decoder.scale_dtype)
+        words = torch.empty((rows, words_per_row(columns, decoder.bits)), dtype=torch.int64, device="cpu")
+        scales = torch.empty((rows, columns // decoder.group_size), dtype=decoder.scale_dtype, device="cpu")
         offsets = torch.empty_like(scales) if decoder.zero == "float" else None
         step = max(1, _VALUES_AT_ONCE // columns)
         row_bytes = tensor.nbytes // rows
@@ -88,4 +88,4 @@ class GgufCheckpoint(Checkpoint):
         data = bytearray(count)
         if file.readinto(data) < count:  # type: ignore[attr-defined]
             raise CheckpointError(self.path, "the file ended while it was read: it has been truncated since", name)
-        return torch.frombuffer(data, dtype=torch.uint8) if count else torch.empty(0, dtype=torch.uint8)
+        return torch.frombuffer(data, dtype=torch.uint8) if count else torch.empty(0, dtype=torch.uint8, device="cpu")

@@ -72,7 +72,7 @@ class NativeFormat(PackedFormat):
             return weight
         columns = form.shape[1]
         check_tensor("order", order, (torch.int64,), [columns])
-        if not torch.equal(order.sort().values, torch.arange(columns)):
+        if not torch.equal(order.sort().values, torch.arange(columns, device=order.device)):
             raise ValueError(f"order: expected each of 0..{columns - 1} once")
         return ReorderedWeight(weight, order)
 

@@ -62,13 +62,13 @@ def order_of_groups(g_idx: torch.Tensor, groups: int, group_size: int) -> torch.
     if low < 0 or high >= groups:
         raise ValueError(f"g_idx: expected groups 0..{groups - 1}, got {low}..{high}")
     ordered, order = g_idx.to(torch.int64).sort(stable=True)
-    if not torch.equal(ordered, torch.arange(columns) // group_size):
+    if not torch.equal(ordered, torch.arange(columns, device=order.device) // group_size):
         counts = g_idx.to(torch.int64).bincount(minlength=groups).tolist()
         wrong = next(group for group, count in enumerate(counts) if count != _size_of(group, columns, group_size))
         raise ValueError(
             f"g_idx: expected {_size_of(wrong, columns, group_size)} columns in group {wrong}, got {counts[wrong]}"
         )
-    return None if torch.equal(order, torch.arange(columns)) else order
+    return None if torch.equal(order, torch.arange(columns, device=order.device)) else order
 
 
 def _size_of(group: int, columns: int, group_size: int) -> int:

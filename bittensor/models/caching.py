@@ -25,10 +25,12 @@ class KeyValueCache:
 
     def __init__(self, config: LlamaConfig, capacity: int) -> None:
         keys, values = cache_shapes(config.key_value_heads, capacity, config.head_size)
-        self.keys, self.values = (torch.zeros(config.layers, *sizes, dtype=torch.float32) for sizes in (keys, values))
+        self.keys, self.values = (
+            torch.zeros(config.layers, *sizes, dtype=torch.float32, device="cpu") for sizes in (keys, values)
+        )
         self.layers = list(zip(self.keys, self.values, strict=True))
-        exponents = torch.arange(0, config.head_size, 2, dtype=torch.float64) / config.head_size
-        positions = torch.arange(capacity, dtype=torch.float64)
+        exponents = torch.arange(0, config.head_size, 2, dtype=torch.float64, device="cpu") / config.head_size
+        positions = torch.arange(capacity, dtype=torch.float64, device="cpu")
         angles = torch.outer(positions, config.rope_base**-exponents).repeat(1, 2)
         self.cos, self.sin = angles.cos().float(), angles.sin().float()
         self.capacity = capacity

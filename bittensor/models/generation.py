@@ -74,7 +74,7 @@ class Sampling:
 def _draw(probabilities: torch.Tensor, generator: torch.Generator) -> int:
     """An index with a chance in proportion to its value. `torch.multinomial` draws a number for each."""
     ends = probabilities.cumsum(dim=-1, dtype=torch.float64)
-    drawn = ends[-1] * torch.rand((), generator=generator, dtype=torch.float64)
+    drawn = ends[-1] * torch.rand((), generator=generator, dtype=torch.float64, device="cpu")
     if drawn == ends[-1]:  # rounded up
         drawn = torch.zeros_like(drawn)
     return int(torch.searchsorted(ends, drawn, right=True))
@@ -155,9 +155,9 @@ def generate_together(
     for prompt in prompts:
         _check_prompt(model, prompt, max_new_tokens)
     sampling = Sampling() if sampling is None else sampling
-    generators = [torch.Generator().manual_seed(sampling.seed) for _ in prompts]
+    generators = [torch.Generator("cpu").manual_seed(sampling.seed) for _ in prompts]
     caches = [KeyValueCache(model.config, len(prompt) + max_new_tokens) for prompt in prompts]
-    tokens = [torch.tensor(prompt) for prompt in prompts]
+    tokens = [torch.tensor(prompt, device="cpu") for prompt in prompts]
     running = list(range(len(prompts)))
     forward = model.bound()
     for _ in range(max_new_tokens):
@@ -169,7 +169,7 @@ def generate_together(
         if not running:
             return
         for number, token in going_on:
-            tokens[number] = torch.tensor([token])
+            tokens[number] = torch.tensor([token], device="cpu")
 
 
 def _check_prompt(model: Llama, prompt: Sequence[int], max_new_tokens: int) -> None:

@@ -137,7 +137,7 @@ class Llama(torch.nn.Module):
             for count, cache in zip(counts, caches, strict=True):
                 cache.length += count
             if last:
-                x = x[-1:] if len(counts) == 1 else x[torch.tensor(counts).cumsum(0) - 1]
+                x = x[-1:] if len(counts) == 1 else x[torch.tensor(counts, device="cpu").cumsum(0) - 1]
             return head(x, None)
 
         return forward
@@ -321,7 +321,7 @@ def _in_halves(stored: Stored, heads: int) -> Stored:
     rows = stored.shape[0]
     if rows % (2 * heads):
         return stored  # its shape is refused by the caller
-    order = torch.arange(rows).view(heads, -1, 2).transpose(1, 2).reshape(-1)
+    order = torch.arange(rows, device="cpu").view(heads, -1, 2).transpose(1, 2).reshape(-1)
     if isinstance(stored, torch.Tensor):
         return stored[order]
     if isinstance(stored, ReorderedWeight):

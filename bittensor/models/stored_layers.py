@@ -71,7 +71,8 @@ class ReorderedLinear(torch.nn.Module):
         self.register_buffer("order", stored.order)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.as_tensor(self.linear(x.index_select(-1, self.order)))
+        y: torch.Tensor = self.linear(x.index_select(-1, self.order))
+        return y
 
 
 class SideBySide(torch.nn.Module):
@@ -109,7 +110,8 @@ class ReorderedEmbedding(torch.nn.Module):
         self.register_buffer("places", stored.order.argsort())
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        return torch.as_tensor(self.embedding(tokens).index_select(-1, self.places))
+        rows: torch.Tensor = self.embedding(tokens).index_select(-1, self.places)
+        return rows
 
 
 def _kind(weight: QuantizedWeight) -> tuple[object, ...]:

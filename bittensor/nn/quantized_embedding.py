@@ -100,7 +100,7 @@ class QuantizedEmbedding(WeightModule):
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> QuantizedEmbedding:
         super()._apply(fn, recurse)
         # Of any dtype, as layers have it that were converted before: an error here would leave a model in between.
-        self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype
+        self.dtype = fn(torch.empty(0, dtype=self.dtype, device="cpu")).dtype
         return self
 
     def extra_repr(self) -> str:

@@ -34,4 +34,5 @@ class ScaledInputLinear(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Floats ``[..., in_features]`` to ``[..., out_features]`` of the same dtype."""
-        return torch.as_tensor(self.linear(x * self.factors.to(x.dtype)))
+        y: torch.Tensor = self.linear(x * self.factors.to(x.dtype))
+        return y

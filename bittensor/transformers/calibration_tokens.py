@@ -48,6 +48,6 @@ def random_tokens(
     table = model.get_input_embeddings()
     if not isinstance(table, (torch.nn.Embedding, QuantizedEmbedding)) or model.config.is_encoder_decoder:
         raise ValueError(f"model: expected one that is called with token ids alone, got {type(model).__name__}")
-    generator = torch.Generator().manual_seed(seed)
-    tokens = torch.randint(table.num_embeddings, (sequences, length), generator=generator)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    tokens = torch.randint(table.num_embeddings, (sequences, length), generator=generator, device="cpu")
     return [{"input_ids": tokens[start : start + _BATCH]} for start in range(0, sequences, _BATCH)]

@@ -66,6 +66,8 @@ def stored_names(files: Sequence[str] | None) -> set[str]:
 def names_in_file(model: PreTrainedModel, weights: Iterable[str]) -> dict[str, str]:
     """What `save_pretrained` makes of the names of packed weights: the inverse of `names_in_model`."""
     names = list(weights)
-    places = {f"{name.removesuffix(WEIGHT)}{WORDS}": torch.tensor([place]) for place, name in enumerate(names)}
+    places = {
+        f"{name.removesuffix(WEIGHT)}{WORDS}": torch.tensor([place], device="cpu") for place, name in enumerate(names)
+    }
     saved = revert_weight_conversion(model, places)
     return {names[int(place)]: f"{name.removesuffix(WORDS)}{WEIGHT}" for name, place in saved.items()}

@@ -100,4 +100,4 @@ class ReferenceBackend(Backend):
 
 
 def _shifts(bits: int) -> torch.Tensor:
-    return torch.arange(codes_per_word(bits)) * bits
+    return torch.arange(codes_per_word(bits), device="cpu") * bits

@@ -46,7 +46,7 @@ def silu(v: torch.Tensor) -> torch.Tensor:
 def gelu(v: torch.Tensor) -> torch.Tensor:
     """``v Phi(v)``, with ``Phi(-|v|) = erfc(|v| / sqrt 2) / 2``."""
     u = v.abs() * _constant("0x1.6a09e6p-1")
-    s = torch.ones_like(u) / fma(u, _constant("0x1.8p-2"), torch.tensor(1.0, dtype=torch.float32))
+    s = torch.ones_like(u) / fma(u, _constant("0x1.8p-2"), _constant("0x1p0"))
     tail = (_polynomial(ERFC_COEFFICIENTS, s) * s) * exp_of_negative(u * u) * 0.5
     return v * torch.where(v.signbit(), tail, 1.0 - tail)
 
@@ -64,7 +64,7 @@ def exp_of_negative(t: torch.Tensor) -> torch.Tensor:
 
 def _polynomial(coefficients: Sequence[float], x: torch.Tensor) -> torch.Tensor:
     """By Horner's rule, each step one fma."""
-    first, *rest = (torch.tensor(coefficient, dtype=torch.float32) for coefficient in coefficients)
+    first, *rest = (torch.tensor(coefficient, dtype=torch.float32, device="cpu") for coefficient in coefficients)
     total = first.expand_as(x)
     for coefficient in rest:
         total = fma(total, x, coefficient)
@@ -72,7 +72,7 @@ def _polynomial(coefficients: Sequence[float], x: torch.Tensor) -> torch.Tensor:
 
 
 def _constant(hexadecimal: str) -> torch.Tensor:
-    return torch.tensor(float.fromhex(hexadecimal), dtype=torch.float32)
+    return torch.tensor(float.fromhex(hexadecimal), dtype=torch.float32, device="cpu")
 
 
 EPILOGUES: Mapping[str | None, Callable[[torch.Tensor], torch.Tensor]] = {

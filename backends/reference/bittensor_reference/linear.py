@@ -89,7 +89,9 @@ def groups(weight: QuantizedWeight, codes: torch.Tensor) -> Iterator[Group]:
     codes = codes.to(torch.float64)
     tensors = {name: tensor.to(torch.float32) for name, tensor in weight.tensors().items() if name != "words"}
     rows, columns = weight.shape
-    no_zero = torch.full((rows,), 0.0 if weight.zero == "float" else 2.0 ** (weight.bits - 1), dtype=torch.float32)
+    no_zero = torch.full(
+        (rows,), 0.0 if weight.zero == "float" else 2.0 ** (weight.bits - 1), dtype=torch.float32, device="cpu"
+    )
     for g in range(weight.form.groups):
         span = slice(g * weight.group_size, min((g + 1) * weight.group_size, columns))
         yield Group(

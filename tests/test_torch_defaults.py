@@ -1,4 +1,4 @@
-"""No result depends on torch's default dtype, which loaders of models set to the dtype of a model."""
+"""No result depends on torch's default dtype or device, which loaders of models set to those of a model."""
 
 from __future__ import annotations
 
@@ -22,21 +22,29 @@ Results = list[torch.Tensor]
 
 
 @contextmanager
-def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+def default(chosen: torch.dtype | torch.device) -> Iterator[None]:
+    if isinstance(chosen, torch.device):
+        with chosen:
+            yield
+        return
     before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
+    torch.set_default_dtype(chosen)
     try:
         yield
     finally:
         torch.set_default_dtype(before)
 
 
+DEFAULTS = (torch.float64, torch.bfloat16, torch.device("meta"))
+
+
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float32, device="cpu")
 
 
 def dense() -> torch.nn.Linear:
-    linear = torch.nn.Linear(96, 24, dtype=torch.float32)
+    linear = torch.nn.Linear(96, 24, dtype=torch.float32, device="cpu")
     with torch.no_grad():
         linear.weight.copy_(normal(24, 96)), linear.bias.copy_(normal(24))  # type: ignore[func-returns-value]
     return linear
@@ -67,19 +75,19 @@ def linears() -> Results:
 
 
 def layers() -> Results:
-    convolution = torch.nn.Conv2d(8, 8, 3, dtype=torch.float32)
-    embedding = torch.nn.Embedding(24, 96, dtype=torch.float32)
+    convolution = torch.nn.Conv2d(8, 8, 3, dtype=torch.float32, device="cpu")
+    embedding = torch.nn.Embedding(24, 96, dtype=torch.float32, device="cpu")
     with torch.no_grad():
         convolution.weight.copy_(normal(8, 8, 3, 3)), embedding.weight.copy_(normal(24, 96))  # type: ignore[func-returns-value]
         convolution.bias.zero_()  # type: ignore[union-attr]
-    codes = torch.arange(96, dtype=torch.uint8).view(2, 48) % 16
+    codes = torch.arange(96, dtype=torch.uint8, device="cpu").view(2, 48) % 16
     fake = FakeQuantizedLinear.from_linear(dense(), group_size=32, zero="float")
     y = fake(normal(3, 96))
     y.square().sum().backward()
     return [
         QuantizedLinear.from_linear(dense(), group_size=32)(normal(3, 96)),
         QuantizedConv2d.from_conv(convolution, bits=4, group_size=None)(normal(2, 8, 6, 6)),
-        QuantizedEmbedding.from_embedding(embedding, group_size=32)(torch.tensor([1, 0])),
+        QuantizedEmbedding.from_embedding(embedding, group_size=32)(torch.tensor([1, 0], device="cpu")),
         bittensor.packed_matmul(codes, bittensor.pack_weights(codes), scale=0.01),
         y.detach(),
         *(each.grad for each in fake.parameters() if each.grad is not None),
@@ -95,19 +103,19 @@ def calibrated() -> Results:
     return results
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("chosen", DEFAULTS, ids=str)
 @pytest.mark.parametrize("compute", [quantized, linears, layers, calibrated])
-def test_operations_and_layers(compute: Callable[[], Results], dtype: torch.dtype, backend: Backend) -> None:
+def test_operations_and_layers(compute: Callable[[], Results], chosen: Any, backend: Backend) -> None:
     expected = compute()
-    with default_dtype(dtype):
+    with default(chosen):
         results = compute()
     for i, (result, wanted) in enumerate(zip(results, expected, strict=True)):
         assert result.dtype is wanted.dtype, i
         assert torch.equal(result, wanted), i
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_a_language_model(dtype: torch.dtype, tmp_path: Path, backend: Backend) -> None:
+@pytest.mark.parametrize("chosen", DEFAULTS, ids=str)
+def test_a_language_model(chosen: Any, tmp_path: Path, backend: Backend) -> None:
     folder = write_tiny_llama(tmp_path / "tiny")
 
     def tokens(name: str) -> list[Any]:
@@ -121,5 +129,5 @@ def test_a_language_model(dtype: torch.dtype, tmp_path: Path, backend: Backend) 
         return taken
 
     expected = tokens("packed")
-    with default_dtype(dtype):
+    with default(chosen):
         assert tokens("packed-again") == expected
