@@ -14,8 +14,8 @@ import torch
 
 from .backend import Backend
 from .linear_gradient import linear_gradients, save_for_gradients
+from .operators import Operators
 from .prepared_weight import PreparedWeight
-from .registry import name_of
 
 transforms_are_active = torch._C._are_functorch_transforms_active
 """Whether the caller is under a transform."""
@@ -25,40 +25,10 @@ transforms_are_active = torch._C._are_functorch_transforms_active
 class _Call:
     """What a linear computes on, but for its tensors. No transform sees the weight: it is constant."""
 
-    backend: Backend
+    operators: Operators
     weight: PreparedWeight
     activation_mode: str
     epilogue: str | None
-
-    @property
-    def form(self) -> tuple[Any, ...]:
-        form = self.weight.form
-        return (
-            self.weight.layout,
-            list(form.shape),
-            form.bits,
-            form.group_size,
-            form.zero,
-            form.scale_dtype,
-        )
-
-    def linear(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        result: torch.Tensor = torch.ops.bittensor.linear.default(
-            x,
-            list(self.weight.tensors),
-            *self.form,
-            bias,
-            self.activation_mode,
-            self.epilogue,
-            name_of(self.backend),
-        )
-        return result
-
-    def input_grad(self, dy: torch.Tensor) -> torch.Tensor:
-        result: torch.Tensor = torch.ops.bittensor.linear_input_grad.default(
-            dy, list(self.weight.tensors), *self.form, name_of(self.backend)
-        )
-        return result
 
 
 def transformed_linear(
@@ -74,7 +44,7 @@ def transformed_linear(
     The compiler, if it is loaded, may not trace this: it takes the forward of a function as if it had no other part.
     """
     compute = torch.compiler.disable(_linear) if "torch._dynamo" in sys.modules else _linear  # type: ignore[no-untyped-call]
-    result: torch.Tensor = compute(x, bias, _Call(backend, weight, activation_mode, epilogue))
+    result: torch.Tensor = compute(x, bias, _Call(Operators(backend), weight, activation_mode, epilogue))
     return result
 
 
@@ -96,7 +66,7 @@ def _input_grad(dy: torch.Tensor, call: _Call) -> torch.Tensor:
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(x: torch.Tensor, bias: torch.Tensor | None, call: _Call) -> torch.Tensor:
-        return call.linear(x, bias)
+        return call.operators.linear(x, call.weight, bias, call.activation_mode, call.epilogue)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[torch.Tensor, torch.Tensor | None, _Call], output: torch.Tensor) -> None:
@@ -136,7 +106,7 @@ class _Linear(torch.autograd.Function):
 class _InputGrad(torch.autograd.Function):
     @staticmethod
     def forward(dy: torch.Tensor, call: _Call) -> torch.Tensor:
-        return call.input_grad(dy)
+        return call.operators.linear_input_grad(dy, call.weight)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[torch.Tensor, _Call], output: torch.Tensor) -> None:
@@ -146,7 +116,7 @@ class _InputGrad(torch.autograd.Function):
     def backward(ctx: Any, *grad: torch.Tensor) -> tuple[torch.Tensor, None]:
         # The product with the weight is the transpose of the product with its transpose.
         call: _Call = ctx.call
-        if "float" in call.backend.capabilities.activation_modes:
+        if "float" in call.operators.capabilities.activation_modes:
             return _linear(grad[0], None, replace(call, activation_mode="float", epilogue=None)), None
         units = torch.eye(
             call.weight.form.shape[0], dtype=torch.float32, device=grad[0].device

@@ -102,6 +102,21 @@ class Operators(Backend):
         )
         return result
 
+    def linear_input_grad(self, dy: torch.Tensor, weight: PreparedWeight) -> torch.Tensor:
+        form = weight.form
+        result: torch.Tensor = torch.ops.bittensor.linear_input_grad.default(
+            dy,
+            list(weight.tensors),
+            weight.layout,
+            list(form.shape),
+            form.bits,
+            form.group_size,
+            form.zero,
+            form.scale_dtype,
+            self.name,
+        )
+        return result
+
     def embedding(self, indices: torch.Tensor, weight: PreparedWeight, dtype: torch.dtype) -> torch.Tensor:
         form = weight.form
         result: torch.Tensor = torch.ops.bittensor.embedding.default(
