@@ -85,16 +85,9 @@ class Operators(Backend):
         activation_mode: str,
         epilogue: str | None,
     ) -> torch.Tensor:
-        form = weight.form
         result: torch.Tensor = torch.ops.bittensor.linear.default(
             x,
-            list(weight.tensors),
-            weight.layout,
-            list(form.shape),
-            form.bits,
-            form.group_size,
-            form.zero,
-            form.scale_dtype,
+            *_flat(weight),
             bias,
             activation_mode,
             epilogue,
@@ -103,35 +96,35 @@ class Operators(Backend):
         return result
 
     def linear_input_grad(self, dy: torch.Tensor, weight: PreparedWeight) -> torch.Tensor:
-        form = weight.form
         result: torch.Tensor = torch.ops.bittensor.linear_input_grad.default(
             dy,
-            list(weight.tensors),
-            weight.layout,
-            list(form.shape),
-            form.bits,
-            form.group_size,
-            form.zero,
-            form.scale_dtype,
+            *_flat(weight),
             self.name,
         )
         return result
 
     def embedding(self, indices: torch.Tensor, weight: PreparedWeight, dtype: torch.dtype) -> torch.Tensor:
-        form = weight.form
         result: torch.Tensor = torch.ops.bittensor.embedding.default(
             indices,
-            list(weight.tensors),
-            weight.layout,
-            list(form.shape),
-            form.bits,
-            form.group_size,
-            form.zero,
-            form.scale_dtype,
+            *_flat(weight),
             dtype,
             self.name,
         )
         return result
+
+
+def _flat(weight: PreparedWeight) -> tuple[Any, ...]:
+    """A weight as the operators take it; the inverse of `_prepared`."""
+    form = weight.form
+    return (
+        list(weight.tensors),
+        weight.layout,
+        list(form.shape),
+        form.bits,
+        form.group_size,
+        form.zero,
+        form.scale_dtype,
+    )
 
 
 # What the operators compute. The arguments are checked here, where there are values: a trace has none.

@@ -36,11 +36,9 @@ inline constexpr std::int64_t least_range_rows = 16;
 /// Tiles that are taken at a time where threads take over tiles of others: a multiple of those that any kernel takes.
 inline constexpr std::int64_t helped_tiles = 6;
 
-/// What decodes a weight once for all rows does so on each thread that has rows of its own. It needs a row for so many
-/// outputs, within these bounds.
-inline constexpr std::int64_t decoded_outputs = 32;
-inline constexpr std::int64_t least_decoded_for = 16;
-inline constexpr std::int64_t most_decoded_for = 32;
+/// The rows that a thread needs to have rows of its own where a weight is decoded once for all of them.
+inline constexpr std::int64_t outputs_of_decoded_row = 32;
+inline constexpr std::int64_t least_decoded_rows = 16;
 
 /// Kernels write results where they belong, if nothing but a bias is still to come and each thread has at most so many:
 /// what the second-level cache does not hold is better written row by row than a few tiles at a time.
@@ -119,7 +117,7 @@ class Product {
   /// Rows that each thread needs to have rows of its own. A digit counts as one.
   std::int64_t least_rows(std::int64_t weight_bytes, std::int64_t outputs, std::int64_t panel_rows) const {
     std::int64_t rows = least_own_rows;
-    if (kernels_.decodes_once) rows = std::clamp(outputs / decoded_outputs, least_decoded_for, most_decoded_for);
+    if (kernels_.decodes_once) rows = own_rows_where_decoded(outputs, outputs_of_decoded_row, least_decoded_rows);
     return own_rows_of(weight_bytes, ceil_divide(rows, digits_), panel_rows);
   }
 

@@ -24,11 +24,9 @@ constexpr std::int64_t panel_bytes = std::int64_t{1} << 20;
 /// Rows that each thread needs to have rows of its own, where it also multiplies a row of ones.
 constexpr std::int64_t least_rows_beside_ones = 8;
 
-/// The same for kernels that decode once for all rows, which each thread with rows of its own does: a row for so many
-/// outputs, within these bounds.
-constexpr std::int64_t decoded_outputs = 48;
-constexpr std::int64_t least_decoded_for = 8;
-constexpr std::int64_t most_decoded_for = 32;
+/// And where a weight is decoded once for all of them.
+constexpr std::int64_t outputs_of_decoded_row = 48;
+constexpr std::int64_t least_decoded_rows = 8;
 
 /// Rows of sums that are computed before their epilogue runs: at most so many, or more where they share what is
 /// decoded.
@@ -93,7 +91,7 @@ class Product {
   /// Rows that each thread needs to have rows of its own.
   std::int64_t least_rows() const {
     if (codes_.decodes_once) {
-      return std::clamp(p_.out_features / decoded_outputs, least_decoded_for, most_decoded_for);
+      return own_rows_where_decoded(p_.out_features, outputs_of_decoded_row, least_decoded_rows);
     }
     return excess_ != 0 ? least_rows_beside_ones : least_own_rows;
   }

@@ -31,6 +31,13 @@ inline std::int64_t own_rows_of(std::int64_t weight_bytes, std::int64_t least, s
   return weight_bytes > cached_weight_bytes ? std::max(panel_rows, least) : least;
 }
 
+/// The same where a kernel decodes a weight once for all rows, as it does on each thread that has rows of its own: a
+/// row for so many outputs, at least `least` and at most 32.
+inline std::int64_t own_rows_where_decoded(std::int64_t outputs, std::int64_t outputs_of_row, std::int64_t least) {
+  constexpr std::int64_t most = 32;
+  return std::clamp(outputs / outputs_of_row, least, most);
+}
+
 /// Whether no thread gets over a quarter more than the mean, where `threads` share out `count` indices.
 inline bool is_even(std::int64_t count, std::int64_t threads) {
   return 4 * threads * ceil_divide(count, threads) <= 5 * count;
