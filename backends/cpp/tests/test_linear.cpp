@@ -331,15 +331,15 @@ TEST(threads_that_help_leave_no_gaps) {
   }
 }
 
-/// What the tiles of AMX tell apart: runs and panels of rows, an odd number of weight tiles, groups of several steps
-/// with a ragged last one, and groups that reach past a chunk.
+/// What the tiles of AMX tell apart: runs and panels of rows, an odd number of weight tiles, groups of less than a
+/// step, even and odd in number, groups of several steps with a ragged last one, and groups that reach past a chunk.
 TEST(tiles_meet_every_shape) {
   Random random(7);
   std::normal_distribution<float> normal;
   bittensor::ThreadPool pool(2);
   for (const int bits : {2, 4, 8}) {
     for (const ZeroKind kind : {ZeroKind::symmetric, ZeroKind::integer, ZeroKind::offset}) {
-      for (const std::int64_t group_size : {32, 64, 72, 96, 200, 512}) {
+      for (const std::int64_t group_size : {24, 32, 40, 64, 72, 96, 200, 512}) {
         const Weight w(layout_of(5 * 16 + 3, 584, group_size, bits, kind), random, false);
         for (const std::int64_t rows : {5, 12, 16, 17, 33, 47}) {
           std::vector<float> x(static_cast<std::size_t>(rows * w.layout.in_features));
@@ -349,10 +349,12 @@ TEST(tiles_meet_every_shape) {
       }
     }
   }
-  const Weight w(layout_of(7 * 16, 328, 128, 4, ZeroKind::integer), random, false);
-  std::vector<float> x(static_cast<std::size_t>(261 * w.layout.in_features));
-  std::ranges::generate(x, [&] { return normal(random); });
-  check_int8(w, x, 261, pool, true);
+  for (const std::int64_t group_size : {32, 128}) {
+    const Weight w(layout_of(7 * 16, 832, group_size, 4, ZeroKind::integer), random, false);
+    std::vector<float> x(static_cast<std::size_t>(261 * w.layout.in_features));
+    std::ranges::generate(x, [&] { return normal(random); });
+    check_int8(w, x, 261, pool, true);
+  }
 }
 
 /// Rows enough for every kernel that decodes codes once: groups of which several fit at a time, with a shorter last

@@ -109,10 +109,8 @@ class AmxShortGroups {
       const std::int64_t begin = pairs * i / chunks;
       const Chunk chunk{2 * begin, pairs * (i + 1) / chunks - begin, i + 1 == chunks};
       for (std::int64_t t = 0; t < tiles_; ++t) decode(chunk, t);
-      const std::int64_t next_tile = chunk.is_last ? tile_ + tiles_ : tile_;
-      const std::int64_t next_group = chunk.is_last ? 0 : 2 * (begin + chunk.pairs);
-      next_codes_ = b_.codes + next_tile * decoding_.sizes.code_bytes +
-                    next_group * decoding_.sizes.group_blocks * tile_block_bytes;
+      fetched_tile_ = chunk.is_last ? tile_ + tiles_ : tile_;
+      fetched_group_ = chunk.is_last ? 0 : 2 * (begin + chunk.pairs);
       multiply_chunk<Rows>(chunk);
     }
   }
@@ -177,7 +175,7 @@ class AmxShortGroups {
           multiply_group<2 * Set, 0>(x, x_stride, weight);
           multiply_group<2 * Set, 1>(x + columns, x_stride, weight + bytes);
         }
-        if (ahead.run == 0) prefetch_next(ahead);
+        if (ahead.run == 0) fetch_next(ahead);
         x += 2 * columns;
         weight += 2 * bytes;
         if (++ahead.pair == pairs) ahead = next_tile(ahead);
@@ -205,12 +203,15 @@ class AmxShortGroups {
     }
   }
 
-  /// Fetches the codes of the next chunk while the first rows meet this one: they are decoded in one go.
-  [[gnu::always_inline]] void prefetch_next(const Place& place) const {
+  /// Fetches the codes of the next chunk while the first rows meet this one, for they are decoded in one go.
+  [[gnu::always_inline]] void fetch_next(const Place& place) const {
+    const std::int64_t tile = fetched_tile_ + place.tile;
+    if (tile >= b_.tiles && tile >= b_.tiles_to_come) return;
     const TileSizes& sizes = decoding_.sizes;
-    const std::int64_t bytes = 2 * sizes.group_blocks * tile_block_bytes;
-    const std::uint8_t* codes = next_codes_ + place.tile * sizes.code_bytes + place.pair * bytes;
-    for (std::int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(codes + i);
+    const std::int64_t blocks = 2 * sizes.group_blocks;
+    const std::uint8_t* codes = b_.codes + tile * sizes.code_bytes +
+                                (fetched_group_ * sizes.group_blocks + place.pair * blocks) * tile_block_bytes;
+    for (std::int64_t i = 0; i < blocks; ++i) __builtin_prefetch(codes + i * tile_block_bytes);
   }
 
   /// The next weight tile or the next run of rows.
@@ -355,7 +356,8 @@ class AmxShortGroups {
   std::int64_t run_count_ = 0;  // rows of each run
   std::int64_t tile_ = 0;       // the first of those that are decoded
   std::int64_t tiles_ = 0;
-  const std::uint8_t* next_codes_ = nullptr;  // of the next chunk, of its first tile
+  std::int64_t fetched_tile_ = 0;  // the first of the next chunk
+  std::int64_t fetched_group_ = 0;
   alignas(64) std::uint8_t weight_[tiles_at_once * chunk_bytes];
   alignas(64) float parameters_[tiles_at_once * chunk_groups * 2 * tile_rows];
   alignas(64) std::int32_t sums_[2][2 * sums_of_group] = {};  // rows that runs do not have stay zero
