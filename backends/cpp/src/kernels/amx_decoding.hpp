@@ -46,7 +46,7 @@ struct AmxDecoding {
   explicit AmxDecoding(const Int8LinearBlock& of) : block(of), sizes(*of.layout) {}
 
   /// Up to 64 columns of one group of a weight tile as rows of a tile register; rows behind the last keep what they
-  /// have, which meets activations of zero. `Ahead`: bytes by which codes are prefetched; 0: not.
+  /// have, which meets activations of zero. `Ahead`: bytes by which codes are prefetched.
   template <int Ahead>
   [[gnu::always_inline]] void decode(
       std::int64_t tile, std::int64_t group, const std::uint8_t* codes, std::int64_t blocks, std::uint8_t* to) const {
@@ -72,7 +72,7 @@ struct AmxDecoding {
   [[gnu::always_inline]] static void decode_block(
       const std::uint8_t* codes, [[maybe_unused]] __m512i zero, std::uint8_t* to) {
     const __m512i packed = _mm512_loadu_si512(codes);
-    if constexpr (Ahead != 0) __builtin_prefetch(codes + Ahead);
+    __builtin_prefetch(codes + Ahead);
     for_each_plane<planes>([&]<int Plane>() {
       // code - 2^(Bits - 1) is the code with its highest bit turned over, as a signed number of so many bits.
       constexpr bool is_signed = Kind == ZeroKind::symmetric;

@@ -13,10 +13,17 @@
 namespace bittensor {
 namespace {
 
+/// Whether to take the kernel of long groups, which groups of 64 columns fit as well. It decodes less at a time, which
+/// is faster where a few rows meet long rows of a weight.
+inline bool groups_are_long(const PreparedLayout& layout, std::int64_t rows) {
+  const std::int64_t columns = layout.group_blocks() * layout.block_columns();
+  return columns > 64 || (columns == 64 && rows <= 32 && layout.in_features > 1024);
+}
+
 template <int Bits, ZeroKind Kind>
 void amx_int8_linear_of_kind(const Int8LinearBlock& block) {
   const PreparedLayout& layout = *block.layout;
-  if (layout.group_blocks() > AmxDecoding<Bits, Kind>::step_blocks) return AmxLongGroups<Bits, Kind>::run(block);
+  if (groups_are_long(layout, block.rows)) return AmxLongGroups<Bits, Kind>::run(block);
   if constexpr (shares_activation_scales(Bits, Kind)) {
     // Groups are multiples of 8 columns or alone, so that at most two of those taken here share a scale.
     if (layout.groups() > 1 && layout.groups_together() == 2) return AmxShortGroups<Bits, Kind, 2>::run(block);

@@ -1,7 +1,7 @@
 #pragma once
 
-/// The micro-kernel of the group-quantized linear with int8 activations on AMX for groups of more than 64 columns,
-/// which are several steps of 64.
+/// The micro-kernel of the group-quantized linear with int8 activations on AMX for groups of 64 columns and more, which
+/// are one or several steps of 64.
 ///
 /// Decoding costs more than the product of a step. So a panel of up to `panel_rows` rows shares what was decoded: a
 /// chunk of columns of a few weight tiles, which stays in the first-level cache. It is met by runs of up to 32 rows,

@@ -37,8 +37,9 @@ class AmxShortGroups {
   static constexpr int panel_rows = 128;
   static constexpr int run_rows = 16;  // at most
   static constexpr int tiles_at_once = 2;
-  static constexpr int chunk_bytes = 6144;  // decoded, of one weight tile
-  static constexpr int chunk_groups = 12;   // at most: they have 32 columns or more
+  static constexpr int chunk_bytes = 6144;     // decoded, of one weight tile
+  static constexpr int chunk_groups = 12;      // at most: they have 32 columns or more
+  static constexpr int prefetch_bytes = 1024;  // ahead, of codes that were not fetched before
   static constexpr int sums_of_group = run_rows * tile_rows;
   static constexpr int factors_of_pair = 2 / Together;  // groups of activations
 
@@ -129,7 +130,7 @@ class AmxShortGroups {
         _mm512_store_ps(parameters + tile_rows, _mm512_set1_ps(-0.0F));
         continue;
       }
-      decoding_.template decode<0>(tile_ + t, group, codes, blocks_of(group), weight);
+      decoding_.template decode<prefetch_bytes>(tile_ + t, group, codes, blocks_of(group), weight);
       decoding_.widen_parameters(tile_ + t, group, parameters);
       codes += sizes.group_blocks * tile_block_bytes;
       weight += step_bytes_;
