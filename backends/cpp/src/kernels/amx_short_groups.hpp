@@ -4,10 +4,10 @@
 /// are one product of 16 rows and 16 weight rows each. Its sums leave their register at once, through memory, and
 /// become floats there, in the order of every other instruction set, so that the bits are the same.
 ///
-/// That takes longer than the product, so that 16 x 16 results stay in vector registers over a chunk of columns, and
-/// nothing else does: a run of up to 16 rows meets one weight tile after the other. A chunk of two weight tiles, as
-/// decoded, stays in the first-level cache while all rows of a panel meet it; those of a run are read from the
-/// second-level cache for the first of them.
+/// That takes longer than the product. So 16 x 16 results stay in vector registers over a chunk of columns, and with
+/// them a run of up to 16 rows meets one weight tile after the other. A chunk of two weight tiles, decoded, stays in
+/// the first-level cache while all rows of a panel meet it. The activations of a run come from the second-level cache
+/// for the first of these tiles, and from the first-level cache for the second.
 ///
 /// Groups go in pairs. While the tile registers multiply one pair, the sums of the pair before leave their registers,
 /// and those of the pair before that become floats.
