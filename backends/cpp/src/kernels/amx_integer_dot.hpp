@@ -43,10 +43,9 @@ class AmxIntegerDot {
       : b_(block), blocks_((block.row_words + block_words - 1) / block_words) {}
 
   void run() {
-    const std::int64_t panels = (b_.rows + panel_rows - 1) / panel_rows;
-    for (std::int64_t i = 0; i < panels; ++i) {
-      first_row_ = b_.rows * i / panels;
-      rows_ = b_.rows * (i + 1) / panels - first_row_;
+    for_each_panel(b_.rows, panel_rows, [&](std::int64_t first, std::int64_t count) {
+      first_row_ = first;
+      rows_ = count;
       runs_ = (rows_ + run_rows - 1) / run_rows;
       rows_of_run_ = (rows_ + runs_ - 1) / runs_;
       if (rows_of_run_ > 16) {
@@ -54,7 +53,7 @@ class AmxIntegerDot {
       } else {
         multiply_panel<1>();
       }
-    }
+    });
     release_tiles();
   }
 

@@ -83,16 +83,15 @@ class AmxLongGroups {
   const TileSizes& sizes() const { return decoding_.sizes; }
 
   void run() {
-    const std::int64_t panels = (b_.rows + panel_rows - 1) / panel_rows;
-    for (std::int64_t i = 0; i < panels; ++i) {
-      panel_first_ = b_.rows * i / panels;
-      panel_count_ = b_.rows * (i + 1) / panels - panel_first_;
+    for_each_panel(b_.rows, panel_rows, [&](std::int64_t first, std::int64_t count) {
+      panel_first_ = first;
+      panel_count_ = count;
       if (panel_count_ <= 16) {
         for_each_run<most_tiles>(b_.tiles, [&]<int Tiles>(std::int64_t tile) { multiply_panel<1, Tiles>(tile); });
       } else {
         for_each_run<2>(b_.tiles, [&]<int Tiles>(std::int64_t tile) { multiply_panel<2, Tiles>(tile); });
       }
-    }
+    });
     release_tiles();
   }
 

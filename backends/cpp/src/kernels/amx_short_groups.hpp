@@ -65,10 +65,9 @@ class AmxShortGroups {
         has_rest_(decoding_.sizes.blocks % (2 * decoding_.sizes.group_blocks) != 0) {}
 
   void run() {
-    const std::int64_t panels = (b_.rows + panel_rows - 1) / panel_rows;
-    for (std::int64_t i = 0; i < panels; ++i) {
-      panel_first_ = b_.rows * i / panels;
-      panel_count_ = b_.rows * (i + 1) / panels - panel_first_;
+    for_each_panel(b_.rows, panel_rows, [&](std::int64_t first, std::int64_t count) {
+      panel_first_ = first;
+      panel_count_ = count;
       runs_ = (panel_count_ + run_rows - 1) / run_rows;
       run_count_ = (panel_count_ + runs_ - 1) / runs_;
       shape_tiles();
@@ -82,7 +81,7 @@ class AmxShortGroups {
           multiply_panel<16>();
         }
       }
-    }
+    });
     release_tiles();
   }
 

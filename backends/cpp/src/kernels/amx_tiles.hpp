@@ -1,7 +1,7 @@
 #pragma once
 
 /// The tile registers of AMX, numbered at compile time. The compiler's own intrinsics take literal numbers only, so
-/// that no template could name a register.
+/// that no template could name a register. And the panels of rows that share what was decoded for these registers.
 
 #include <cstdint>
 
@@ -62,6 +62,16 @@ template <int Sums, int X, int Weight, bool UnsignedWeight>
     __asm__ volatile("tdpbsud %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(Sums), "i"(X), "i"(Weight));
   } else {
     __asm__ volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(Sums), "i"(X), "i"(Weight));
+  }
+}
+
+/// Calls f(begin, count) for as few panels of at most `most` rows as there can be, of equal length give or take one.
+template <class F>
+void for_each_panel(std::int64_t rows, std::int64_t most, const F& f) {
+  const std::int64_t panels = (rows + most - 1) / most;
+  for (std::int64_t i = 0; i < panels; ++i) {
+    const std::int64_t begin = rows * i / panels;
+    f(begin, rows * (i + 1) / panels - begin);
   }
 }
 
