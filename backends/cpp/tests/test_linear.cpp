@@ -357,6 +357,53 @@ TEST(tiles_meet_every_shape) {
   }
 }
 
+/// The kernels themselves, without the room that linear_int8 leaves behind rows of codes: a page that cannot be read
+/// follows the last one.
+TEST(no_kernel_reads_beyond_the_last_row) {
+  Random random(10);
+  for (const int bits : {2, 4, 8}) {
+    for (const auto& [columns, group_size] : {std::pair(352, 32), {360, 32}, {328, 64}, {1096, 64}, {328, 128}}) {
+      const Weight w(layout_of(3 * 16, columns, group_size, bits, ZeroKind::symmetric), random, false);
+      const PreparedLayout& l = w.layout;
+      std::vector<std::uint8_t> prepared(static_cast<std::size_t>(l.bytes()));
+      bittensor::prepare(w.canonical(), l, prepared.data(), bittensor::kernels_for(bittensor::Isa::scalar));
+      for (const std::int64_t rows : {1, 9, 17}) {
+        CONTEXT("%d bits, %d columns, groups of %d, %d rows", bits, columns, group_size, static_cast<int>(rows));
+        Guarded<std::int8_t> x(rows * l.padded_columns(), Side::back);
+        std::fill_n(x.data(), rows * l.padded_columns(), std::int8_t{3});
+        const std::vector<float> scales(static_cast<std::size_t>(rows * l.activation_groups()), 0.5F);
+        std::vector<std::int32_t> sums(static_cast<std::size_t>(rows * l.groups()));
+        for (std::int64_t g = 0; g < l.groups(); ++g) {
+          const std::int64_t end = std::min((g + 1) * l.group_blocks(), l.blocks());
+          std::fill_n(
+              sums.begin() + g * rows, rows,
+              static_cast<std::int32_t>(3 * (end - g * l.group_blocks()) * l.block_columns()));
+        }
+        std::vector<float> expected;
+        for (const KernelSet* kernels : kernels_under_test()) {
+          std::vector<float> y(static_cast<std::size_t>(rows * l.out_features));
+          bittensor::Int8LinearBlock block{};
+          block.layout = &l;
+          block.codes = prepared.data() + l.codes_begin();
+          block.scales = prepared.data() + l.scales_begin();
+          block.zeros = prepared.data() + l.zeros_begin();
+          block.tiles = block.tiles_to_come = l.tiles();
+          block.x = x.data();
+          block.x_stride = l.padded_columns();
+          block.x_scales = scales.data();
+          block.x_sums = sums.data();
+          block.x_group_stride = block.rows = rows;
+          block.y = y.data();
+          block.y_stride = l.out_features;
+          kernels->linear.int8_linear_for(bits)(block);
+          if (expected.empty()) expected = y;
+          check_same(y, expected);
+        }
+      }
+    }
+  }
+}
+
 /// Rows enough for every kernel that decodes codes once: groups of which several fit at a time, with a shorter last
 /// one, and one that is too long.
 TEST(many_rows_share_decoded_codes) {
