@@ -36,9 +36,11 @@ inline constexpr std::int64_t least_range_rows = 16;
 /// Tiles that are taken at a time where threads take over tiles of others: a multiple of those that any kernel takes.
 inline constexpr std::int64_t helped_tiles = 6;
 
-/// The rows that a thread needs to have rows of its own where a weight is decoded once for all of them.
+/// The rows that a thread needs to have rows of its own where a weight is decoded once for all of them. With few
+/// outputs every thread decodes them sooner than activations travel between caches, unless a second linear follows.
 inline constexpr std::int64_t outputs_of_decoded_row = 32;
 inline constexpr std::int64_t least_decoded_rows = 16;
+inline constexpr std::int64_t few_outputs = 512;
 
 /// Kernels write results where they belong, if nothing but a bias is still to come and each thread has at most so many:
 /// what the second-level cache does not hold is better written row by row than a few tiles at a time.
@@ -76,7 +78,8 @@ class Product {
   void run(const ParallelFor& parallel) {
     const ParallelFor& loop = parallel.pays(products(), tuning_.serial_products) ? parallel : ParallelFor();
     write_directly(loop);
-    const std::int64_t least = least_rows(layout_.bytes(), outputs_, most_rows_);
+    const std::int64_t decoded = outputs_ <= few_outputs ? least_own_rows : decoded_rows_for(outputs_);
+    const std::int64_t least = least_rows(layout_.bytes(), decoded, most_rows_);
     for_rows(loop, least, [&](std::int64_t begin, std::int64_t end, const ParallelFor& inner) {
       Product own(*this);
       own.run_rows(begin, end, inner);
@@ -97,7 +100,8 @@ class Product {
         parallel.pays(products() + down.products(), tuning_.serial_products) ? parallel : ParallelFor();
     down.write_directly(loop);
     const std::int64_t weight_bytes = std::max(layout_.bytes(), down.layout_.bytes());
-    const std::int64_t least = least_rows(weight_bytes, std::min(outputs_, down.outputs_), most_rows_with(down));
+    const std::int64_t decoded = decoded_rows_for(std::min(outputs_, down.outputs_));
+    const std::int64_t least = least_rows(weight_bytes, decoded, most_rows_with(down));
     for_rows(loop, least, [&](std::int64_t begin, std::int64_t end, const ParallelFor& inner) {
       Product own(*this);
       Product own_down(down);
@@ -114,10 +118,14 @@ class Product {
                       result_bytes <= loop.thread_count() * direct_result_bytes;
   }
 
-  /// Rows that each thread needs to have rows of its own. A digit counts as one.
-  std::int64_t least_rows(std::int64_t weight_bytes, std::int64_t outputs, std::int64_t panel_rows) const {
-    std::int64_t rows = least_own_rows;
-    if (kernels_.decodes_once) rows = own_rows_where_decoded(outputs, outputs_of_decoded_row, least_decoded_rows);
+  static std::int64_t decoded_rows_for(std::int64_t outputs) {
+    return own_rows_where_decoded(outputs, outputs_of_decoded_row, least_decoded_rows);
+  }
+
+  /// Rows that each thread needs to have rows of its own, `decoded` where a weight is decoded once for all of them. A
+  /// digit counts as one.
+  std::int64_t least_rows(std::int64_t weight_bytes, std::int64_t decoded, std::int64_t panel_rows) const {
+    const std::int64_t rows = kernels_.decodes_once ? decoded : least_own_rows;
     return own_rows_of(weight_bytes, ceil_divide(rows, digits_), panel_rows);
   }
 
