@@ -5,11 +5,11 @@
 Measures operations and limits in turn, writes benchmarks/results/NAME.json, and prints the table. All calls go through
 `bittensor.linear`, 4 bits, symmetric, float16 scales. The claims:
 
-a) int8 activations at N = K = 4096: operations per second against the peak of the byte products; with one row, bytes
-   of weights and scales per second against reading memory;
+a) int8 activations at N = K = 4096: operations per second against the peak of the byte products of vectors, and where
+   there is AMX of its tiles; with one row, bytes of weights and scales per second against reading memory;
 b) float activations at the same sizes, against the peak of the float32 multiply-adds and reading memory;
 c) instruction sets by name against the peak of their own instructions;
-d) two threads against one;
+d) two threads against one, also at N = 1536, K = 384;
 e) the gradient with respect to x (`linear_input_grad`), against the peak of the float32 multiply-adds.
 """
 
@@ -29,6 +29,8 @@ from .measure import Rounds, Sample, interleaved, rate, with_threads
 from .record import Row, Target
 
 FEATURES = 4096  # N and K
+SCALING_SHAPES = ((FEATURES, FEATURES), (1536, 384))  # for two threads
+SCALING_ROWS = (8, 32, 128)
 LEAST_ROTATED = 16  # weights, more than 128 MiB
 
 INT8_TARGETS = {(128, 8): 0.70, (128, 128): 0.80, (128, 512): 0.80, (32, 8): None, (32, 128): 0.66}
@@ -43,27 +45,27 @@ def at_least(ratio: float | None) -> Target | None:
     return None if ratio is None else Target("at least", ratio)
 
 
-def new_weight(group_size: int) -> bittensor.QuantizedWeight:
-    return random_weight(FEATURES, FEATURES, group_size)
+def new_weight(group_size: int, shape: tuple[int, int] = (FEATURES, FEATURES)) -> bittensor.QuantizedWeight:
+    return random_weight(*shape, group_size)
 
 
 def multiply(rows: int, weight: bittensor.QuantizedWeight, mode: str, threads: int, backend: str = "cpp") -> Sample:
     """Operations per second of `rows` rows, in units of 10^9."""
-    x = torch.randn(rows, FEATURES)
+    outputs, columns = weight.shape
+    x = torch.randn(rows, columns)
 
     def call() -> None:
         with bittensor.use_backend(backend):
             bittensor.linear(x, weight, activation_mode=mode)
 
-    return with_threads(threads, rate(2 * rows * FEATURES * FEATURES, call))
+    return with_threads(threads, rate(2 * rows * outputs * columns, call))
 
 
 def many_rows(
     mode: str, targets: dict[tuple[int, int], float | None], threads: int, rounds: Rounds, isa: str
 ) -> list[Row]:
-    limit = f"int8 peak, {isa}" if mode == "int8" else f"float32 peak, {isa}"
-    peak = _native.int8_peak if mode == "int8" else _native.fma_peak
-    samples: dict[str, Sample] = {limit: lambda: peak(isa, threads, 0.02, 3) / 1e9}
+    limits = machine.int8_peaks(isa, threads) if mode == "int8" else machine.fma_peaks(isa, threads)
+    samples = dict(limits)
     weights = {group_size: new_weight(group_size) for group_size in {size for size, _ in targets}}
     for group_size, rows in targets:
         samples[f"{mode} g{group_size} M={rows}"] = multiply(rows, weights[group_size], mode, threads)
@@ -77,8 +79,9 @@ def many_rows(
             claim=claim,
             threads=threads,
             unit="GOP/s",
-            target=at_least(target),
+            target=at_least(target) if number == 0 else None,
         )
+        for number, limit in enumerate(limits)
         for (group_size, rows), target in targets.items()
     ]
 
@@ -110,37 +113,36 @@ def instruction_sets(threads: int, rounds: Rounds, best: str) -> list[Row]:
     for isa, target in ISA_TARGETS.items():
         if isa not in _native.supported_isas() or isa == best:
             continue
-        figure, limit = f"int8 g128 M=128, {isa}", f"int8 peak, {isa}"
-
-        def peak(isa: str = isa) -> float:
-            return _native.int8_peak(isa, threads, 0.02, 3) / 1e9
-
-        taken = interleaved(
-            {figure: multiply(128, weight, "int8", threads, f"cpp:{isa}"), limit: peak}, rounds.times(0.5)
-        )
+        figure = f"int8 g128 M=128, {isa}"
+        limits = machine.int8_peaks(isa, threads)
+        samples = {figure: multiply(128, weight, "int8", threads, f"cpp:{isa}"), **limits}
+        taken = interleaved(samples, rounds.times(0.5))
+        (limit,) = limits
         rows.append(Row.of(taken, figure, limit, claim="c", threads=threads, unit="GOP/s", target=at_least(target)))
     return rows
 
 
 def two_threads(rounds: Rounds) -> list[Row]:
-    weight = new_weight(128)
     rows = []
-    for count in (8, 128):
-        names = [f"int8 g128 M={count}, {threads} threads" for threads in (1, 2)]
-        taken = interleaved(
-            {name: multiply(count, weight, "int8", threads) for threads, name in enumerate(names, start=1)}, rounds
-        )
-        rows.append(
-            Row.of(taken, names[1], names[0], claim="d", threads=2, unit="GOP/s", target=at_least(SCALING_TARGET))
-        )
+    for shape in SCALING_SHAPES:
+        weight = new_weight(128, shape)
+        size = "" if shape == (FEATURES, FEATURES) else f"{shape[0]}x{shape[1]} "
+        for count in SCALING_ROWS:
+            names = [f"int8 {size}g128 M={count}, {threads} threads" for threads in (1, 2)]
+            taken = interleaved(
+                {name: multiply(count, weight, "int8", threads) for threads, name in enumerate(names, start=1)}, rounds
+            )
+            rows.append(
+                Row.of(taken, names[1], names[0], claim="d", threads=2, unit="GOP/s", target=at_least(SCALING_TARGET))
+            )
     return rows
 
 
 def gradients(threads: int, rounds: Rounds, isa: str) -> list[Row]:
     backend = bittensor.get_backend("cpp")
     prepared = backend.prepare(new_weight(128))
-    limit = f"float32 peak, {isa}"
-    samples: dict[str, Sample] = {limit: lambda: _native.fma_peak(isa, threads, 0.02, 3) / 1e9}
+    samples = machine.fma_peaks(isa, threads)
+    (limit,) = samples
     for count in GRADIENT_TARGETS:
         dy = torch.randn(count, FEATURES)
         call = partial(backend.linear_input_grad, dy, prepared)

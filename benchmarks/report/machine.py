@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Callable
 from datetime import datetime, timezone
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,6 +15,8 @@ import torch
 from bittensor_cpp import _native
 
 from bittensor.info import cpu_model
+
+from .measure import Sample
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
@@ -46,6 +50,26 @@ def limits(threads: int, isa: str) -> dict[str, float]:
         **{f"memcpy {name} GB/s": _native.copy_bandwidth(size, threads) for name, size in sizes.items()},
     }
     return {name: round(figure / 1e9, 1) for name, figure in figures.items()}
+
+
+def vector_isa(isa: str) -> str:
+    """The instruction set of vectors that comes with `isa`: targets are parts of what vectors do at most."""
+    return "avx512vnni" if isa == "amx" else isa
+
+
+def int8_peaks(isa: str, threads: int) -> dict[str, Sample]:
+    """The byte products of `isa`, in units of 10^9 operations per second: first of vectors, then of tiles, if any."""
+    return {f"int8 peak, {each}": partial(peak, _native.int8_peak, each, threads) for each in (vector_isa(isa), isa)}
+
+
+def fma_peaks(isa: str, threads: int) -> dict[str, Sample]:
+    """The same for multiply-adds of float32, which tiles have none of."""
+    vectors = vector_isa(isa)
+    return {f"float32 peak, {vectors}": partial(peak, _native.fma_peak, vectors, threads)}
+
+
+def peak(of: Callable[[str, int, float, int], float], isa: str, threads: int) -> float:
+    return of(isa, threads, 0.02, 3) / 1e9
 
 
 def cache_sizes() -> dict[str, str]:
