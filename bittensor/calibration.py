@@ -12,6 +12,7 @@ import torch
 
 from .awq_scaling import scale_channels
 from .gptq_rounding import round_with_moments
+from .linear_classes import computes_linear, linear_of
 from .model_quantization import (
     LayerReport,
     QuantizeReport,
@@ -180,7 +181,7 @@ def _left_alone(
     layer = model.get_submodule(name)
     if filter_fn is not None and not filter_fn(name, layer):
         return LayerReport(name, "excluded")
-    if not isinstance(layer, torch.nn.Linear):
+    if not (isinstance(layer, torch.nn.Linear) or computes_linear(layer)):
         return LayerReport(name, "failed", "it is quantized already")
     reason = obstacle(model, name, layer, shared)
     return None if reason is None else LayerReport(name, "failed", reason)
@@ -189,12 +190,11 @@ def _left_alone(
 def _calibrate_layer(
     model: torch.nn.Module, places: ModulePlaces, name: str, inputs: _Inputs, rounding: _Rounding
 ) -> LayerReport:
-    layer = model.get_submodule(name)
-    assert isinstance(layer, torch.nn.Linear)  # or it was left alone
+    layer: Any = model.get_submodule(name)
     if inputs.rows == 0:
         return LayerReport(name, "failed", _NOT_REACHED)
     try:
-        made = rounding.layer(layer, inputs)
+        made = rounding.layer(linear_of(layer), inputs)
     except (TypeError, ValueError) as error:
         return LayerReport(name, "failed", str(error))
     weight = made.weight if isinstance(made, QuantizedLinear) else made.linear.weight
@@ -236,9 +236,7 @@ def _layers_by_input(model: torch.nn.Module, names: Sequence[str], batches: Sequ
 
 def _inputs_of(model: torch.nn.Module, name: str, batches: Sequence[Any]) -> _Inputs:
     """What a layer is given in all batches."""
-    layer = model.get_submodule(name)
-    assert isinstance(layer, torch.nn.Linear)
-    inputs = _Inputs(layer.in_features)
+    inputs = _Inputs(linear_of(model.get_submodule(name)).in_features)
     with _watching(model, [name], lambda _, x: inputs.add(x)):
         for batch in batches:
             _run(model, batch)
@@ -252,7 +250,7 @@ def _watching(
     """Call ``seen(name, input)`` before each call of these layers."""
 
     def hook(name: str) -> Callable[[torch.nn.Module, tuple[Any, ...], dict[str, Any]], None]:
-        return lambda _, args, kwargs: seen(name, args[0] if args else kwargs["input"])
+        return lambda _, args, kwargs: seen(name, args[0] if args else next(iter(kwargs.values())))
 
     handles = [model.get_submodule(name).register_forward_pre_hook(hook(name), with_kwargs=True) for name in names]
     try:

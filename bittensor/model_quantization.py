@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from .activation_fusion import fuse_activations_
+from .linear_classes import computes_linear, has_transposed_weight, linear_of
 from .module_replacement import ModulePlaces, has_hooks
 from .module_traces import runs_its_class
 from .nn import FakeQuantizedLinear, QuantizedConv2d, QuantizedEmbedding, QuantizedLinear, WeightModule
@@ -112,7 +113,8 @@ def quantize_(
 
     What cannot be quantized stays as it is, and is named with the reason in one warning and in the report: a weight
     narrower than the group size, one that is not finite, one that is shared with a module that stays, a subclass of
-    Linear, a layer with hooks or with a forward set on it, a layer that is quantized already.
+    Linear, a layer with hooks or with a forward set on it, a layer that is quantized already. ``FalconLinear`` and
+    ``Conv1D`` of transformers, which GPT-2 has, count as Linear.
 
     Args:
         model: changed in place.
@@ -271,7 +273,7 @@ def _plan(
     parts = parts_of_convolutions(model)
     plan: dict[str, LayerReport | None] = {}
     for name, layer in model.named_modules():
-        if not isinstance(layer, known) or layer in parts:
+        if layer in parts or not (isinstance(layer, known) or (torch.nn.Linear in makers and computes_linear(layer))):
             continue
         if filter_fn is not None and not filter_fn(name, layer):
             plan[name] = LayerReport(name, "excluded")
@@ -291,9 +293,10 @@ def _plan(
 
 
 def _can_share(model: torch.nn.Module, names: Collection[str], makers: Mapping[type[torch.nn.Module], Make]) -> bool:
-    """Whether the packed layers of these can hold one weight: those of convolutions order it in their own way."""
+    """Whether the packed layers of these can hold one weight: convolutions and transposed ones order it otherwise."""
     layers = [model.get_submodule(name) for name in names]
-    return makers is not _TRAINED and not any(isinstance(layer, torch.nn.Conv2d) for layer in layers)
+    ordered = any(isinstance(layer, torch.nn.Conv2d) or has_transposed_weight(layer) for layer in layers)
+    return makers is not _TRAINED and not ordered
 
 
 def _convert_layer(
@@ -308,7 +311,8 @@ def _convert_layer(
     before, key = layer.weight.numel() * layer.weight.itemsize, id(layer.weight)
     first, weight = shared.get(key) or (name, None)
     try:
-        made = makers[type(layer)](layer, config) if weight is None else _on(weight, layer, config)
+        own = layer if type(layer) in makers else linear_of(layer)
+        made = makers[type(own)](own, config) if weight is None else _on(weight, own, config)
     except (TypeError, ValueError) as error:
         return LayerReport(name, "failed", str(error))
     places.replace(layer, made)
@@ -339,9 +343,9 @@ def _obstacle(
 ) -> str | None:
     """Why `layer` cannot be replaced, whatever it shares; None if it can."""
     if layer is model:
-        kind = next(kind for kind in makers if isinstance(layer, kind))
+        kind = next((kind for kind in makers if isinstance(layer, kind)), torch.nn.Linear)
         return f"it cannot replace itself; use bittensor.nn.{makers[kind].__qualname__}"
-    if type(layer) not in makers:
+    if type(layer) not in makers and not computes_linear(layer):
         kind = next(kind for kind in makers if isinstance(layer, kind))
         return f"{type(layer).__name__} is a subclass of torch.nn.{kind.__name__}, which may compute something else"
     if not isinstance(layer._parameters.get("weight"), torch.nn.Parameter):
@@ -368,7 +372,7 @@ def check_model(model: object) -> None:
 
 def is_linear(module: torch.nn.Module) -> bool:
     """Whether it is a linear layer, quantized or not."""
-    return isinstance(module, (torch.nn.Linear, *_DONE[torch.nn.Linear]))
+    return isinstance(module, (torch.nn.Linear, *_DONE[torch.nn.Linear])) or computes_linear(module)
 
 
 def parts_of_convolutions(model: torch.nn.Module) -> set[torch.nn.Module]:
@@ -376,7 +380,7 @@ def parts_of_convolutions(model: torch.nn.Module) -> set[torch.nn.Module]:
     return {part for module in model.modules() if isinstance(module, QuantizedConv2d) for part in module.children()}
 
 
-def obstacle(model: torch.nn.Module, name: str, layer: torch.nn.Linear, shared: dict[int, list[str]]) -> str | None:
+def obstacle(model: torch.nn.Module, name: str, layer: Any, shared: dict[int, list[str]]) -> str | None:
     """Why a linear layer cannot be replaced alone; None if it can. `shared` is of `shared_parameters`."""
     if reason := _obstacle(model, name, layer, {torch.nn.Linear: _PACKED[torch.nn.Linear]}):
         return reason

@@ -176,6 +176,25 @@ class QuantizedWeight:
         return self._canonical().named()
 
     @property
+    def dtype(self) -> torch.dtype:
+        """That of the scales: of the floats that the weight was made of, unless another was chosen."""
+        return self.form.scale_dtype
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, arguments: Any = (), settings: Any = None) -> Any:
+        """Refuse functions of torch, which take tensors: models call them that multiply by the weight of a layer.
+
+        Raises:
+            TypeError: always.
+        """
+        raise _no_tensor(getattr(function, "__name__", str(function)))
+
+    def __matmul__(self, other: object) -> Any:
+        raise _no_tensor("@")
+
+    __rmatmul__ = __matmul__  # torch makes "not implemented" of a TypeError
+
+    @property
     def device(self) -> torch.device:
         """Where the tensors lie."""
         return self._held.tensors[0].device
@@ -355,6 +374,13 @@ ForkingPickler.register(QuantizedWeight, _send)
 
 def _prepare(weight: QuantizedWeight, backend: Backend) -> None:
     weight.prepared_for(backend)
+
+
+def _no_tensor(function: str) -> TypeError:
+    return TypeError(
+        f"{function}: expected tensors, got a QuantizedWeight, which is packed: multiply by bittensor.linear, take "
+        "dequantize(), or leave a layer whose weight is used by itself as it is (filter_fn, modules_to_not_convert)"
+    )
 
 
 def _size(nbytes: int) -> str:

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -125,6 +126,33 @@ def test_quantize_to_compressed_tensors(folder: Path, tmp_path: Path) -> None:
     assert checkpoint.format == "compressed-tensors"
     assert checkpoint.entries["model.layers.0.mlp.up_proj.weight"].type == "int8 group 64 symmetric"
     assert checkpoint.config["model_type"] == "llama"
+
+
+def test_quantize_says_what_else_stays_floats(tmp_path: Path) -> None:
+    tensors = {"experts.up": torch.ones(2, 64, 32), "conv.weight": torch.ones(4, 4, 1, 32), "bias": torch.ones(64)}
+    save_file(tensors, tmp_path / "float.safetensors")
+    result = runner.invoke(app, ["quantize", str(tmp_path / "float.safetensors"), str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    assert "kept experts.up: expected a matrix *.weight, got [2, 64, 32]" in result.output
+    assert "kept conv.weight: expected a matrix *.weight, got [4, 4, 1, 32]" in result.output
+    assert "kept bias" not in result.output
+
+
+def test_quantize_copies_what_belongs_to_the_model(folder: Path, tmp_path: Path) -> None:
+    source = shutil.copytree(folder, tmp_path / "source")
+    kept = ["LICENSE", "vocab.tiktoken", "modules.json", "1_Pooling/config.json", "2_Dense/model.safetensors"]
+    kept.append("additional_chat_templates/tool_use.jinja")
+    left = ["model.safetensors.index.json", "pytorch_model.bin", "onnx/model.onnx", ".git/config"]
+    for name in (*kept, *left):
+        (source / name).parent.mkdir(exist_ok=True)
+        (source / name).write_text(name)
+    parts = [{"path": path} for path in ("", "1_Pooling", "2_Dense", "..", "/", "absent")]
+    (source / "modules.json").write_text(json.dumps(parts))
+    result = runner.invoke(app, ["quantize", str(source), str(tmp_path / "out"), "--bits", "8"])
+    assert result.exit_code == 0, result.output
+    found = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert found.issuperset(kept)
+    assert found.isdisjoint(left)
 
 
 def test_quantize_keeps_what_is_too_narrow(folder: Path, tmp_path: Path) -> None:

@@ -367,6 +367,18 @@ def test_scaled_rotary_embeddings_of_gguf(folder: Path, tmp_path: Path) -> None:
         load_llama(open_checkpoint(path))
 
 
+@pytest.mark.parametrize("key", ["scale_linear", "scaling.factor"])
+def test_rotary_embeddings_of_gguf_are_scaled_by_a_factor_without_a_type(
+    key: str, folder: Path, tmp_path: Path
+) -> None:
+    checkpoint = open_checkpoint(write_tiny_gguf(tmp_path / "tiny.gguf", folder))
+    checkpoint.config = {**checkpoint.config, f"llama.rope.{key}": 1.0}
+    load_llama(checkpoint)
+    checkpoint.config = {**checkpoint.config, f"llama.rope.{key}": 4.0}
+    with pytest.raises(bittensor.CheckpointError, match="scaled rotary embeddings are not supported"):
+        load_llama(checkpoint)
+
+
 def test_tensors_that_change_nothing(tiny: LanguageModel, tmp_path: Path) -> None:
     """Biases of zeros, which tools for GPTQ write, and what older versions of transformers saved."""
     file = write_tiny_llama(tmp_path / "other") / "model.safetensors"

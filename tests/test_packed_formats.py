@@ -202,6 +202,15 @@ def test_compressed_tensors_chooses_the_scheme_by_shape(tmp_path: Path) -> None:
         read(write(tmp_path, layer.compressed(), config))
 
 
+@pytest.mark.parametrize("key", ["transform_config", "sparsity_config"])
+def test_compressed_tensors_that_are_not_the_weights_themselves(key: str, tmp_path: Path) -> None:
+    layer = Layer()
+    path = write(tmp_path, layer.compressed(), compressed_config(layer) | {key: {"config_groups": {"R4": {}}}})
+    with pytest.raises(bittensor.CheckpointError, match=f"{key} is not supported"):
+        open_checkpoint(path)
+    assert read(write(tmp_path, layer.compressed(), compressed_config(layer) | {key: {}})).shape == (16, 64)
+
+
 @pytest.mark.parametrize("bits", [2, 4, 8])
 @pytest.mark.parametrize("zero", ["symmetric", "integer"])
 @pytest.mark.parametrize("group_size", [16, None])
@@ -210,6 +219,8 @@ def test_compressed_tensors_is_written(bits: int, zero: str, group_size: int | N
     weight = bittensor.quantize(torch.randn(5, 48), bits, group_size, zero, scale_dtype=torch.float16)
     path = tmp_path / "out"
     save_compressed_tensors(path, {"m.weight": weight, "head.weight": torch.ones(2, 2), "n.weight": torch.ones(2)})
+    quantization = json.loads((path / "config.json").read_text())["quantization_config"]
+    assert quantization["config_groups"]["group_0"]["targets"] == ["m"]  # a tied head would be another Linear
     back = open_checkpoint(path).read("m.weight")
     assert isinstance(back, bittensor.QuantizedWeight)
     if weight.zeros is None or not bool((weight.zeros == 1 << (bits - 1)).all()):

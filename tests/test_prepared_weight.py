@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -166,3 +167,24 @@ def test_a_large_weight_begins_with_a_huge_page(rows: int) -> None:
     expected = cpp.linear(x, prepared, None, "int8", None)
     for again in (copy.deepcopy(prepared), pickle.loads(pickle.dumps(prepared))):
         assert torch.equal(cpp.linear(x, again, None, "int8", None), expected)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda weight, x: x @ weight,
+        lambda weight, x: weight @ x,
+        lambda weight, x: torch.nn.functional.linear(x, weight),
+        lambda weight, x: torch.cat([weight, x]),
+    ],
+)
+def test_a_packed_weight_is_no_tensor(function: Callable[[bittensor.QuantizedWeight, torch.Tensor], object]) -> None:
+    """Models that multiply by the weight of a layer themselves are told so, and what to do."""
+    weight = bittensor.quantize(torch.eye(8), group_size=8)
+    with pytest.raises(TypeError, match=r"got a QuantizedWeight, which is packed: .*filter_fn, modules_to_not_convert"):
+        function(weight, torch.eye(8))
+
+
+def test_the_dtype_of_a_weight_is_that_of_its_floats() -> None:
+    assert bittensor.quantize(torch.eye(8, dtype=torch.bfloat16), group_size=8).dtype is torch.bfloat16
+    assert bittensor.quantize(torch.eye(8), group_size=8, scale_dtype=torch.float16).dtype is torch.float16

@@ -98,7 +98,7 @@ def test_load_state_dict_takes_it(tmp_path: Path) -> None:
 
 def test_files_are_copied(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
-    save_checkpoint(tmp_path / "out", {"a": torch.ones(1)}, files=[tmp_path / "tokenizer.json"])
+    save_checkpoint(tmp_path / "out", {"a": torch.ones(1)}, files={"tokenizer.json": tmp_path / "tokenizer.json"})
     assert (tmp_path / "out" / "tokenizer.json").read_text() == "{}"
     assert open_checkpoint(tmp_path / "out").format == "safetensors"
 

@@ -43,7 +43,7 @@ def section(found: Sequence[Record]) -> str:
 
 
 def linear(of: Record) -> list[str]:
-    intro = "`linear`, 4-bit weights, N = K = 4096 unless it says otherwise, against what the machine does at most, in turn:"
+    intro = "`linear`, 4-bit weights, N = K = 4096 if not said otherwise, against what the machine can do, in turn:"
     return [intro, limits_table(of), origin(of)]
 
 

@@ -142,13 +142,12 @@ def config(schemes: Mapping[str, list[str]], ignored: list[str]) -> dict[str, An
         schemes: names of layers, by their `scheme_config` as JSON.
         ignored: names of layers with a weight that is not packed.
     """
-    one = len(schemes) == 1
     return {
         "quant_method": METHOD,
         "format": FORMAT,
         "quantization_status": "compressed",
         "config_groups": {
-            f"group_{index}": {"targets": ["Linear"] if one else layers, "weights": json.loads(scheme)}
+            f"group_{index}": {"targets": layers, "weights": json.loads(scheme)}  # a tied head is in no list
             for index, (scheme, layers) in enumerate(schemes.items())
         },
         "ignore": ignored,

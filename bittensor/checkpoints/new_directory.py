@@ -30,7 +30,7 @@ def new_directory(path: Path) -> Iterator[Path]:
         raise CheckpointError(path, f"cannot be written: {error.strerror}") from None
     try:
         yield temporary
-        for file in temporary.iterdir():
+        for file in temporary.rglob("*"):
             _sync(file)
         _sync(temporary)
         temporary.rename(final)

@@ -157,6 +157,9 @@ def _awq(path: Path, config: Mapping[str, Any]) -> PackedFormat:
 
 
 def _compressed_tensors(path: Path, config: Mapping[str, Any]) -> PackedFormat:
+    for key in ("transform_config", "sparsity_config"):
+        if take(path, config, key, dict, {}):
+            raise CheckpointError(path, f"{key} is not supported: expected weights that are as they are multiplied")
     groups = take(path, config, "config_groups", dict)
     default = take(path, config, "format", str, compressed_tensors.FORMAT)
     schemes = []

@@ -14,8 +14,15 @@ from ..progress import with_progress
 from ..quantize_config import QuantizeConfig
 from .checkpoint import Checkpoint, Stored
 
-EMBEDDINGS = ("*embed*", "*wte*", "*wpe*")
+EMBEDDINGS = ("*embed*", "*wte*", "*wpe*", "*shared.weight", "*relative_attention_bias*", "transformer.w.weight")
 """Names of tables that are looked up, not multiplied: as good as every model names them so."""
+
+_ROUTERS = ("*.gate.weight", "*router*")
+"""Matrices that choose among experts: small, and what all else hangs on."""
+
+_TRANSPOSED_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
+_TRANSPOSED_NAMES = ("*.c_attn.weight", "*.q_attn.weight", "*.c_proj.weight", "*.c_fc.weight")
+"""Weights that these models of transformers store as ``[in, out]``: those of their layers ``Conv1D``."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,8 @@ def quantize_checkpoint(
 ) -> QuantizedTensors:
     """Quantize every matrix ``*.weight`` of a float checkpoint; the rest is kept as it is.
 
-    One tensor is read at a time: the peak of memory is one float tensor above the result.
+    One tensor is read at a time: the peak of memory is one float tensor above the result. Matrices that GPT-2 stores
+    as ``[in, out]`` become ``[out, in]``, as packed weights are. Routers stay floats where there are experts.
 
     Args:
         checkpoint: safetensors with float tensors only.
@@ -58,6 +66,8 @@ def quantize_checkpoint(
             "is a GGUF file; expected safetensors. A quantized checkpoint is run by the names and the configuration of "
             "safetensors; take the float model in that format"
         )
+    if any(".experts." in name for name in checkpoint.entries):
+        skip = (*skip, *_ROUTERS)
     tensors: dict[str, Stored] = {}
     kept: dict[str, str] = {}
     for name in with_progress(list(checkpoint.entries), "quantizing", wanted=progress):
@@ -65,14 +75,24 @@ def quantize_checkpoint(
         if not isinstance(tensor, torch.Tensor):
             raise CheckpointError(checkpoint.path, "is quantized already; expected floats", name)
         tensors[name] = tensor
-        if tensor.dim() != 2 or not name.endswith(".weight") or tensor.dtype not in SCALE_DTYPES:
+        if tensor.dim() < 2 or tensor.dtype not in SCALE_DTYPES:
+            continue
+        if tensor.dim() != 2 or not name.endswith(".weight"):
+            kept[name] = f"expected a matrix *.weight, got {list(tensor.shape)}"
             continue
         pattern = next((pattern for pattern in skip if fnmatchcase(name, pattern)), None)
         if pattern is not None:
             kept[name] = f"matches {pattern!r}"
             continue
         try:
-            tensors[name] = config.quantize(tensor)
+            tensors[name] = config.quantize(tensor.t().contiguous() if is_transposed(checkpoint, name) else tensor)
         except ValueError as error:
             kept[name] = str(error)
     return QuantizedTensors(tensors, kept)
+
+
+def is_transposed(checkpoint: Checkpoint, name: str) -> bool:
+    """Whether a matrix is of a layer ``Conv1D`` of transformers, which stores ``[in, out]``."""
+    if checkpoint.config.get("model_type") not in _TRANSPOSED_MODELS:
+        return False
+    return any(fnmatchcase(name, pattern) for pattern in _TRANSPOSED_NAMES)

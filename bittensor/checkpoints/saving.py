@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ def save_checkpoint(
     tensors: Mapping[str, Stored],
     config: Mapping[str, Any] | None = None,
     *,
-    files: Iterable[Path] = (),
+    files: Mapping[str, Path] | None = None,
 ) -> None:
     """Write a checkpoint in our own format: a directory with ``model.safetensors`` and ``config.json``.
 
@@ -47,7 +47,7 @@ def save_checkpoint(
         path: a directory that does not exist yet, or is empty.
         tensors: by name; the names of packed weights end with ``.weight``.
         config: what ``config.json`` holds beside the quantization: that of the model.
-        files: copied into the directory: the tokenizer for example.
+        files: copied into the directory, by their paths there: the tokenizer for example.
 
     Raises:
         CheckpointError: `path` exists and is not an empty directory, or cannot be written.
@@ -73,7 +73,7 @@ def save_compressed_tensors(
     tensors: Mapping[str, Stored],
     config: Mapping[str, Any] | None = None,
     *,
-    files: Iterable[Path] = (),
+    files: Mapping[str, Path] | None = None,
 ) -> None:
     """Write a checkpoint in the format "pack-quantized" of compressed-tensors; arguments as `save_checkpoint`.
 
@@ -118,7 +118,7 @@ def _save(
     tensors: dict[str, torch.Tensor],
     config: Mapping[str, Any] | None,
     quantization: Mapping[str, Any] | None,
-    files: Iterable[Path],
+    files: Mapping[str, Path] | None,
 ) -> None:
     with extra("models", "writing safetensors", ("safetensors",)):
         from safetensors import SafetensorError
@@ -131,8 +131,9 @@ def _save(
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"config: expected what JSON can hold: {error}") from None
     with new_directory(path) as folder:
-        for file in files:
-            shutil.copyfile(file, folder / file.name)
+        for name, file in (files or {}).items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, folder / name)
         (folder / CONFIG_NAME).write_text(text, encoding="utf-8")
         try:
             save_file(_in_memory_of_its_own(tensors), folder / WEIGHTS_NAME, metadata={"format": "pt"})

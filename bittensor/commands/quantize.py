@@ -41,8 +41,9 @@ def quantize(
 ) -> None:
     """Quantize the matrices of a float checkpoint.
 
-    Matrices named *.weight are quantized; embeddings (*embed*, *wte*, *wpe*), vectors and what --skip names stay
-    floats. The tokenizer and other JSON files of IN are copied. OUT appears when it is complete, or not at all.
+    Matrices named *.weight are quantized; embeddings (*embed*, *wte*, *shared.weight and the like), routers, vectors
+    and what --skip names stay floats. The tokenizer, licenses, other JSON files of IN, and the other parts of a model of
+    sentence-transformers are copied. OUT appears when it is complete, or not at all.
 
     Exit status: 0, or 2 if the arguments are wrong, IN cannot be read, or OUT cannot be written.
     """
@@ -51,13 +52,18 @@ def quantize(
 
         from ..checkpoints import open_checkpoint, quantize_checkpoint, save_checkpoint, save_compressed_tensors
         from ..checkpoints.new_directory import check_free
-        from ..checkpoints.quantizing import EMBEDDINGS
+        from ..checkpoints.quantizing import EMBEDDINGS, is_transposed
+        from ..errors import CheckpointError
         from ..quantize_config import QuantizeConfig
 
         check_free(target)
         dtype = None if scales is None else getattr(torch, scales.value)
         config = QuantizeConfig(bits, group_size or None, zero.value, method.value, dtype)
         checkpoint = open_checkpoint(source)
+        transposed = [name for name in checkpoint.entries if is_transposed(checkpoint, name)]
+        if transposed and output_format is OutputFormat.COMPRESSED_TENSORS:
+            reason = "is of a layer Conv1D, which compressed-tensors does not know; choose --format bittensor"
+            raise CheckpointError(source, reason, transposed[0])
         result = quantize_checkpoint(checkpoint, config, (*EMBEDDINGS, *(skip or ())), progress=True)
         save = save_checkpoint if output_format is OutputFormat.BITTENSOR else save_compressed_tensors
         save(target, result.tensors, checkpoint.config, files=_companions(source))
@@ -73,10 +79,24 @@ def quantize(
     typer.echo(f"{target}: {len(quantized)} of {len(result.tensors)} tensors quantized, {before:,} -> {after:,} bytes")
 
 
-def _companions(source: Path) -> list[Path]:
-    """Files of a model that are neither weights nor its configuration."""
+def _companions(source: Path) -> dict[str, Path]:
+    """Files of a model that are neither weights nor its configuration, by the names that they keep below OUT."""
     if not source.is_dir():
-        return []
+        return {}
     own = {"config.json", "model.safetensors.index.json"}
-    names = [file for file in sorted(source.iterdir()) if file.suffix in {".json", ".jinja", ".txt", ".model"}]
-    return [file for file in names if file.is_file() and file.name not in own]
+    kinds = {".json", ".jinja", ".txt", ".model", ".tiktoken", ".py"}
+    files = [each for each in source.iterdir() if each.suffix in kinds or each.name.startswith(("LICENSE", "NOTICE"))]
+    for folder in ["additional_chat_templates", *_modules(source / "modules.json")]:
+        files += (source / folder).rglob("*")
+    found = {str(file.relative_to(source)): file for file in sorted(files) if file.is_file()}
+    return {name: file for name, file in found.items() if name not in own}
+
+
+def _modules(path: Path) -> list[str]:
+    """Folders of the parts of a model of sentence-transformers beside the one at the top."""
+    try:
+        parts = json.loads(path.read_text(encoding="utf-8"))
+        folders = [str(part["path"]) for part in parts]
+    except (OSError, ValueError, TypeError, KeyError):  # there is none, or it is of something else
+        return []
+    return [folder for folder in folders if (path.parent / folder).resolve().parent == path.parent.resolve()]

@@ -351,7 +351,9 @@ def _from_gguf(checkpoint: Checkpoint, config: Mapping[str, Any]) -> LlamaConfig
     architecture = config.get("general.architecture")
     if architecture != ARCHITECTURE:
         raise checkpoint.refuse(f"architecture {architecture!r} is not supported; can run {ARCHITECTURE}")
-    if config.get("llama.rope.scaling.type", "none") != "none" or "rope_freqs.weight" in checkpoint:
+    factors = [config.get(f"llama.rope.{key}", 1.0) for key in ("scaling.factor", "scale_linear")]
+    kind = config.get("llama.rope.scaling.type", "none")  # a factor without a type is a linear one
+    if kind != "none" or any(factor not in (0, 1) for factor in factors) or "rope_freqs.weight" in checkpoint:
         raise checkpoint.refuse("scaled rotary embeddings are not supported")
     width = _number(checkpoint, config, "llama.embedding_length", int)
     heads = _number(checkpoint, config, "llama.attention.head_count", int)

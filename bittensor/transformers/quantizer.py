@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.auto import register_quantizer
 from transformers.quantizers.base import HfQuantizer
 from transformers.quantizers.quantizers_utils import should_convert_module
 
 from ..checkpoints import native
-from ..model_quantization import quantize_
+from ..linear_classes import computes_linear, has_transposed_weight, linear_of
+from ..model_quantization import is_linear, quantize_
 from ..nn import (
     FakeQuantizedLinear,
     FeedForwardDown,
@@ -49,6 +51,10 @@ class BitTensorQuantizer(HfQuantizer):
 
     quantization_config: BitTensorConfig
 
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self._transposed: set[str] = set()
+
     def validate_environment(self, *_: Any, device_map: Any = None, **__: Any) -> None:
         """Refuse places that are not the CPU.
 
@@ -81,16 +87,25 @@ class BitTensorQuantizer(HfQuantizer):
             )
         described = {name: f"{name.removesuffix(WEIGHT)}{WORDS}" for name in weights}
         renamed = names_in_model(model, stored.union(described.values()))
-        for name, entry in weights.items():
-            layer = layer_of(model, name, renamed[described[name]].removesuffix(WORDS))
-            linear = model.get_submodule(layer)
+        layers = {name: layer_of(model, name, renamed[described[name]].removesuffix(WORDS)) for name in weights}
+        if weights and not any(layers.values()):
+            raise ValueError(f"{next(iter(weights))}: the model {type(model).__name__} has no layer of the packed ones")
+        for name, layer in layers.items():
+            if layer is None:  # of another head: transformers names its tensors as unexpected
+                if described[name] not in stored:
+                    raise ValueError(f"config.json: {name}: the model has no module of this name, the file no tensors")
+                continue
+            module = model.get_submodule(layer)
+            linear = linear_of(module) if computes_linear(module) else None
             try:
-                form = native.form_of_config(entry)
+                form = native.form_of_config(weights[name])
             except (TypeError, ValueError) as error:
                 raise ValueError(f"config.json: {name}: {error}") from None
-            if not isinstance(linear, torch.nn.Linear) or tuple(linear.weight.shape) != form.shape:
-                raise ValueError(f"{name}: expected a Linear of shape {list(form.shape)} in the model, got {linear}")
+            if linear is None or tuple(linear.weight.shape) != form.shape:
+                raise ValueError(f"{name}: expected a Linear of shape {list(form.shape)} in the model, got {module}")
+            self._note_transposed(layer, module)
             model.set_submodule(layer, PackedParts(form, linear.bias))
+            model.all_tied_weights_keys.pop(f"{layer}{WEIGHT}", None)  # it is of its own then
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **_: Any) -> PreTrainedModel:
         config = self.quantization_config
@@ -107,6 +122,8 @@ class BitTensorQuantizer(HfQuantizer):
             kept_whole = list(model._keep_in_fp32_modules or ())
             skip = self.get_modules_to_not_convert(model, config.modules_to_not_convert, kept_whole)
             converted = {name for name, _ in model.named_modules() if should_convert_module(name, skip)}
+            for name in converted:
+                self._note_transposed(name, model.get_submodule(name))
             if _check_matrices(model, converted):
                 quantize_(model, config.layers, lambda name, _: name in converted)
         config.weights = _forms(model)
@@ -149,13 +166,25 @@ class BitTensorQuantizer(HfQuantizer):
                     f"{name}: expected a layer without epilogue, to become a Linear, got {layer.epilogue!r}"
                 )
         for name, layer in layers:
-            linear = torch.nn.Linear(1, 1, bias=layer.bias is not None)
-            linear.in_features, linear.out_features = layer.in_features, layer.out_features
-            linear.weight = torch.nn.Parameter(layer.weight.dequantize().to(dtype))
+            weight = layer.weight.dequantize().to(dtype)
+            linear: Any
+            if name in self._transposed:
+                linear = Conv1D(1, 1)  # type: ignore[no-untyped-call]
+                linear.nx, linear.nf = layer.in_features, layer.out_features
+                linear.weight = torch.nn.Parameter(weight.t().contiguous())
+            else:
+                linear = torch.nn.Linear(1, 1, bias=layer.bias is not None)
+                linear.in_features, linear.out_features = layer.in_features, layer.out_features
+                linear.weight = torch.nn.Parameter(weight)
             if layer.bias is not None:
                 linear.bias = torch.nn.Parameter(layer.bias.detach().to(dtype))
             model.set_submodule(name, linear)
         return model
+
+    def _note_transposed(self, name: str, layer: torch.nn.Module) -> None:
+        """Layers that `_dequantize` has to make again as they were: their float weights are saved as they are."""
+        if has_transposed_weight(layer):
+            self._transposed.add(name)
 
     def is_serializable(self) -> bool:
         """True: `save_pretrained` writes the packed weights."""
@@ -192,13 +221,13 @@ def _check_matrices(model: PreTrainedModel, converted: Collection[str]) -> bool:
         for parameter in module.parameters(recurse=False):
             if parameter.dim() > 1 and id(parameter) not in left_out:
                 left_out.add(id(parameter))
-                if isinstance(module, torch.nn.Linear):
+                if is_linear(module):
                     linear += parameter.numel()
                 else:
                     other += parameter.numel()
                     others[type(module).__name__] += parameter.numel()
     kinds = f" (instead: {', '.join(kind for kind, _ in others.most_common(3))})" if others else ""
-    layers = [name for name, module in modules if isinstance(module, torch.nn.Linear) and name in converted]
+    layers = [name for name, module in modules if is_linear(module) and name in converted]
     if not layers:
         warnings.warn(
             f"{type(model).__name__}: nothing is quantized: it has no torch.nn.Linear that is not kept whole{kinds}",

@@ -15,15 +15,18 @@ WEIGHT, WORDS = ".weight", ".words"
 """Ends of names: of a weight in the configuration, and of the first of its tensors."""
 
 
-def layer_of(model: PreTrainedModel, weight: str, renamed: str) -> str:
+def layer_of(model: PreTrainedModel, weight: str, renamed: str) -> str | None:
     """The module that a weight of a file belongs to: transformers adds or drops the prefix of the base model.
 
     Args:
         weight: its name in the file.
         renamed: the name of its layer by `names_in_model`.
 
+    Returns:
+        None for a layer of a head that the model does not have: it may be the base of the one that was saved.
+
     Raises:
-        ValueError: the model has no such module.
+        ValueError: the model has no such module, in a part that it does have.
     """
     layer, prefix = weight.removesuffix(WEIGHT), f"{model.base_model_prefix}."
     for stem in (renamed, layer):
@@ -31,7 +34,10 @@ def layer_of(model: PreTrainedModel, weight: str, renamed: str) -> str:
             with suppress(AttributeError):
                 model.get_submodule(name)
                 return name
-    raise ValueError(f"{weight}: the model {type(model).__name__} has no module {layer}")
+    head = renamed.removeprefix(prefix).split(".")[0]
+    if any(hasattr(part, head) for part in (model, model.base_model)):
+        raise ValueError(f"{weight}: the model {type(model).__name__} has no module {layer}")
+    return None
 
 
 def names_in_model(model: PreTrainedModel, names: Iterable[str]) -> dict[str, str]:
