@@ -7,6 +7,7 @@ declares ``checks_arguments``: then it refuses the same arguments itself, and th
 
 from __future__ import annotations
 
+import math
 import operator
 
 import torch
@@ -43,7 +44,7 @@ def check_unpack_rows(words: object, rows: object) -> None:
     """Rules that `unpack_tensor` adds to `check_unpack`: the leading dimensions hold exactly `rows` rows."""
     if isinstance(words, torch.Tensor) and words.dim() > 0:
         count = check_int("rows", rows)
-        present = words.shape[:-1].numel()
+        present = math.prod(words.shape[:-1])  # not numel(), which makes constants of sizes that are traced
         if count != present:
             raise ValueError(
                 f"packed: expected {count} rows, as rows={count} says, got {present} from shape {list(words.shape)}"

@@ -56,7 +56,7 @@ def composed_conv2d(
     if any(geometry.padding):
         images = F.pad(images, (0, 0, left, right, top, bottom))
     parts = [_multiply(linear, *part, geometry).flatten(0, 2) for part in _parts(images, height, width, geometry)]
-    return torch.unflatten(torch.cat(parts), 0, (len(images), height, width))
+    return torch.unflatten(torch.cat(parts), 0, (images.shape[0], height, width))
 
 
 def _parts(
@@ -64,6 +64,9 @@ def _parts(
 ) -> Iterator[tuple[torch.Tensor, int, int]]:
     """What the parts of the result need of the images, and their height and width: whole images, or rows of one."""
     kh, kw = geometry.kernel_size
+    if torch.compiler.is_compiling():  # the number of parts would make constants of the sizes
+        yield images, height, width
+        return
     count, row_values = len(images), width * images.shape[3] * kh * kw
     rows = min(height, max(1, PATCH_VALUES // row_values))
     together = max(1, PATCH_VALUES // (row_values * height)) if rows == height else 1

@@ -206,7 +206,8 @@ def _compute_grads(
     highest = (1 << (bits - 1)) - 1 if zero == "symmetric" else max_code(bits)
     balance = 1 / math.sqrt(group_size * highest)
     d_weight = d_values.masked_fill(clipped, 0.0).to(weight.dtype)
-    return dx, d_weight, d_scales * balance, d_shifts * balance, rows.sum(dim=0)
+    grouped = ((each * balance).to(scales.dtype) for each in (d_scales, d_shifts))
+    return dx, d_weight, *grouped, rows.sum(dim=0)
 
 
 def _fake_grads(

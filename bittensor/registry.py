@@ -26,6 +26,8 @@ DEFAULT_BACKEND = "cpp"
 
 _loaded: dict[str, Backend] = {}
 _loading = threading.RLock()
+# A fork waits for it, as for the lock of conversions, which may take this one: registered later, that is taken first.
+os.register_at_fork(before=_loading.acquire, after_in_parent=_loading.release, after_in_child=_loading.release)
 _process_wide: Backend | None = None
 _from_environment: Backend | None = None
 _from_environment_reason = ""

@@ -91,11 +91,13 @@ def test_fused_operators_of_the_cpp_backend() -> None:
 
 
 @pytest.mark.parametrize("zero", ZEROS)
-def test_the_gradients_of_fake_quantization(zero: str) -> None:
-    scales, shifts = normal(16, 3).abs(), None if zero == "symmetric" else normal(16, 3)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_the_gradients_of_fake_quantization(zero: str, dtype: torch.dtype) -> None:
+    """A compiled program reads what the fake promises: a gradient of another dtype would be read as other numbers."""
+    scales, shifts = normal(16, 3).abs().to(dtype), None if zero == "symmetric" else normal(16, 3).to(dtype)
     for x in (normal(2, 3, 40), normal(3, 2, 40).bfloat16().transpose(0, 1)):
         dy = normal(2, 3, 16).to(x.dtype)
-        arguments = (dy, x, normal(16, 40), scales, shifts, 4, 16, zero, torch.float32)
+        arguments = (dy, x, normal(16, 40).to(dtype), scales, shifts, 4, 16, zero, torch.float32)
         torch.library.opcheck(torch.ops.bittensor.fake_quantized_linear_grads.default, arguments)
 
 

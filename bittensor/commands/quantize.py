@@ -42,8 +42,8 @@ def quantize(
     """Quantize the matrices of a float checkpoint.
 
     Matrices named *.weight are quantized; embeddings (*embed*, *wte*, *shared.weight and the like), routers, vectors
-    and what --skip names stay floats. The tokenizer, licenses, other JSON files of IN, and the other parts of a model of
-    sentence-transformers are copied. OUT appears when it is complete, or not at all.
+    and what --skip names stay floats. The tokenizer, licenses, other JSON files of IN, and the other parts of a model
+    of sentence-transformers are copied. OUT appears when it is complete, or not at all.
 
     Exit status: 0, or 2 if the arguments are wrong, IN cannot be read, or OUT cannot be written.
     """

@@ -82,7 +82,8 @@ class LoRALinear(torch.nn.Module):
     @torch.no_grad()
     def update(self) -> torch.Tensor:
         """What the layer adds to the weight: float32 ``[out_features, in_features]``, ``alpha / rank * B @ A``."""
-        return (self.lora_b.float() @ self.lora_a.float()) * (self.alpha.float() / self.rank)
+        with torch.autocast("cpu", enabled=False):
+            return (self.lora_b.float() @ self.lora_a.float()) * (self.alpha.float() / self.rank)
 
     def merged(self, method: str = "mse") -> QuantizedLinear:
         """A layer of one weight, base and update in one: their float sum, quantized again in the form of the base.
@@ -124,4 +125,5 @@ class LoRALinear(torch.nn.Module):
         return layer.train(self.training)
 
     def extra_repr(self) -> str:
-        return f"rank={self.rank}, alpha={self.alpha.item():g}"
+        alpha = "on meta" if self.alpha.is_meta else f"{self.alpha.item():g}"
+        return f"rank={self.rank}, alpha={alpha}"

@@ -78,15 +78,19 @@ class PackedLinear(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Codes uint8 ``[..., in_features]`` or packed int64 to packed int64 codes of `out_features`."""
         buffers = self._buffers  # three look-ups through Module.__getattr__ would show in the call of a tiny layer
+        try:
+            weight, bias, scale = buffers["packed_weight"], buffers["bias"], buffers["scale"]
+        except KeyError:  # a parameter or a parametrization takes the place of one
+            weight, bias, scale = self.packed_weight, self.bias, self.scale
         return multiply_codes(
             x,
-            buffers["packed_weight"],  # type: ignore[arg-type]
-            buffers["bias"],
+            weight,  # type: ignore[arg-type]
+            bias,
             self.bits,
             self.in_features,
             self.x_zero,
             self.weight_zero,
-            buffers["scale"],
+            scale,
             self.out_zero,
             self.out_dtype,
         )

@@ -33,6 +33,14 @@ class WeightModule(torch.nn.Module):
         super().__init__()
         self.weight = weight
 
+    words = property(
+        lambda self: self.weight.words, doc="As `QuantizedWeight.words`; each entry of a state_dict is one."
+    )
+    scales = property(lambda self: self.weight.scales, doc="As `QuantizedWeight.scales`.")
+    zeros = property(lambda self: self.weight.zeros, doc="As `QuantizedWeight.zeros`.")
+    offsets = property(lambda self: self.weight.offsets, doc="As `QuantizedWeight.offsets`.")
+    form = property(lambda self: form_entry(self.weight.form), doc="int64: the entry of a state_dict.")
+
     def _prepare(self) -> None:
         """Put the weight into the layout of the current backend now: a compiled program depends on the layout."""
         raise NotImplementedError
@@ -74,11 +82,21 @@ class WeightModule(torch.nn.Module):
         else:
             unexpected_keys.extend(prefix + name for name in given if name not in needed)
             assign = local_metadata.get("assign_to_params_buffers", False)
-            tensors = {name: given[name] if assign else given[name].clone() for name in needed if name != "form"}
+            tensors = {name: tensor for name, tensor in given.items() if name in needed and name != "form"}
+            for name, tensor in tensors.items():
+                if not isinstance(tensor, torch.Tensor):
+                    error_msgs.append(f"{prefix}{name}: expected a tensor, got {type(tensor).__name__}")
+                    return
+                if tensor.is_meta and not assign and self.weight.device.type != "meta":
+                    error_msgs.append(f"{prefix}{name}: expected values, got a tensor on the device meta")
+                    return
             try:
+                if not assign:
+                    with torch.inference_mode(False):  # of which no gradient could be taken through what it makes
+                        tensors = {name: tensor.clone() for name, tensor in tensors.items()}
                 self.weight.assign(_weight_of(tensors, self.weight, assign))
                 self._prepare()
-            except (TypeError, ValueError) as error:
+            except (TypeError, ValueError, RuntimeError) as error:
                 error_msgs.append(f"{prefix}{error}")
 
 
@@ -101,6 +119,8 @@ def _form_error(entry: object, form: WeightForm) -> str | None:
     expected = form_entry(form)
     if not isinstance(entry, torch.Tensor) or entry.dtype is not torch.int64 or entry.shape != expected.shape:
         return f"expected int64 [{len(expected)}], the form of a quantized weight"
+    if entry.is_meta:
+        return "expected numbers, got a tensor on the device meta"
     version, *numbers = entry.tolist()
     if version != FORM_VERSION:
         return f"expected version {FORM_VERSION} of the format, got {version}"

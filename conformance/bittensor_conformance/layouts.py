@@ -61,6 +61,13 @@ def _expanded_rows(shape: tuple[int, ...]) -> Strides:
     return (0, *_contiguous(shape)[1:]) if shape else ()
 
 
+def _expanded_middle(shape: tuple[int, ...]) -> Strides:
+    if len(shape) < 3:
+        return _expanded_rows(shape)
+    strides = _contiguous((*shape[:-2], 1, shape[-1]))
+    return (*strides[:-2], 0, strides[-1])
+
+
 def _expanded_columns(shape: tuple[int, ...]) -> Strides:
     return (*_contiguous((*shape[:-1], 1))[:-1], 0) if shape else ()
 
@@ -77,12 +84,13 @@ LAYOUTS: dict[str, Callable[[tuple[int, ...]], Strides]] = {
     "transposed": _transposed,
     "reversed_dimensions": _reversed_dimensions,
     "expanded_rows": _expanded_rows,
+    "expanded_middle": _expanded_middle,
     "expanded_columns": _expanded_columns,
     "sliding": _sliding,
 }
 """Strides in elements, by the name of the layout."""
 
-OVERLAPPING = frozenset({"expanded_rows", "expanded_columns", "sliding"})
+OVERLAPPING = frozenset({"expanded_rows", "expanded_middle", "expanded_columns", "sliding"})
 """Layouts in which elements share memory, so that the values that are asked for cannot all be had."""
 
 _OFFSET = 3

@@ -24,7 +24,7 @@ from .oracle_linear import FloatDtype, Floats, ZeroKind
 __all__ = ["Fill", "FloatFill", "LinearCase", "WeightCase"]
 
 Mode = Literal["int8", "float"]
-Special = Literal["nan", "inf", "-inf"]
+Special = Literal["nan", "-nan", "inf", "-inf"]
 SPECIALS: tuple[Special, ...] = get_args(Special)
 
 TORCH_DTYPES: dict[FloatDtype, torch.dtype] = {

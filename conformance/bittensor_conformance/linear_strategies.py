@@ -8,6 +8,7 @@ from functools import cache
 from itertools import product
 from typing import Any
 
+import numpy as np
 from hypothesis import strategies as st
 
 from bittensor.backend import Capabilities
@@ -17,7 +18,7 @@ from .fills import STYLES, Fill
 from .float_fills import CALM_STYLES, FLOAT_STYLES, FloatFill
 from .layouts import LAYOUTS
 from .linear_cases import SPECIALS, TORCH_DTYPES, LinearCase, Mode, WeightCase
-from .oracle_linear import FloatDtype, ZeroKind
+from .oracle_linear import FloatDtype, ZeroKind, rounded
 from .strategies import leading_of
 
 GROUP_SIZES = (8, 16, 24, 32, 48, 64, 128)
@@ -94,7 +95,35 @@ def epilogue_cases(bits: int, within: Scope, mode: Mode, epilogue: str) -> list[
     ]
     special = (math.inf, -math.inf, math.nan, 0.0, 87.5, -87.5, 88.0, -88.0, 13.2, -13.2)
     weight = within.weight(bits, len(special), 8)
-    return [*cases, LinearCase(weight, (2,), mode, zeros, bias=FloatFill(values=special), epilogue=epilogue)]
+    for dtype in FLOAT_DTYPES:
+        of_dtype = tuple(rounded(np.array(special, np.float32), dtype).tolist())
+        cases.append(
+            LinearCase(weight, (2,), mode, zeros, bias=FloatFill(values=of_dtype), bias_dtype=dtype, epilogue=epilogue)
+        )
+        cases += [
+            LinearCase(within.weight(bits, 100, 8), (1,), mode, zeros, bias=bias, bias_dtype=dtype, epilogue=epilogue)
+            for bias in biases
+            if dtype != "float32"
+        ]
+    return cases
+
+
+EVERY_NAN = """
+payloads = {torch.float32: [0x7FC00000, -0x400000, 0x7F800001, 0x7FFFFFFF, -1, 0x7FBFFFFF]}
+payloads[torch.float16] = [0x7E00, -0x200, 0x7C01, 0x7FFF, -1, 0x7DFF]
+payloads[torch.bfloat16] = [0x7FC0, -0x40, 0x7F81, 0x7FFF, -1, 0x7FBF]
+whole = {torch.float32: torch.int32, torch.float16: torch.int16, torch.bfloat16: torch.int16}
+def every_nan(dtype):
+    return torch.tensor(payloads[dtype], dtype=whole[dtype]).view(dtype)
+x = case.tensors()["x"].clone()
+for dtype in payloads:
+    result = case.call(x=torch.zeros_like(x), bias=every_nan(dtype))
+    assert result.isnan().all(), f"a bias of NaN in {dtype} gives {result[0].tolist()}"
+x[torch.arange(6), torch.arange(6) * 7] = every_nan(x.dtype)
+result = case.call(x=x)
+assert result.isnan().all(), f"rows with a NaN give {result[:, 0].tolist()}"
+"""
+"""A script: NaN of either sign, quiet or signalling, of any payload, in each row of x and in the bias."""
 
 
 def shapes_of_groups() -> tuple[tuple[int | None, int], ...]:

@@ -41,6 +41,7 @@ _IMPORTS: Mapping[str, str] = {
     **{name: f"from {_SUITE}.fills import {name}" for name in ("BiasFill", "Fill")},
     "FloatFill": f"from {_SUITE}.float_fills import FloatFill",
     **{name: f"from {_SUITE}.linear_cases import {name}" for name in ("WeightCase", "LinearCase")},
+    "EmbeddingCase": f"from {_SUITE}.embedding_cases import EmbeddingCase",
     **{name: f"from {_SUITE}.gradient_cases import {name}" for name in ("GradientCase", "allowed_gradients")},
     "Elsewhere": f"from {_SUITE}.elsewhere import Elsewhere",
     "refused": f"from {_SUITE}.refusals import refused",

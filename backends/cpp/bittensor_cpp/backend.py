@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from torch.compiler import is_dynamo_compiling
+from torch.compiler import is_dynamo_compiling, is_exporting
 
 from bittensor import PreparedWeight, QuantizedWeight
 from bittensor.backend import OPERATIONS, PROTOCOL_VERSION, Backend, Capabilities
@@ -162,7 +162,8 @@ class CppBackend(Backend):
         except AttributeError:  # no tensor: the operator refuses it
             differentiated = False
         forward = _linear_forward if is_dynamo_compiling() else _linear_forward_now
-        compute = _linear if differentiated else forward
+        # An exported program is traced without gradients and may be called for them.
+        compute = _linear if differentiated or is_exporting() else forward
         if epilogue is None and activation_mode == "int8" and self._isa == PROCESS_CHOICE:
             if bias is None:
                 return compute(x, weight.tensors[0], weight.form.shape[0])

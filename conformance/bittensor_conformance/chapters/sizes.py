@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 ROUND_AND_LARGE = (
+    *((m, n, *depth) for m, n, depth in product((16, 32, 64), (16, 64), ((64, 32), (256, 64)))),
     (256, 3, 512, 256),
     (3, 256, 1024, 128),
     (1, 512, 4096, 128),

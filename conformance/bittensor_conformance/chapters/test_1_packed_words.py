@@ -157,7 +157,7 @@ def test_unpack_is_the_same_on_any_number_of_threads(target: Target, bits: int) 
     """One large matrix, 1 to 3 threads, by rows long and short, with and without unused bits: the oracle's codes."""
     threads = torch.get_num_threads()
     try:
-        for rows, columns in ((3001, 65), (3, 40_000)):
+        for rows, columns in ((1, 200_001), (3001, 65), (70_003, 3), (3, 40_000)):
             for count in (1, 2, 3):
                 case = UnpackCase(bits, columns, (rows,), Fill(seed=rows + count))
                 torch.set_num_threads(count)
@@ -167,6 +167,25 @@ def test_unpack_is_the_same_on_any_number_of_threads(target: Target, bits: int) 
         torch.set_num_threads(threads)
 
 
+@check("unpack")
+def test_concurrent_calls_do_not_disturb_each_other(target: Target, bits: int) -> None:
+    """Calls from four Python threads at once: no scratch memory is shared between them."""
+    for rows, columns in ((5, 65), (300, 700)):
+        cases = tuple(UnpackCase(bits, columns, (rows,), Fill(seed=seed)) for seed in range(4))
+        holds(target, _CONCURRENT, cases=cases, backend=target.name)
+
+
+_CONCURRENT = """
+from concurrent.futures import ThreadPoolExecutor
+def repeat(each):
+    with bittensor.use_backend(backend):
+        return [each.call() for _ in range(3)]
+with ThreadPoolExecutor(4) as pool:
+    results = list(pool.map(repeat, cases))
+for each, calls in zip(cases, results):
+    for actual in calls:
+        same(actual, each.expected)
+"""
 _PACKS_ALONE = """
 codes = torch.zeros((2**bits, 64 // bits), dtype=torch.uint8)
 codes[:, place] = torch.arange(2**bits)

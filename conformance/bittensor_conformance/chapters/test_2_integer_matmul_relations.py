@@ -128,7 +128,8 @@ def test_one_tensor_may_be_both_operands(target: Target, bits: int) -> None:
 @check("packed_matmul")
 def test_results_are_new_memory(target: Target, bits: int) -> None:
     """A later call does not change what an earlier one returned."""
-    for case in _cases(bits):
+    large = MatmulCase(bits, 40, 256, (128,), accumulator=True)
+    for case in (*_cases(bits), large, replace(large, accumulator=False)):
         holds(target, NEW_MEMORY, case=case, other=replace(case, x=Fill(seed=99)))
 
 
@@ -192,7 +193,10 @@ for wanted, calls in zip(expected, results):
 def _large(bits: int) -> list[MatmulCase]:
     """Products large enough that a backend may spread them over threads: above 2**20 terms."""
     sizes = ((1, 2100, 600), (65, 130, 257), (600, 17, 130), (7, 500, 400))
-    return [MatmulCase(bits, k, n, (m,), x_zero=1, packed_x=bool(k % 2), accumulator=True) for m, n, k in sizes]
+    cases = [MatmulCase(bits, k, n, (m,), x_zero=1, packed_x=bool(k % 2), accumulator=True) for m, n, k in sizes]
+    # Packed results, of which two threads may write to one word.
+    scale = ScaleFill("one", (0.02,))
+    return [*cases, *(replace(each, accumulator=False, scale=scale) for each in cases[:2])]
 
 
 def _unpacked_by_definition(words: np.ndarray[Any, Any], columns: int, bits: int) -> np.ndarray[Any, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import cycle, product
 
 import torch
@@ -77,6 +78,25 @@ def test_restored_weight_is_the_same_on_any_number_of_threads(target: Target, bi
 
 
 @check("prepare")
+def test_weights_of_one_form_stay_apart(target: Target, bits: int) -> None:
+    """Two weights of one form, prepared and then restored: each is itself, also where they share the words."""
+    within = scope(target.capabilities)
+    for zero, n in product(within.zeros, (17, 600)):
+        first = within.weight(bits, n, 40, 8, zero)
+        for second in (
+            replace(first, codes=Fill(seed=9), scales=FloatFill(seed=9), zeros=Fill(seed=8), offsets=FloatFill(seed=8)),
+            replace(first, scales=FloatFill(seed=9)),
+        ):
+            holds(target, _APART, first=first, second=second)
+
+
+@check("prepare")
+def test_restored_weight_of_more_rows_than_16_bits(target: Target, bits: int) -> None:
+    """More than 2**16 rows."""
+    target.run([scope(target.capabilities).weight(bits, 70_000, 9, 8)], always=True)
+
+
+@check("prepare")
 def test_prepared_weight_says_what_it_is(target: Target, bits: int) -> None:
     """Form and layout of a prepared weight are those of the weight and of the capabilities."""
     within = scope(target.capabilities)
@@ -94,6 +114,15 @@ def test_dequantized_weight_matches_the_oracle(target: Target, bits: int) -> Non
             holds(target, _DEQUANTIZED, case=case, name=name, dtype=TORCH_DTYPES[name])
 
 
+_APART = """
+backend = bittensor.current_backend()
+given = first.quantized(), second.quantized(words=first.placed["words"].tensor if second.codes == first.codes else
+                                            second.placed["words"].tensor)
+prepared = [backend.prepare(weight) for weight in given]
+restored = [backend.restore(weight) for weight in prepared]
+for weight, back in zip(given, restored):
+    assert back.equal(weight), "restored: another weight than was prepared"
+"""
 _FORM = """
 backend = bittensor.current_backend()
 prepared = backend.prepare(case.quantized())

@@ -13,8 +13,8 @@ from ..catalogue import check
 from ..fills import Fill
 from ..float_fills import FLOAT_STYLES, SCALE_STYLES, SMALL_STYLES, FloatFill, FloatStyle
 from ..layouts import LAYOUTS
-from ..linear_cases import SPECIALS, LinearCase
-from ..linear_strategies import FLOAT_DTYPES, OUTPUTS, epilogue_cases, linear_cases, scope, shapes_of_groups
+from ..linear_cases import SPECIALS, LinearCase, Mode
+from ..linear_strategies import EVERY_NAN, FLOAT_DTYPES, OUTPUTS, epilogue_cases, linear_cases, scope, shapes_of_groups
 from ..oracle_linear import FloatDtype
 from ..scripts import holds
 from ..strategies import LEADING, ROWS
@@ -230,7 +230,8 @@ def test_int8_many_groups(target: Target, bits: int) -> None:
     kinds = cycle(product(within.zeros, _WIDE_DTYPES))
     cases = []
     for m, n, k, group_size in ((1, 33, 4100, 32), (9, 18, 3000, 24), (17, 17, 4100, 128), (8, 33, 2056, 8),
-                                (2, 450, 72, 32), (33, 400, 40, 16), (65, 65, 130, 64), (300, 33, 65, 32)):  # fmt: skip
+                                (2, 450, 72, 32), (33, 400, 40, 16), (65, 65, 130, 64), (300, 33, 65, 32),
+                                (2, 17, 8200, 8)):  # fmt: skip
         zero, x_dtype = next(kinds)
         cases.append(LinearCase(within.weight(bits, n, k, group_size, zero), (m,), x_dtype=x_dtype, bias=FloatFill()))
     target.run(cases, always=True)
@@ -260,10 +261,10 @@ def test_int8_many_rows_of_every_kind_of_group(target: Target, bits: int) -> Non
     """
     within = scope(target.capabilities)
     groups = ((8, 41), (32, 100), (64, 330), (96, 200), (128, 700), (160, 830), (None, 600))
-    outputs, zeros = cycle((1, 17, 33, 49, 70)), cycle(within.zeros)
+    outputs, zeros, epilogues = cycle((1, 17, 33, 49, 70)), cycle(within.zeros), cycle(within.epilogues)
     cases = [
         LinearCase(within.weight(bits, next(outputs), k, size, next(zeros)), (m,), x=FloatFill("groups", seed=m),
-                   bias=FloatFill(seed=k))
+                   bias=FloatFill(seed=k), epilogue=next(epilogues))
         for m, (size, k) in product((5, 12, 17, 31, 32, 33, 47, 129), groups)
     ]  # fmt: skip
     target.run(cases)
@@ -275,6 +276,29 @@ def test_int8_round_sizes_and_sizes_beyond_16_bits(target: Target, bits: int) ->
     within = scope(target.capabilities)
     cases = [LinearCase(within.weight(bits, n, k, size), (m,), bias=FloatFill()) for m, n, k, size in ROUND_AND_LARGE]
     target.run(cases, always=True)
+
+
+@check("linear", applies=_int8)
+def test_int8_long_rows_of_every_dtype(target: Target, bits: int) -> None:
+    """Rows of thousands of columns in each dtype, with a NaN or an infinity somewhere in them, or none."""
+    within = scope(target.capabilities)
+    weight = within.weight(bits, 17, 4100, 128)
+    cases = [LinearCase(weight, (3,), x=FloatFill(seed=1), x_dtype=dtype) for dtype in FLOAT_DTYPES]
+    cases += [
+        LinearCase(weight, (3,), x=FloatFill(seed=seed), x_dtype=dtype, special=special)
+        for (seed, dtype), special in product(enumerate(FLOAT_DTYPES), SPECIALS)
+    ]
+    target.run(cases, always=True)
+
+
+@check("linear", applies=_int8)
+def test_int8_nan_of_every_kind(target: Target, bits: int) -> None:
+    """NaN of either sign, signalling or not, with a payload of ones, in x and in the bias: NaN in the result."""
+    within = scope(target.capabilities)
+    modes: tuple[Mode, ...] = ("int8", "float")
+    declared = [mode for mode in modes if mode in target.capabilities.activation_modes]
+    for mode, x_dtype in product(declared, FLOAT_DTYPES):
+        holds(target, EVERY_NAN, case=LinearCase(within.weight(bits, 6, 40, 8), (6,), mode, x_dtype=x_dtype))
 
 
 @check("linear", applies=_int8)
@@ -323,5 +347,5 @@ _BAD_ROW = """
 result = case.call()
 bad = result[row]
 assert not bad.isfinite().any(), f"row {row} of x holds {case.special}, but the result's is {bad.tolist()}"
-assert bad.isnan().all() or case.special != "nan", f"row {row} of x holds a NaN, but the result's is {bad.tolist()}"
+assert bad.isnan().all() or "nan" not in case.special, f"row {row} of x holds a NaN, but the result's is {bad.tolist()}"
 """

@@ -27,7 +27,7 @@ from ..scripts import NEW_MEMORY, holds
 from ..targets import Target
 
 _MODES: Mapping[str, Mode] = {"int8": "int8", "float": "float"}
-_SIZES = ((7, 17, 65, 16), (17, 33, 130, 32), (33, 5, 23, None), (66, 49, 43, 8))
+_SIZES = ((7, 17, 65, 16), (17, 33, 130, 32), (33, 5, 23, None), (66, 49, 43, 8), (9, 17, 1100, 128))
 
 
 def _declared(capabilities: Capabilities, mode: Any) -> bool:
@@ -116,6 +116,25 @@ def test_linear_keeps_bad_rows_apart(target: Target, bits: int, case: Mode) -> N
 
 
 @check("linear", cases=_MODES, applies=_declared)
+def test_linear_of_what_x_holds_now(target: Target, bits: int, case: Mode) -> None:
+    """Values that are written to x between two calls count: nothing of x is kept by where it lies."""
+    for each in _cases(target, bits, case)[::2]:
+        _compare(target, _WRITTEN, each)
+
+
+@check("linear", cases=_MODES, applies=_declared)
+def test_linear_leaves_the_state_of_torch(target: Target, bits: int, case: Mode) -> None:
+    """The number of threads, the generator, the modes and defaults of torch are as they were."""
+    small = LinearCase(scope(target.capabilities).weight(bits, 3, 16), (1,), case)
+    threads = torch.get_num_threads()
+    try:
+        for each in (small, _cases(target, bits, case)[0], *_large(target, bits, case)[:2]):
+            holds(target, _STATE, case=each)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@check("linear", cases=_MODES, applies=_declared)
 def test_linear_of_strided_inputs(target: Target, bits: int, case: Mode) -> None:
     """The same values in other places of memory give the same bits; no byte of them or between them changes."""
     for each in _cases(target, bits, case):
@@ -154,7 +173,8 @@ def test_linear_of_a_weight_used_before(target: Target, bits: int, case: Mode) -
 @check("linear", cases=_MODES, applies=_declared)
 def test_linear_results_are_new_memory(target: Target, bits: int, case: Mode) -> None:
     """A later call does not change what an earlier one returned, and does not share its memory."""
-    for each in _cases(target, bits, case):
+    large = LinearCase(scope(target.capabilities).weight(bits, 512, 40, 8), (64,), case)
+    for each in (*_cases(target, bits, case), large):
         holds(target, NEW_MEMORY, case=each, other=replace(each, x=FloatFill(seed=99)))
 
 
@@ -174,6 +194,23 @@ def test_linear_is_the_same_on_every_variant(target: Target, bits: int, case: Mo
         _compare(target, _VARIANTS, each, whole=name)
 
 
+_WRITTEN = """
+x, weight = (case.tensors()[name].clone() if name == "x" else case.tensors()[name] for name in ("x", "weight"))
+case.call(x=x, weight=weight)
+x.mul_(-3).add_(0.5)
+actual, expected = case.call(x=x, weight=weight), case.call(x=x.clone(), weight=weight)
+"""
+_STATE = """
+def state():
+    modes = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+    smallest = torch.tensor([2.0**-126]) / 2  # 0 where subnormal values are flushed
+    return torch.get_num_threads(), torch.get_default_dtype(), *modes, float(smallest), torch.get_rng_state().tolist()
+torch.set_num_threads(2)
+before = state()
+case.call()
+after = state()
+assert after == before, f"the state of torch: expected {before[:-1]}, got {after[:-1]}, or the generator has moved"
+"""
 _PERMUTED = """
 actual, expected = case.call(x=case.tensors()["x"][order]), case.call()[order]
 """
@@ -208,7 +245,7 @@ _THREADS = """
 torch.set_num_threads(1)
 weight = case.tensors()["weight"]
 results = [case.call(weight=weight)]
-for count in (2, 3, 8, 2, 3, 8):
+for count in (2, 3, 5, 8, 17, 2, 3, 8):
     torch.set_num_threads(count)
     results.append(case.call(weight=weight))  # kept, so that no call finds the values of another in its memory
     same(results[-1], results[0], within)

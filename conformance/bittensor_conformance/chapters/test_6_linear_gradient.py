@@ -53,6 +53,11 @@ def test_gradient_of_every_tail(target: Target, bits: int) -> None:
     sizes = ((1, 4100, 33, 32), (2, 40, 300, 128), (9, 3000, 18, None), (17, 130, 600, 40), (200, 20, 300, 128))
     cases += [GradientCase(within.weight(bits, n, k, size, next(kinds)), (m,)) for m, n, k, size in sizes]
     target.run(cases)
+    # More rows than 2**16, whole tiles of any size; half dtypes are rounded once, at the end of all panels.
+    round_sizes = ((70_000, 2, 9, 8), (64, 64, 256, 64), (32, 256, 64, 32))
+    cases = [GradientCase(within.weight(bits, n, k, size), (m,)) for m, n, k, size in round_sizes]
+    cases += [GradientCase(within.weight(bits, 600, 70, 16), (5,), dtype=dtype) for dtype in FLOAT_DTYPES]
+    target.run(cases, always=True)
 
 
 @check("linear_input_grad")
@@ -138,7 +143,7 @@ def test_gradient_does_not_depend_on_the_batch(target: Target, bits: int) -> Non
 @check("linear_input_grad")
 def test_gradient_results_are_new_memory(target: Target, bits: int) -> None:
     """A later call does not change what an earlier one returned, and does not share its memory."""
-    for m, n, k in ((1, 17, 41), (5, 33, 17)):
+    for m, n, k in ((1, 17, 41), (5, 33, 17), (512, 9, 64)):
         case = GradientCase(scope(target.capabilities).weight(bits, n, k, 8), (m,))
         holds(target, NEW_MEMORY, case=case, other=replace(case, dy=FloatFill(seed=99)))
 

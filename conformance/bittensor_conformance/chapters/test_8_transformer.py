@@ -17,6 +17,7 @@ from bittensor.backend import Capabilities
 from bittensor.fused import ComposedOperations
 
 from ..catalogue import check
+from ..fills import Fill
 from ..float_fills import FloatFill
 from ..linear_cases import Mode
 from ..linear_strategies import scope
@@ -33,7 +34,8 @@ _HIDDEN = ((8, 8), (100, 24), (424, 40), (416, 416))
 _LARGE = ((25, 300, 240, 24), (9, 640, 1600, 32))
 
 # Heads, heads of keys and values, values of a head, tokens, room in the cache.
-_CACHED = ((1, 1, 2, 1, 1), (6, 2, 24, 17, 17), (9, 3, 64, 66, 70), (2, 2, 18, 33, 64), (4, 1, 80, 5, 130))
+_CACHED = ((1, 1, 2, 1, 1), (6, 2, 24, 17, 17), (9, 3, 64, 66, 70), (2, 2, 18, 33, 64), (4, 1, 80, 5, 130),
+           (4, 2, 16, 300, 320), (2, 1, 128, 20, 24))  # fmt: skip
 
 # Heads, heads of keys and values, values of a head, queries, tokens that each sequence has.
 _SEQUENCES = (
@@ -42,6 +44,7 @@ _SEQUENCES = (
     (6, 2, 24, 9, (17, 0, 16)),
     (2, 1, 80, 70, (65, 64)),
     (3, 3, 16, 1, (129, 1)),
+    (2, 1, 128, 20, (33, 300)),
 )
 
 
@@ -62,19 +65,21 @@ def test_linear_behind_norms_and_gates(target: Target, bits: int, case: Mode) ->
     ):
         weight = within.weight(bits, n, k, 8, zero)
         for epsilon in (1e-5, 0.5) if before == "norm" else (0.0,):
-            names = {"weight": weight, "x": FloatFill(seed=k), "before": before, "residual": residual}
-            holds(target, _LINEAR, **names, epsilon=epsilon, mode=case, exact=target.is_exact)
+            for factor in (1.0, 100.0) if before == "gate" else (1.0,):  # gates whose exponential overflows
+                x = FloatFill(seed=k, factor=factor)
+                names = {"weight": weight, "x": x, "before": before, "residual": residual}
+                holds(target, _LINEAR, **names, epsilon=epsilon, mode=case, exact=target.is_exact)
 
 
 @check("linear", cases=_MODES, applies=_declared)
 def test_feed_forward_is_its_linears(target: Target, bits: int, case: Mode) -> None:
     """Two linears in one step, in each zero kind, with epilogues and biases in turn; rounded in between to bfloat16."""
     within = scope(target.capabilities)
-    epilogues, biased = cycle(within.epilogues), cycle((True, True, False, True, True))
+    epilogues, biased, rows = cycle(within.epilogues), cycle((True, True, False, True, True)), cycle((35, 64, 130))
     for (hidden, group_size), zero, dtype in product(_HIDDEN, within.zeros, ("float32", "bfloat16")):
         up, down = within.weight(bits, hidden, 24, 8, zero), within.weight(bits, 19, hidden, group_size, zero)
         names = {"up": up, "down": down, "epilogue": next(epilogues), "biased": next(biased), "dtype": dtype}
-        holds(target, _FEED_FORWARD, **names, mode=case, exact=target.is_exact)
+        holds(target, _FEED_FORWARD, **names, rows=next(rows), mode=case, exact=target.is_exact)
 
 
 @check("linear", cases=_MODES, applies=_declared)
@@ -95,7 +100,23 @@ def test_feed_forward_on_any_number_of_threads(target: Target, bits: int, case: 
 def test_attention_over_a_cache(target: Target) -> None:
     """All tokens at once, one by one, and in two parts, over caches with and without room left."""
     for case, pieces in product(_CACHED, ("all", "each", "halves")):
-        holds(target, _CACHE + _NEAR, case=case, pieces=pieces, bad=None)
+        holds(target, _CACHE + _NEAR, case=case, pieces=pieces, bad=None, factor=1.0, reach=2e-5)
+
+
+@check("linear")
+def test_attention_of_large_scores(target: Target) -> None:
+    """Scores whose exponential overflows: the largest is subtracted first, over a cache and of whole sequences."""
+    for case in _CACHED[1:3]:
+        holds(target, _CACHE + _NEAR, case=case, pieces="all", bad=None, factor=60.0, reach=2e-3)
+    for sequences in _SEQUENCES[1:4]:
+        holds(target, _WHOLE, case=sequences, padding=None, factor=240.0, reach=2e-3)
+
+
+@check("linear")
+def test_concurrent_attention_does_not_disturb_each_other(target: Target) -> None:
+    """Whole sequences from four Python threads at once: no scratch memory is shared between them."""
+    for case in (_SEQUENCES[1], _SEQUENCES[3]):
+        holds(target, _OWN + _SEQUENCES_OF_CASE + _CONCURRENT, case=case, backend_name=target.name, factor=1.0)
 
 
 @check("linear")
@@ -104,7 +125,7 @@ def test_a_bad_value_reaches_those_that_see_it(target: Target) -> None:
     if not _has_own_operations(target):
         return
     for what, bad in product((1, 2), ("nan", "inf")):
-        holds(target, _CACHE + _APART, case=(6, 2, 16, 20, 32), pieces="all", bad=(what, bad))
+        holds(target, _CACHE + _APART, case=(6, 2, 16, 20, 32), pieces="all", bad=(what, bad), factor=1.0)
 
 
 @check("linear")
@@ -112,7 +133,7 @@ def test_attention_of_whole_sequences(target: Target) -> None:
     """Sequences of different lengths, none included, with heads that share keys; padding holds NaN and infinity."""
     for case in _SEQUENCES:
         for padding in (None, "nan", "inf") if _has_own_operations(target) else (None,):
-            holds(target, _WHOLE, case=case, padding=padding)
+            holds(target, _WHOLE, case=case, padding=padding, factor=1.0, reach=2e-5)
 
 
 @check("linear", cases=_MODES, applies=_declared)
@@ -122,7 +143,8 @@ def test_layers_are_their_operations(target: Target, bits: int, case: Mode) -> N
     for heads, shared, size, width, hidden, tokens in ((1, 1, 8, 16, 8, 1), (6, 2, 16, 48, 72, 21)):
         shapes = (((heads + 2 * shared) * size, width), (width, heads * size), (2 * hidden, width), (width, hidden))
         weights = tuple(
-            within.weight(bits, n, k, 8, scales=FloatFill(seed=n, factor=0.5 / k)) for n, k in (*shapes, *shapes)
+            within.weight(bits, n, k, 8, codes=Fill(seed=place), scales=FloatFill(seed=place, factor=0.5 / k))
+            for place, (n, k) in enumerate((*shapes, *shapes))
         )
         sizes = (heads, shared, size, width, tokens)
         holds(target, _LAYERS, weights=weights, sizes=sizes, mode=case, exact=target.is_exact)
@@ -142,9 +164,11 @@ def test_a_token_has_the_same_bits_in_any_company(target: Target) -> None:
         for count in (1, 2, 3):
             torch.set_num_threads(count)
             for cached, pieces in product(_CACHED, ("each", "halves")):
-                holds(target, on_threads(count) + _CACHE + _SAME_CACHE, case=cached, pieces=pieces, bad=None)
+                holds(
+                    target, on_threads(count) + _CACHE + _SAME_CACHE, case=cached, pieces=pieces, bad=None, factor=1.0
+                )
             for sequences in _SEQUENCES:
-                holds(target, on_threads(count) + _ALONE, case=sequences)
+                holds(target, on_threads(count) + _ALONE, case=sequences, factor=1.0)
     finally:
         torch.set_num_threads(threads)
 
@@ -156,9 +180,10 @@ def test_attention_is_the_same_on_every_variant(target: Target) -> None:
         return
     base = target.name.partition(":")[0]
     for cached in _CACHED:
-        holds(target, _CACHE + _ON_BASE + _SAME_CACHE, case=cached, pieces="all", bad=None, base=base)
+        names = {"case": cached, "pieces": "all", "bad": None, "factor": 1.0}
+        holds(target, _CACHE + _ON_BASE + _SAME_CACHE, **names, base=base)
     for sequences in _SEQUENCES:
-        holds(target, _OWN + _SEQUENCES_OF_CASE + _SAME_SEQUENCES, case=sequences, base=base)
+        holds(target, _OWN + _SEQUENCES_OF_CASE + _SAME_SEQUENCES, case=sequences, factor=1.0, base=base)
 
 
 @check("linear", variants_only=True)
@@ -217,20 +242,23 @@ _FEED_FORWARD = (
     + """
 prepared = backend.prepare(up.quantized()), backend.prepare(down.quantized())
 biases = [torch.from_numpy(FloatFill(seed=n).floats((n,), "float32")) if biased else None for n in (up.n, down.n)]
-x = torch.from_numpy(FloatFill(seed=up.k).floats((35, up.k), "float32")).to(getattr(torch, dtype))
-def call(rows):
-    return fused.feed_forward(rows, prepared[0], biases[0], epilogue, prepared[1], biases[1], mode)
+x = torch.from_numpy(FloatFill(seed=up.k).floats((rows, up.k), "float32")).to(getattr(torch, dtype))
+def call(x):
+    return fused.feed_forward(x, prepared[0], biases[0], epilogue, prepared[1], biases[1], mode)
 hidden = backend.linear(x, prepared[0], biases[0], mode, epilogue)
 expected = backend.linear(hidden, prepared[1], biases[1], mode, None)
 actual = call(x)
 assert actual.dtype is x.dtype and actual.shape == expected.shape, (actual.dtype, actual.shape)
 if exact:
     same(actual, expected)
-    for row in (0, 34):
+    for row in (0, rows - 1):
         same(call(x[row : row + 1]), actual[row : row + 1])
     same(call(x[None, ::2]), actual[None, ::2])
 else:
     assert torch.allclose(actual, expected, rtol=0, atol=1e-2 * float(expected.abs().max())), "not the linears"
+kept, second = actual.clone(), call(-x)
+same(actual, kept)
+assert second.untyped_storage().data_ptr() != actual.untyped_storage().data_ptr(), "two results share memory"
 """
 )
 
@@ -256,6 +284,7 @@ _CACHE = (
 heads, shared, size, tokens, room = case
 generator = np.random.default_rng(tokens)
 projections = generator.standard_normal((tokens, heads + 2 * shared, size), dtype=np.float32)
+projections[:, :heads] *= factor
 if bad is not None:
     projections[9, heads + shared * (bad[0] - 1), 3] = np.float32(bad[1])
 angles = np.tile(generator.uniform(0, 6, (tokens, size // 2)), 2)
@@ -283,7 +312,7 @@ query, key, value = turned[:, :heads], turned[:, heads:], given[:, heads + share
 visible = np.tri(tokens, dtype=bool)
 expected = oracle_transformer.attended(query, key, value, visible, size**-0.5)
 assert actual.dtype is torch.float32 and actual.shape == (tokens, heads * size), (actual.dtype, actual.shape)
-assert np.allclose(actual, expected, rtol=0, atol=2e-5), np.abs(actual.numpy() - expected).max()
+assert np.allclose(actual, expected, rtol=0, atol=reach), np.abs(actual.numpy() - expected).max()
 held = keys.transpose(2, 3).reshape(shared, -1, size)
 assert np.allclose(held[:, :tokens], key.transpose(1, 0, 2), rtol=0, atol=1e-5), "keys of the cache"
 assert not held[:, tokens:].any(), "keys behind the tokens"
@@ -311,7 +340,7 @@ _SEQUENCES_OF_CASE = """
 heads, shared, size, tokens, lengths = case
 count, longest = len(lengths), max(lengths)
 generator = np.random.default_rng(size)
-query = generator.standard_normal((count, tokens, heads, size), dtype=np.float32)
+query = generator.standard_normal((count, tokens, heads, size), dtype=np.float32) * np.float32(factor)
 key, value = generator.standard_normal((2, count, longest, shared, size), dtype=np.float32)
 mask = np.arange(longest) < np.array(lengths)[:, None]
 mask[::2, 3::7] = False
@@ -338,9 +367,23 @@ if padding is not None:
     key[~mask], value[~mask] = np.float32(padding), np.float32(padding)
 actual = run(query, key, value, mask)
 assert actual.dtype is torch.float32 and actual.shape == (count, tokens, heads * size), (actual.dtype, actual.shape)
-assert np.allclose(actual, expected, rtol=0, atol=2e-5), np.abs(actual.numpy() - expected).max()
+assert np.allclose(actual, expected, rtol=0, atol=reach), np.abs(actual.numpy() - expected).max()
 """
 )
+
+_CONCURRENT = """
+from concurrent.futures import ThreadPoolExecutor
+operands = [[each * np.float32(scale) for each in (query, key, value)] for scale in (1, 2, -1, 0.5)]
+alone = [run(*each, mask) for each in operands]
+def repeat(each):
+    with bittensor.use_backend(backend_name):
+        return [run(*each, mask) for _ in range(3)]
+with ThreadPoolExecutor(4) as pool:
+    results = list(pool.map(repeat, operands))
+for expected, calls in zip(alone, results):
+    for actual in calls:
+        same(actual, expected, within=1e-5)
+"""
 
 _ALONE = (
     _OWN

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import cycle, product
 
 import pytest
@@ -12,9 +13,11 @@ from bittensor import UnsupportedOperationError
 from ..catalogue import check
 from ..compare import fail
 from ..embedding_cases import EmbeddingCase
+from ..fills import Fill
 from ..float_fills import SCALE_STYLES, FloatFill
 from ..layouts import LAYOUTS
 from ..linear_strategies import FLOAT_DTYPES, OUTPUTS, scope, shapes_of_groups
+from ..scripts import holds
 from ..strategies import LEADING
 from ..targets import Target
 
@@ -44,9 +47,11 @@ def test_every_row(target: Target, bits: int) -> None:
 
 @check("embedding")
 def test_rows_beyond_16_bits(target: Target, bits: int) -> None:
-    """A table of more than 2**16 rows, and many indices."""
+    """A table of more than 2**16 rows, more indices than that, and long rows."""
     within = scope(target.capabilities)
     cases = [EmbeddingCase(within.weight(bits, 70_000, 9, 8, zero), (2000,)) for zero in within.zeros]
+    cases.append(EmbeddingCase(within.weight(bits, 3, 9, 8), (70_000,)))
+    cases.append(EmbeddingCase(within.weight(bits, 5, 4100, 128), (7,)))
     target.run(cases, always=True)
 
 
@@ -89,6 +94,42 @@ def test_rows_are_the_same_on_any_number_of_threads(target: Target, bits: int) -
         torch.set_num_threads(threads)
 
 
+@check("embedding")
+def test_embedded_rows_are_new_memory(target: Target, bits: int) -> None:
+    """A later call does not change what an earlier one returned, and does not share its memory."""
+    within = scope(target.capabilities)
+    for n, k, count in ((17, 41, 5), (40, 256, 300)):
+        case = EmbeddingCase(within.weight(bits, n, k, 8), (count,))
+        holds(target, _NEW_MEMORY, case=case, other=replace(case, seed=99), backend=target.name)
+
+
+@check("embedding")
+def test_concurrent_embeddings_do_not_disturb_each_other(target: Target, bits: int) -> None:
+    """Calls from four Python threads at once, of one table and of others of its form."""
+    within = scope(target.capabilities)
+    for n, k, count in ((17, 41, 5), (60, 300, 700)):
+        case = EmbeddingCase(within.weight(bits, n, k, 8), (count,))
+        tables = [replace(case.weight, codes=Fill(seed=seed)) for seed in range(4)]
+        others = tuple(replace(case, weight=table, seed=seed) for seed, table in enumerate(tables))
+        holds(target, _CONCURRENT, cases=others, backend=target.name)
+
+
+_NEW_MEMORY = """
+first = case.call(backend)
+kept = first.clone()
+second = other.call(backend)
+same(first, kept)
+assert first.untyped_storage().data_ptr() != second.untyped_storage().data_ptr(), "two results share memory"
+"""
+_CONCURRENT = """
+from concurrent.futures import ThreadPoolExecutor
+alone = [each.call(backend) for each in cases]
+with ThreadPoolExecutor(4) as pool:
+    results = list(pool.map(lambda each: [each.call(backend) for _ in range(3)], cases))
+for expected, calls in zip(alone, results):
+    for actual in calls:
+        same(actual, expected)
+"""
 _REFUSED = """\
 import torch
 import bittensor
@@ -110,7 +151,10 @@ def test_an_index_that_is_no_row_is_refused(target: Target, bits: int) -> None:
     case = EmbeddingCase(scope(target.capabilities).weight(bits, 17, 41, 16))
     backend = target.backend
     prepared = backend.prepare(case.weight.quantized())
-    for wrong, place, dtype in product((-1, 17, 18, 2**31 - 1, -(2**31)), (0, 4), (torch.int64, torch.int32)):
+    wrong_indices = (-1, 17, 18, 2**31 - 1, -(2**31), 2**32 + 3, -(2**32) + 3)  # the last two: 3 in 32 bits
+    for wrong, place, dtype in product(wrong_indices, (0, 4), (torch.int64, torch.int32)):
+        if abs(wrong) > 2**31 and dtype is torch.int32:
+            continue
         indices = torch.arange(5, dtype=dtype)
         indices[place] = wrong
         try:
