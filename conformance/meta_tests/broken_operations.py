@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from broken_backends import faults_of
+from broken_backends import as_if_contiguous, faults_of
 from sound_linear import SoundLinear
 
 from bittensor.convolution import ConvolutionGeometry
@@ -333,6 +334,61 @@ class LayersShareTheCache(SoundOperations):
             self, x: Tensor, layers: DecoderLayers, rotation: Any, keys: Tensor, values: Tensor, *rest: Any
         ) -> Tensor:
             return super().decode(x, layers, rotation, keys[:1].expand_as(keys), values, *rest)
+
+
+class LayersShareWeights(SoundOperations):
+    class Operations(TokenByToken):
+        def decode(self, x: Tensor, layers: DecoderLayers, *rest: Any) -> Tensor:
+            return super().decode(x, replace(layers, weights=layers.weights[:1] * len(layers.weights)), *rest)
+
+
+# Large scores, and threads of the caller
+
+
+class ExponentialsOverflow(SoundOperations):
+    """Of the scores themselves, and not of how far they are below the largest."""
+
+    class Operations(TokenByToken):
+        def attend_bidirectional(
+            self, query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor | None, scale: float
+        ) -> Tensor:
+            rows = super().attend_bidirectional(query, key, value, key_mask, scale)
+            largest = (query.unflatten(1, (key.shape[1], -1)) @ key.transpose(-1, -2)[:, :, None]).max() * scale
+            return rows.fill_(torch.nan) if largest > 88 else rows
+
+
+class AttentionSharesScratch(SoundOperations):
+    class Operations(TokenByToken):
+        scratch: ClassVar[dict[torch.Size, Tensor]] = {}
+
+        def attend_bidirectional(self, query: Tensor, *rest: Any) -> Tensor:
+            self.scratch[query.shape] = query
+            time.sleep(0.002)
+            return super().attend_bidirectional(self.scratch[query.shape], *rest)
+
+
+# Convolutions
+
+
+class ConvolutionForgetsTheBias(SoundOperations):
+    class Operations(TokenByToken):
+        def conv2d(self, images: Tensor, weight: PreparedWeight, bias: Tensor | None, *rest: Any) -> Tensor:
+            return super().conv2d(images, weight, None, *rest)
+
+
+class ConvolutionIgnoresStrides(SoundOperations):
+    class Operations(TokenByToken):
+        def conv2d(self, images: Tensor, *rest: Any) -> Tensor:
+            return super().conv2d(as_if_contiguous(images), *rest)
+
+
+class ConvolutionReusesItsResult(SoundOperations):
+    class Operations(TokenByToken):
+        buffers: ClassVar[dict[tuple[torch.Size, torch.dtype], Tensor]] = {}
+
+        def conv2d(self, *arguments: Any) -> Tensor:
+            result = super().conv2d(*arguments)
+            return self.buffers.setdefault((result.shape, result.dtype), torch.empty_like(result)).copy_(result)
 
 
 class _OperationsVariant(SoundOperations):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from broken_backends import FAULTS
+from broken_conditions import CONDITION_FAULTS
 from broken_gradients import GRADIENT_FAULTS
 from broken_linears import LINEAR_FAULTS
 from broken_operations import OPERATION_FAULTS
@@ -31,7 +32,7 @@ def installed_faults(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     distribution = folder / "broken_backends-1.dist-info"
     distribution.mkdir()
     (distribution / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-backends\nVersion: 1\n")
-    faults = FAULTS | LINEAR_FAULTS | GRADIENT_FAULTS | PROMISE_FAULTS | OPERATION_FAULTS
+    faults = FAULTS | LINEAR_FAULTS | GRADIENT_FAULTS | PROMISE_FAULTS | CONDITION_FAULTS | OPERATION_FAULTS
     points = "".join(f"{name} = {fault.__module__}:{name}\n" for name, fault in faults.items())
     (distribution / "entry_points.txt").write_text(f"[bittensor.backends]\n{points}")
     with pytest.MonkeyPatch.context() as patch:

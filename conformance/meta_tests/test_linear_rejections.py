@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pytest
+from broken_conditions import CONDITION_FAULTS
 from broken_gradients import GRADIENT_FAULTS
 from broken_linears import LINEAR_FAULTS
 from broken_promises import PROMISE_FAULTS
@@ -101,6 +102,25 @@ MEANT_FOR: Mapping[str, str] = {
     "BoundedHidesNan": f"{INT8}/bounded_int8_one_bad_row[4-bit]",
     "BoundedDependsOnThreads": f"{RELATIONS}/linear_on_any_number_of_threads[int8,4-bit]",
     "BoundedTailRowsOff": f"{RELATIONS}/linear_of_equal_rows[int8,4-bit]",
+    "WholeTilesWrong": f"{INT8}/int8_round_sizes_and_sizes_beyond_16_bits[4-bit]",
+    "FloatWholeTilesWrong": f"{FLOAT}/float_round_sizes_and_sizes_beyond_16_bits[4-bit]",
+    "EpilogueLostForManyRows": f"{INT8}/int8_many_rows_of_every_kind_of_group[4-bit]",
+    "FewerThan513Groups": f"{INT8}/int8_many_groups[4-bit]",
+    "HalfRowsBeyond2048": f"{INT8}/int8_long_rows_of_every_dtype[4-bit]",
+    "ExpandedMiddleTakenForRows": f"{INT8}/int8_each_argument_in_each_layout[4-bit]",
+    "FloatRowAloneInAnotherOrder": f"{RELATIONS}/linear_of_split_batch[float,4-bit]",
+    "FloatWrongOnFiveThreads": f"{RELATIONS}/linear_on_any_number_of_threads[float,4-bit]",
+    "GradientRowsIn16Bits": f"{GRADIENT}/gradient_of_every_tail[4-bit]",
+    "NegativeNanIsANumber": f"{INT8}/int8_nan_of_every_kind[4-bit]",
+    "BiasNanRoundsToZero": f"{INT8}/int8_nan_of_every_kind[4-bit]",
+    "HalfBiasWithoutSubnormals": f"{INT8}/int8_epilogue_of_every_value[relu,4-bit]",
+    "KeepsQuantizedX": f"{RELATIONS}/linear_of_what_x_holds_now[int8,4-bit]",
+    "LeavesOneThread": f"{RELATIONS}/linear_leaves_the_state_of_torch[int8,4-bit]",
+    "DrawsFromTheGenerator": f"{RELATIONS}/linear_leaves_the_state_of_torch[int8,4-bit]",
+    "RestoresIntoOneBuffer": f"{WEIGHTS}/weights_of_one_form_stay_apart[4-bit]",
+    "EmbeddingReusesItsResult": f"{EMBEDDING}/embedded_rows_are_new_memory[4-bit]",
+    "EmbeddingOfIndicesIn32Bits": f"{EMBEDDING}/an_index_that_is_no_row_is_refused[4-bit]",
+    "EmbeddingSharesScratch": f"{EMBEDDING}/concurrent_embeddings_do_not_disturb_each_other[4-bit]",
     "GradientBorrowsKernels:fast": "variants/gradient_runs_its_own_kernels[4-bit]",
     "LinearBorrowsKernels:fast": "variants/linear_runs_its_own_kernels[4-bit]",
     "FloatDiffersOnTheVariant:fast": f"{RELATIONS}/linear_is_the_same_on_every_variant[float,4-bit]",
@@ -120,6 +140,7 @@ def test_every_fault_has_its_check() -> None:
         *LINEAR_FAULTS,
         *GRADIENT_FAULTS,
         *PROMISE_FAULTS,
+        *CONDITION_FAULTS,
     } - CONTROLS
 
 
