@@ -60,6 +60,20 @@ assert first.untyped_storage().data_ptr() != second.untyped_storage().data_ptr()
 """
 """A script: the result of `case` stays as it is when `other` is called, and has memory of its own."""
 
+CONCURRENT = """
+from concurrent.futures import ThreadPoolExecutor
+expected = [each.expected for each in cases]
+def repeat(each):
+    with bittensor.use_backend(backend):
+        return [each.call() for _ in range(3)]
+with ThreadPoolExecutor(4) as pool:
+    results = list(pool.map(repeat, cases))
+for wanted, calls in zip(expected, results):
+    for result in calls:
+        same(result, wanted)
+"""
+"""A script: each of `cases`, called on `backend` from four Python threads at once, gives what it should."""
+
 
 def on_threads(count: int) -> str:
     """What to put before a snippet whose fault needs that many threads."""

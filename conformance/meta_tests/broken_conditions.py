@@ -79,12 +79,6 @@ class FloatWrongOnFiveThreads(SoundLinear):
         return _wrong(y) if torch.get_num_threads() == 5 else y
 
 
-class GradientRowsIn16Bits(SoundLinear):
-    def linear_input_grad(self, dy: Tensor, weight: PreparedWeight) -> Tensor:
-        dx = super().linear_input_grad(dy, weight)
-        return dx[torch.arange(len(dx)) % 2**16] if dy.dim() == 2 else dx
-
-
 # Values
 
 

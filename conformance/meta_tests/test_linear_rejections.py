@@ -110,7 +110,6 @@ MEANT_FOR: Mapping[str, str] = {
     "ExpandedMiddleTakenForRows": f"{INT8}/int8_each_argument_in_each_layout[4-bit]",
     "FloatRowAloneInAnotherOrder": f"{RELATIONS}/linear_of_split_batch[float,4-bit]",
     "FloatWrongOnFiveThreads": f"{RELATIONS}/linear_on_any_number_of_threads[float,4-bit]",
-    "GradientRowsIn16Bits": f"{GRADIENT}/gradient_of_every_tail[4-bit]",
     "NegativeNanIsANumber": f"{INT8}/int8_nan_of_every_kind[4-bit]",
     "BiasNanRoundsToZero": f"{INT8}/int8_nan_of_every_kind[4-bit]",
     "HalfBiasWithoutSubnormals": f"{INT8}/int8_epilogue_of_every_value[relu,4-bit]",

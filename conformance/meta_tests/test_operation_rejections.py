@@ -13,7 +13,7 @@ _FEED_FORWARD = "8_transformer/feed_forward_is_its_linears[float,4-bit]"
 _CACHE = "8_transformer/attention_over_a_cache"
 _WHOLE = "8_transformer/attention_of_whole_sequences"
 _BITS = "8_transformer/a_token_has_the_same_bits_in_any_company"
-_CONVOLUTION = "10_convolution/convolution_is_the_linear_of_patches[float,4-bit]"
+_CONVOLUTION = "10_convolution/convolution_is_the_linear_of_patches[int8,4-bit]"
 _LAYERS = "8_transformer/layers_are_their_operations[float,4-bit]"
 
 MEANT_FOR: Mapping[str, str] = {
@@ -42,7 +42,7 @@ MEANT_FOR: Mapping[str, str] = {
     "AttentionSharesScratch": "8_transformer/concurrent_attention_does_not_disturb_each_other",
     "ConvolutionForgetsTheBias": _CONVOLUTION,
     "ConvolutionIgnoresStrides": _CONVOLUTION,
-    "ConvolutionReusesItsResult": "10_convolution/convolution_on_any_number_of_threads[float,4-bit]",
+    "ConvolutionReusesItsResult": "10_convolution/convolution_on_any_number_of_threads[int8,4-bit]",
     "AttentionDiffersOnTheVariant:fast": "8_transformer/attention_is_the_same_on_every_variant",
     "OperationsBorrowKernels:fast": "8_transformer/operations_run_their_own_kernels[4-bit]",
 }

@@ -10,7 +10,7 @@ from ..cases import PackCase, UnpackCase
 from ..catalogue import check
 from ..fills import Fill
 from ..layouts import LAYOUTS
-from ..scripts import NEW_MEMORY, holds, on_threads
+from ..scripts import CONCURRENT, NEW_MEMORY, holds, on_threads
 from ..strategies import COLUMNS, LEADING, pack_cases, unpack_cases
 from ..targets import Target
 
@@ -172,20 +172,9 @@ def test_concurrent_calls_do_not_disturb_each_other(target: Target, bits: int) -
     """Calls from four Python threads at once: no scratch memory is shared between them."""
     for rows, columns in ((5, 65), (300, 700)):
         cases = tuple(UnpackCase(bits, columns, (rows,), Fill(seed=seed)) for seed in range(4))
-        holds(target, _CONCURRENT, cases=cases, backend=target.name)
+        holds(target, CONCURRENT, cases=cases, backend=target.name)
 
 
-_CONCURRENT = """
-from concurrent.futures import ThreadPoolExecutor
-def repeat(each):
-    with bittensor.use_backend(backend):
-        return [each.call() for _ in range(3)]
-with ThreadPoolExecutor(4) as pool:
-    results = list(pool.map(repeat, cases))
-for each, calls in zip(cases, results):
-    for actual in calls:
-        same(actual, each.expected)
-"""
 _PACKS_ALONE = """
 codes = torch.zeros((2**bits, 64 // bits), dtype=torch.uint8)
 codes[:, place] = torch.arange(2**bits)

@@ -15,7 +15,7 @@ from ..cases import MatmulCase, ScaleFill
 from ..catalogue import check
 from ..fills import BiasFill, Fill
 from ..layouts import LAYOUTS, OVERLAPPING
-from ..scripts import NEW_MEMORY, holds, on_threads
+from ..scripts import CONCURRENT, NEW_MEMORY, holds, on_threads
 from ..targets import Target
 
 
@@ -154,7 +154,8 @@ def test_concurrent_calls_do_not_disturb_each_other(target: Target, bits: int) -
     # Cases that run side by side have one shape and different data.
     fills = [Fill(seed=101), Fill(seed=102), Fill("max"), Fill("zero")]
     for case in (*_cases(bits)[:12:3], *_large(bits)):
-        holds(target, _CONCURRENT, backend=target.name, case=case, fills=fills)
+        cases = tuple(replace(case, x=fill) for fill in fills)
+        holds(target, CONCURRENT, backend=target.name, cases=cases)
 
 
 _EQUAL_ROWS = """
@@ -174,19 +175,6 @@ _APPENDED = """
 weight = case.tensors()["weight"]
 extended = case.call(weight=torch.cat([weight, weight.flip(0), weight]))
 same(oracle.unpack(extended.numpy(), case.n, case.bits), oracle.unpack(case.call().numpy(), case.n, case.bits))
-"""
-_CONCURRENT = """
-from concurrent.futures import ThreadPoolExecutor
-cases = [replace(case, x=fill) for fill in fills]
-expected = [each.expected for each in cases]
-def repeat(each):
-    with bittensor.use_backend(backend):
-        return [each.call() for _ in range(3)]
-with ThreadPoolExecutor(4) as pool:
-    results = list(pool.map(repeat, cases))
-for wanted, calls in zip(expected, results):
-    for result in calls:
-        same(result, wanted)
 """
 
 
