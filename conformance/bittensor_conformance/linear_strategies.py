@@ -108,24 +108,6 @@ def epilogue_cases(bits: int, within: Scope, mode: Mode, epilogue: str) -> list[
     return cases
 
 
-EVERY_NAN = """
-payloads = {torch.float32: [0x7FC00000, -0x400000, 0x7F800001, 0x7FFFFFFF, -1, 0x7FBFFFFF]}
-payloads[torch.float16] = [0x7E00, -0x200, 0x7C01, 0x7FFF, -1, 0x7DFF]
-payloads[torch.bfloat16] = [0x7FC0, -0x40, 0x7F81, 0x7FFF, -1, 0x7FBF]
-whole = {torch.float32: torch.int32, torch.float16: torch.int16, torch.bfloat16: torch.int16}
-def every_nan(dtype):
-    return torch.tensor(payloads[dtype], dtype=whole[dtype]).view(dtype)
-x = case.tensors()["x"].clone()
-for dtype in payloads:
-    result = case.call(x=torch.zeros_like(x), bias=every_nan(dtype))
-    assert result.isnan().all(), f"a bias of NaN in {dtype} gives {result[0].tolist()}"
-x[torch.arange(6), torch.arange(6) * 7] = every_nan(x.dtype)
-result = case.call(x=x)
-assert result.isnan().all(), f"rows with a NaN give {result[:, 0].tolist()}"
-"""
-"""A script: NaN of either sign, quiet or signalling, of any payload, in each row of x and in the bias."""
-
-
 def shapes_of_groups() -> tuple[tuple[int | None, int], ...]:
     """Pairs of group size and K: whole groups, ragged last groups, one group, one group a row."""
     pairs: list[tuple[int | None, int]] = [(None, columns) for columns in ROW_COLUMNS]

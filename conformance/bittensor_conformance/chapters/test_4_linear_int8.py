@@ -13,8 +13,8 @@ from ..catalogue import check
 from ..fills import Fill
 from ..float_fills import FLOAT_STYLES, SCALE_STYLES, SMALL_STYLES, FloatFill, FloatStyle
 from ..layouts import LAYOUTS
-from ..linear_cases import SPECIALS, LinearCase, Mode
-from ..linear_strategies import EVERY_NAN, FLOAT_DTYPES, OUTPUTS, epilogue_cases, linear_cases, scope, shapes_of_groups
+from ..linear_cases import SPECIALS, LinearCase
+from ..linear_strategies import FLOAT_DTYPES, OUTPUTS, epilogue_cases, linear_cases, scope, shapes_of_groups
 from ..oracle_linear import FloatDtype
 from ..scripts import holds
 from ..strategies import LEADING, ROWS
@@ -289,16 +289,6 @@ def test_int8_long_rows_of_every_dtype(target: Target, bits: int) -> None:
         for (seed, dtype), special in product(enumerate(FLOAT_DTYPES), SPECIALS)
     ]
     target.run(cases, always=True)
-
-
-@check("linear", applies=_int8)
-def test_int8_nan_of_every_kind(target: Target, bits: int) -> None:
-    """NaN of either sign, signalling or not, with a payload of ones, in x and in the bias: NaN in the result."""
-    within = scope(target.capabilities)
-    modes: tuple[Mode, ...] = ("int8", "float")
-    declared = [mode for mode in modes if mode in target.capabilities.activation_modes]
-    for mode, x_dtype in product(declared, FLOAT_DTYPES):
-        holds(target, EVERY_NAN, case=LinearCase(within.weight(bits, 6, 40, 8), (6,), mode, x_dtype=x_dtype))
 
 
 @check("linear", applies=_int8)

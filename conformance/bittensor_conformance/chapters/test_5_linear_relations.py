@@ -116,6 +116,14 @@ def test_linear_keeps_bad_rows_apart(target: Target, bits: int, case: Mode) -> N
 
 
 @check("linear", cases=_MODES, applies=_declared)
+def test_linear_of_every_nan(target: Target, bits: int, case: Mode) -> None:
+    """NaN of either sign, signalling or not, with a payload of ones, in x and in the bias: NaN in the result."""
+    for dtype in FLOAT_DTYPES:
+        weight = scope(target.capabilities).weight(bits, 6, 40, 8)
+        holds(target, _EVERY_NAN, case=LinearCase(weight, (6,), case, x_dtype=dtype))
+
+
+@check("linear", cases=_MODES, applies=_declared)
 def test_linear_of_what_x_holds_now(target: Target, bits: int, case: Mode) -> None:
     """Values that are written to x between two calls count: nothing of x is kept by where it lies."""
     for each in _cases(target, bits, case)[::2]:
@@ -194,6 +202,21 @@ def test_linear_is_the_same_on_every_variant(target: Target, bits: int, case: Mo
         _compare(target, _VARIANTS, each, whole=name)
 
 
+_EVERY_NAN = """
+payloads = {torch.float32: [0x7FC00000, -0x400000, 0x7F800001, 0x7FFFFFFF, -1, 0x7FBFFFFF]}
+payloads[torch.float16] = [0x7E00, -0x200, 0x7C01, 0x7FFF, -1, 0x7DFF]
+payloads[torch.bfloat16] = [0x7FC0, -0x40, 0x7F81, 0x7FFF, -1, 0x7FBF]
+whole = {torch.float32: torch.int32, torch.float16: torch.int16, torch.bfloat16: torch.int16}
+def every_nan(dtype):
+    return torch.tensor(payloads[dtype], dtype=whole[dtype]).view(dtype)
+x = case.tensors()["x"].clone()
+for dtype in payloads:
+    result = case.call(x=torch.zeros_like(x), bias=every_nan(dtype))
+    assert result.isnan().all(), f"a bias of NaN in {dtype} gives {result[0].tolist()}"
+x[torch.arange(6), torch.arange(6) * 7] = every_nan(x.dtype)
+result = case.call(x=x)
+assert result.isnan().all(), f"rows with a NaN give {result[:, 0].tolist()}"
+"""
 _WRITTEN = """
 x, weight = (case.tensors()[name].clone() if name == "x" else case.tensors()[name] for name in ("x", "weight"))
 case.call(x=x, weight=weight)
