@@ -26,6 +26,7 @@ from .module_replacement import ModulePlaces
 from .nn import QuantizedLinear, ScaledInputLinear
 from .progress import with_progress
 from .quantize_config import QuantizeConfig
+from .stacked_experts import unstacked_experts
 from .weight_checks import check_choice
 
 CALIBRATION_METHODS = ("gptq", "awq-scale")
@@ -100,13 +101,20 @@ def calibrate(
         raise ValueError(f"damping: expected a positive number, got {damping}")
     rounding = _Rounding(QuantizeConfig() if config is None else config, method, damping, act_order)
     parts = parts_of_convolutions(model)
-    names = [name for name, module in model.named_modules() if is_linear(module) and module not in parts]
-    shared, places = shared_parameters(model), ModulePlaces(model)
     reports: dict[str, LayerReport] = {}
-    with torch.no_grad(), _evaluating(model):
+    with unstacked_experts(model) as experts:
+        names = [
+            name
+            for name, module in model.named_modules()
+            if name in experts.whole or (is_linear(module) and module not in parts)
+        ]
+        shared = shared_parameters(model)
         for name in names:
-            if (report := _left_alone(model, name, filter_fn, shared)) is not None:
+            if (report := _left_alone(model, name, filter_fn, shared, experts.whole)) is not None:
                 reports[name] = report
+        experts.changing += [name for name in names if name not in reports]
+    places = ModulePlaces(model)
+    with torch.no_grad(), _evaluating(model):
         groups = _layers_by_input(model, [name for name in names if name not in reports], batches)
         by_first = {group[0]: group for group in groups}
         for first in with_progress(list(by_first), "calibrating", wanted=progress):
@@ -176,11 +184,14 @@ def _left_alone(
     name: str,
     filter_fn: Callable[[str, Any], bool] | None,
     shared: dict[int, list[str]],
+    whole: Mapping[str, str],
 ) -> LayerReport | None:
     """The report of a layer that is not to be quantized; None if it is."""
     layer = model.get_submodule(name)
     if filter_fn is not None and not filter_fn(name, layer):
         return LayerReport(name, "excluded")
+    if name in whole:
+        return LayerReport(name, "failed", whole[name])
     if not (isinstance(layer, torch.nn.Linear) or computes_linear(layer)):
         return LayerReport(name, "failed", "it is quantized already")
     reason = obstacle(model, name, layer, shared)

@@ -6,7 +6,6 @@ apart from its forward, and which says what a batch of calls is. Here that is on
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +15,7 @@ from .backend import Backend
 from .linear_gradient import linear_gradients, save_for_gradients
 from .operators import Operators
 from .prepared_weight import PreparedWeight
+from .tracing import never_compiled
 
 transforms_are_active = torch._C._are_functorch_transforms_active
 """Whether the caller is under a transform."""
@@ -41,16 +41,11 @@ def transformed_linear(
 ) -> torch.Tensor:
     """`Backend.linear` for tensors under a transform of torch.func.
 
-    The compiler, if it is loaded, may not trace this: it takes the forward of a function as if it had no other part.
+    torch.compile may not trace this: it takes the forward of a function as if it had no other part.
     """
-    compute = torch.compiler.disable(_linear) if "torch._dynamo" in sys.modules else _linear  # type: ignore[no-untyped-call]
-    result: torch.Tensor = compute(x, bias, _Call(Operators(backend), weight, activation_mode, epilogue))
+    call = _Call(Operators(backend), weight, activation_mode, epilogue)
+    result: torch.Tensor = never_compiled(_linear, x, bias, call)
     return result
-
-
-# The mark of torch.compiler.disable on a function that is not to be part of a program, without importing the compiler,
-# which takes as long as torch itself.
-transformed_linear._torchdynamo_disable = True  # type: ignore[attr-defined]
 
 
 def _linear(x: torch.Tensor, bias: torch.Tensor | None, call: _Call) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,12 +12,14 @@ import torch
 
 from .activation_fusion import fuse_activations_
 from .linear_classes import computes_linear, has_transposed_weight, linear_of
+from .matrices_elsewhere import matrices_elsewhere
 from .module_replacement import ModulePlaces, has_hooks
 from .module_traces import runs_its_class
 from .nn import FakeQuantizedLinear, QuantizedConv2d, QuantizedEmbedding, QuantizedLinear, WeightModule
 from .progress import with_progress
 from .quantize_config import QuantizeConfig
 from .quantized_weight import QuantizedWeight
+from .stacked_experts import is_stacked, unstacked_experts
 
 Make = Callable[[Any, QuantizeConfig], torch.nn.Module]
 """What makes the packed layer of a layer."""
@@ -114,7 +117,8 @@ def quantize_(
     What cannot be quantized stays as it is, and is named with the reason in one warning and in the report: a weight
     narrower than the group size, one that is not finite, one that is shared with a module that stays, a subclass of
     Linear, a layer with hooks or with a forward set on it, a layer that is quantized already. ``FalconLinear`` and
-    ``Conv1D`` of transformers, which GPT-2 has, count as Linear.
+    ``Conv1D`` of transformers, which GPT-2 has, count as Linear. Experts of transformers, whose weights are stacked in
+    parameters of three dimensions, get a Linear for each expert and matrix first: `bittensor.nn.ExpertLayers`.
 
     Args:
         model: changed in place.
@@ -139,7 +143,8 @@ def quantize_(
         TypeError, ValueError: batches that `bittensor.calibrate` refuses.
 
     Warns:
-        UserWarning: layers that could not be quantized, or a model without any layer of the kinds.
+        UserWarning: layers that could not be quantized, a model without any layer of the kinds, or one with more than
+            half of its parameters in other matrices.
 
     >>> import torch, bittensor
     >>> model = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10))
@@ -156,6 +161,7 @@ def quantize_(
     if unknown := [kind for kind in kinds if kind not in _PACKED]:
         known = ", ".join(f"torch.nn.{kind.__name__}" for kind in _PACKED)
         raise ValueError(f"kinds: expected some of {known}, got {unknown}")
+    others = matrices_elsewhere(model, lambda module: is_packable(module) or isinstance(module, tuple(kinds)))
     if batches is not None:
         if set(kinds) != {torch.nn.Linear}:
             raise ValueError(f"kinds: with batches expected (torch.nn.Linear,), got {tuple(kinds)}")
@@ -163,9 +169,22 @@ def quantize_(
 
         report = calibrate(model, batches, config, filter_fn, damping=damping, progress=progress)
     else:
-        makers = {kind: make for kind, make in _PACKED.items() if kind in kinds}
-        report = _convert(model, makers, "quantize_", config, filter_fn, progress)
+        report = pack_layers_(model, config, filter_fn, kinds, progress)
+    if others.are_most and report.layers:
+        warnings.warn(f"quantize_: {type(model).__name__}: {others}", stacklevel=2)
     return replace(report, fused=fuse_activations_(model)) if fuse_activations else report
+
+
+def pack_layers_(
+    model: torch.nn.Module,
+    config: QuantizeConfig | None,
+    filter_fn: Callable[[str, Any], bool] | None,
+    kinds: Collection[type[torch.nn.Module]] = (torch.nn.Linear,),
+    progress: bool = True,
+) -> QuantizeReport:
+    """What `quantize_` does without batches, but for its warning of other matrices."""
+    makers = {kind: make for kind, make in _PACKED.items() if kind in kinds}
+    return _convert(model, makers, "quantize_", config, filter_fn, progress, stacklevel=4)
 
 
 def prepare_qat_(
@@ -241,9 +260,13 @@ def _convert(
     config: QuantizeConfig | None,
     filter_fn: Callable[[str, Any], bool] | None,
     progress: bool,
+    stacklevel: int = 3,
 ) -> QuantizeReport:
     config = QuantizeConfig() if config is None else config
-    plan = _plan(model, makers, filter_fn)
+    with unstacked_experts(model) if torch.nn.Linear in makers else nullcontext() as experts:
+        plan = _plan(model, makers, filter_fn, experts.whole if experts else {})
+        if experts:
+            experts.changing += [name for name, stays in plan.items() if stays is None]
     # Shared parameters by identity, which they keep until all their layers are replaced.
     shared: _Shared = {key: None for key, names in shared_parameters(model).items() if len(names) > 1}
     places = ModulePlaces(model)
@@ -255,10 +278,10 @@ def _convert(
     )
     if not plan:
         wanted = " or ".join(f"torch.nn.{kind.__name__}" for kind in makers)
-        warnings.warn(f"{caller}: {type(model).__name__} has no {wanted}", stacklevel=3)
+        warnings.warn(f"{caller}: {type(model).__name__} has no {wanted}", stacklevel=stacklevel)
     if failed := report.failed:
         listed = "; ".join(f"{name or 'the model itself'}: {reason}" for name, reason in failed.items())
-        warnings.warn(f"{caller}: {len(failed)} of {len(plan)} layers not quantized: {listed}", stacklevel=3)
+        warnings.warn(f"{caller}: {len(failed)} of {len(plan)} layers not quantized: {listed}", stacklevel=stacklevel)
     return report
 
 
@@ -266,17 +289,24 @@ def _plan(
     model: torch.nn.Module,
     makers: Mapping[type[torch.nn.Module], Make],
     filter_fn: Callable[[str, Any], bool] | None,
+    whole: Mapping[str, str],
 ) -> dict[str, LayerReport | None]:
-    """The layers of the kinds by name: None for those that are to be replaced, a report for those that stay."""
+    """The layers of the kinds by name: None for those that are to be replaced, a report for those that stay.
+
+    So do modules that are `whole`, for these reasons.
+    """
     done = tuple(each for kind in makers for each in _DONE[kind])
     known: tuple[type[torch.nn.Module], ...] = (*done, *makers)
     parts = parts_of_convolutions(model)
     plan: dict[str, LayerReport | None] = {}
     for name, layer in model.named_modules():
-        if layer in parts or not (isinstance(layer, known) or (torch.nn.Linear in makers and computes_linear(layer))):
+        is_known = isinstance(layer, known) or (torch.nn.Linear in makers and computes_linear(layer))
+        if layer in parts or not (is_known or name in whole):
             continue
         if filter_fn is not None and not filter_fn(name, layer):
             plan[name] = LayerReport(name, "excluded")
+        elif name in whole:
+            plan[name] = LayerReport(name, "failed", whole[name])
         elif isinstance(layer, done):
             plan[name] = LayerReport(name, "failed", "it is quantized already")
         else:
@@ -373,6 +403,11 @@ def check_model(model: object) -> None:
 def is_linear(module: torch.nn.Module) -> bool:
     """Whether it is a linear layer, quantized or not."""
     return isinstance(module, (torch.nn.Linear, *_DONE[torch.nn.Linear])) or computes_linear(module)
+
+
+def is_packable(module: torch.nn.Module) -> bool:
+    """Whether it is a linear layer, quantized or not, or has the weights of linear layers of experts."""
+    return is_linear(module) or is_stacked(module)
 
 
 def parts_of_convolutions(model: torch.nn.Module) -> set[torch.nn.Module]:

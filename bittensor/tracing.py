@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -33,6 +34,15 @@ def _run_now(function: Callable[..., object], *identities: int) -> None:
 
 # What torch.compiler.assume_constant_result does, but for importing the compiler, which takes as long as torch itself.
 _run_now._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def never_compiled(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call `function`, which torch.compile leaves out: torch.compiler.disable, but without importing the compiler."""
+    call = torch.compiler.disable(function) if "torch._dynamo" in sys.modules else function  # type: ignore[no-untyped-call]
+    return call(*arguments)
+
+
+never_compiled._torchdynamo_disable = True  # type: ignore[attr-defined]  # the mark on what programs may not call
 
 
 @contextmanager

@@ -15,10 +15,10 @@ from tiny_transformers import SIZES, TOKENS, load, packed_layers, save_bert, sav
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
+    Llama4ForCausalLM,
+    Llama4TextConfig,
     MambaConfig,
     MambaModel,
-    MixtralConfig,
-    MixtralModel,
     PreTrainedModel,
     ResNetConfig,
     ResNetModel,
@@ -270,11 +270,17 @@ def test_nothing_to_pack_is_said(tmp_path: Path) -> None:
 
 
 def test_a_model_that_is_mostly_not_packed(tmp_path: Path) -> None:
-    MixtralModel(MixtralConfig(vocab_size=40, **SIZES, num_local_experts=4)).save_pretrained(tmp_path)
-    with pytest.warns(UserWarning, match=r"MixtralModel: 75% of the parameters .*\(instead: MixtralExperts") as warned:
-        model = load(tmp_path, quantization_config=BitTensorConfig(group_size=32))
+    sizes = {**SIZES, "intermediate_size_mlp": 96, "head_dim": 16}
+    Llama4ForCausalLM(Llama4TextConfig(vocab_size=40, **sizes, num_local_experts=4)).save_pretrained(tmp_path)
+    told = r"Llama4ForCausalLM: 6\d% of the parameters .*\(instead: Llama4TextExperts\)"
+    config = BitTensorConfig(group_size=32, modules_to_not_convert=["lm_head", "router"])
+    with pytest.warns(UserWarning, match=told) as warned:
+        model = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=config)
     assert len(warned) == 1
-    assert len(packed_layers(model)) == 4
+    assert len(packed_layers(model)) == 7
+    with pytest.warns(UserWarning, match=f"quantize_: {told}") as warned:
+        bittensor.quantize_(model, config.layers, lambda name, _: name == "lm_head")
+    assert len(warned) == 1
 
 
 def test_layers_that_cannot_be_packed_are_named(bert: Path) -> None:

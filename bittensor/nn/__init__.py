@@ -1,5 +1,6 @@
 """Modules on packed weights."""
 
+from .expert_layers import ExpertLayers
 from .fake_quantized_linear import FakeQuantizedLinear
 from .feed_forward import FeedForwardDown, FeedForwardUp
 from .linear_weight_module import LinearWeightModule
@@ -12,6 +13,7 @@ from .scaled_input_linear import ScaledInputLinear
 from .weight_module import WeightModule
 
 __all__ = [
+    "ExpertLayers",
     "FakeQuantizedLinear",
     "FeedForwardDown",
     "FeedForwardUp",

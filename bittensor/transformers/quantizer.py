@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -16,8 +15,10 @@ from transformers.quantizers.quantizers_utils import should_convert_module
 
 from ..checkpoints import native
 from ..linear_classes import computes_linear, has_transposed_weight, linear_of
-from ..model_quantization import is_linear, quantize_
+from ..matrices_elsewhere import matrices_elsewhere
+from ..model_quantization import is_packable, pack_layers_
 from ..nn import (
+    ExpertLayers,
     FakeQuantizedLinear,
     FeedForwardDown,
     LinearWeightModule,
@@ -28,9 +29,10 @@ from ..nn import (
     QuantizedLinear,
     ScaledInputLinear,
 )
+from ..stacked_experts import unstacked_experts
 from .packed_parts import PackedParts
 from .quantization_config import BitTensorConfig
-from .tensor_names import WEIGHT, WORDS, layer_of, names_in_file, names_in_model, stored_names
+from .tensor_names import WEIGHT, WORDS, expert_renamings, layer_of, names_in_file, names_in_model, stored_names
 
 _FLOAT_LAYER = "keep its float layer, or save the state_dict with torch.save"
 _NOT_LOADED: dict[type[torch.nn.Module], str] = {
@@ -86,7 +88,10 @@ class BitTensorQuantizer(HfQuantizer):
                 "transformers; bittensor.models runs them"
             )
         described = {name: f"{name.removesuffix(WEIGHT)}{WORDS}" for name in weights}
-        renamed = names_in_model(model, stored.union(described.values()))
+        renamed = names_in_model(model, stored.union(described.values()), self)
+        with unstacked_experts(model) as experts:
+            packed = [renamed[name] for name in described.values()]
+            experts.changing += [f"{name}." for name in _experts_of(model, packed)]
         layers = {name: layer_of(model, name, renamed[described[name]].removesuffix(WORDS)) for name in weights}
         if weights and not any(layers.values()):
             raise ValueError(f"{next(iter(weights))}: the model {type(model).__name__} has no layer of the packed ones")
@@ -125,9 +130,14 @@ class BitTensorQuantizer(HfQuantizer):
             for name in converted:
                 self._note_transposed(name, model.get_submodule(name))
             if _check_matrices(model, converted):
-                quantize_(model, config.layers, lambda name, _: name in converted)
+                pack_layers_(model, config.layers, lambda name, _: bool(should_convert_module(name, skip)))
         config.weights = _forms(model)
         return model
+
+    def update_weight_conversions(self, weight_conversions: list[Any], model: PreTrainedModel) -> list[Any]:
+        """Let packed weights of experts keep a name for each: transformers stacks float ones."""
+        updated = list(super().update_weight_conversions(weight_conversions, model))  # type: ignore[no-untyped-call]
+        return updated + expert_renamings(updated)
 
     def get_state_dict_and_metadata(self, model: PreTrainedModel, *_: Any, **__: Any) -> tuple[None, dict[str, Any]]:
         """Bring the configuration up to date with the layers that are saved: some may have been packed or merged since.
@@ -143,6 +153,11 @@ class BitTensorQuantizer(HfQuantizer):
                     raise ValueError(f"{name}: from_pretrained could not load a {kind.__name__}: {advice}")
             if isinstance(module, LinearWeightModule):
                 modes.setdefault(module.activation_mode, name)
+            if isinstance(module, ExpertLayers) and (floats := module.float_layers()):
+                raise ValueError(
+                    f"{name}.{floats[0]}: from_pretrained could not load experts that are packed in part: pack all of "
+                    "them or none"
+                )
         if len(modes) > 1:
             (mode, name), (other_mode, other), *_more = modes.items()
             raise ValueError(
@@ -156,7 +171,8 @@ class BitTensorQuantizer(HfQuantizer):
         model.config.quantization_config = config
         return None, {}
 
-    def _dequantize(self, model: PreTrainedModel, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    def _dequantize(self, model: PreTrainedModel, dtype: torch.dtype | str | None = None) -> PreTrainedModel:
+        dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype  # some configurations have its name
         layers = [(name, module) for name, module in model.named_modules() if isinstance(module, QuantizedLinear)]
         if fused := [name for name, module in model.named_modules() if isinstance(module, FeedForwardDown)]:
             raise ValueError(f"{fused[0]}: expected a layer of its own, to become a Linear, got one of two in one step")
@@ -179,6 +195,9 @@ class BitTensorQuantizer(HfQuantizer):
             if layer.bias is not None:
                 linear.bias = torch.nn.Parameter(layer.bias.detach().to(dtype))
             model.set_submodule(name, linear)
+        for name, module in list(model.named_modules()):
+            if isinstance(module, ExpertLayers):
+                model.set_submodule(name, module.stacked())
         return model
 
     def _note_transposed(self, name: str, layer: torch.nn.Module) -> None:
@@ -204,42 +223,29 @@ class BitTensorQuantizer(HfQuantizer):
 def _check_matrices(model: PreTrainedModel, converted: Collection[str]) -> bool:
     """Whether any of these modules is a layer that is quantized, with a warning if most of what they hold stays floats.
 
-    Counted are parameters with two dimensions or more, but embeddings.
-
     Warns:
         UserWarning: there is none, or other layers have more than half of the parameters.
     """
-    modules = list(model.named_modules())
-    left_out = {  # and then those seen
-        id(parameter)
-        for name, module in modules
-        if isinstance(module, torch.nn.Embedding) or name not in converted
-        for parameter in module.parameters(recurse=False)
-    }
-    linear, other, others = 0, 0, Counter[str]()
-    for _, module in modules:
-        for parameter in module.parameters(recurse=False):
-            if parameter.dim() > 1 and id(parameter) not in left_out:
-                left_out.add(id(parameter))
-                if is_linear(module):
-                    linear += parameter.numel()
-                else:
-                    other += parameter.numel()
-                    others[type(module).__name__] += parameter.numel()
-    kinds = f" (instead: {', '.join(kind for kind, _ in others.most_common(3))})" if others else ""
-    layers = [name for name, module in modules if is_linear(module) and name in converted]
+    others = matrices_elsewhere(model, is_packable, lambda name: name in converted)
+    layers = any(name in converted and is_packable(module) for name, module in model.named_modules())
     if not layers:
-        warnings.warn(
-            f"{type(model).__name__}: nothing is quantized: it has no torch.nn.Linear that is not kept whole{kinds}",
-            stacklevel=3,
-        )
-    elif other > linear:
-        warnings.warn(
-            f"{type(model).__name__}: {other / (linear + other):.0%} of the parameters of its matrices stay floats: "
-            f"they are in no torch.nn.Linear{kinds}",
-            stacklevel=3,
-        )
-    return bool(layers)
+        missing = f"nothing is quantized: it has no torch.nn.Linear that is not kept whole{others.kinds()}"
+        warnings.warn(f"{type(model).__name__}: {missing}", stacklevel=3)
+    elif others.are_most:
+        warnings.warn(f"{type(model).__name__}: {others}", stacklevel=3)
+    return layers
+
+
+def _experts_of(model: PreTrainedModel, weights: Iterable[str]) -> list[str]:
+    """Modules with the layers of experts that packed weights are of.
+
+    Args:
+        weights: names of tensors; the prefix of the base model may be there or not.
+    """
+    prefix = f"{model.base_model_prefix}."
+    parents = {name.removesuffix(WORDS).rpartition(".")[0].rpartition(".")[0].removeprefix(prefix) for name in weights}
+    experts = (name for name, module in model.named_modules() if isinstance(module, ExpertLayers))
+    return [name for name in experts if name.removeprefix(prefix) in parents]
 
 
 def _forms(model: torch.nn.Module) -> dict[str, Any]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightRenaming, revert_weight_conversion
+from transformers.core_model_loading import WeightConverter, WeightRenaming, revert_weight_conversion
+from transformers.quantizers.base import HfQuantizer
+
+from ..checkpoints import native
 
 WEIGHT, WORDS = ".weight", ".words"
 """Ends of names: of a weight in the configuration, and of the first of its tensors."""
@@ -40,12 +45,13 @@ def layer_of(model: PreTrainedModel, weight: str, renamed: str) -> str | None:
     return None
 
 
-def names_in_model(model: PreTrainedModel, names: Iterable[str]) -> dict[str, str]:
+def names_in_model(model: PreTrainedModel, names: Iterable[str], quantizer: HfQuantizer) -> dict[str, str]:
     """What transformers makes of the names of a file when it loads it: for some models they are not those of modules.
 
     The prefix of the base model is as it was.
     """
-    renamings = [change for change in get_model_conversion_mapping(model) if isinstance(change, WeightRenaming)]
+    changes = get_model_conversion_mapping(model, hf_quantizer=quantizer)
+    renamings = [change for change in changes if isinstance(change, WeightRenaming)]
     result = {}
     for name in sorted(names):  # as transformers does: a renaming may wait for another one
         result[name] = name
@@ -77,3 +83,37 @@ def names_in_file(model: PreTrainedModel, weights: Iterable[str]) -> dict[str, s
     }
     saved = revert_weight_conversion(model, places)
     return {names[int(place)]: f"{name.removesuffix(WORDS)}{WEIGHT}" for name, place in saved.items()}
+
+
+def expert_renamings(conversions: Iterable[Any]) -> list[WeightRenaming]:
+    """The names of packed weights of experts, where those of the file are not those of `bittensor.nn.ExpertLayers`.
+
+    Args:
+        conversions: what transformers makes of a file, of which some stack the float weights of the experts.
+    """
+    renamings = []
+    for stacking in conversions:
+        if not isinstance(stacking, WeightConverter):
+            continue
+        sources, targets = stacking._original_source_patterns, stacking._original_target_patterns
+        matches = [re.fullmatch(r"(.*experts\\?\.)\*\.(\w+)\.weight", source) for source in sources]
+        layers = _STACKED.get((targets[0].rpartition(".")[2], len(sources)))
+        if layers is None or not all(matches):
+            continue
+        for match, layer in zip(matches, layers, strict=True):
+            assert match is not None
+            head, name = match.groups()
+            for part in native.NativeFormat.parts if name != layer else ():
+                source, target = (rf"{head}{place}.{each}.{part}" for place, each in ((r"(\d+)", name), (r"\1", layer)))
+                renaming = WeightRenaming(source, target)
+                renaming.scope_prefix, renaming.base_model_prefix = stacking.scope_prefix, stacking.base_model_prefix
+                renamings.append(renaming)
+    return renamings
+
+
+_STACKED = {
+    ("gate_up_proj", 2): ("gate_proj", "up_proj"),
+    ("up_proj", 1): ("up_proj",),
+    ("down_proj", 1): ("down_proj",),
+}
+"""The layers of an expert that become part of a stack, by the name of it and how many they are."""
