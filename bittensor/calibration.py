@@ -50,9 +50,9 @@ def calibrate(
     `bittensor.quantize_` with batches is this, with `method` and `act_order` as they are by default.
 
     Layer by layer, in the order in which the model calls them: the batches run through the model, whose earlier layers
-    are quantized already; of the inputs x only the mean of ``x^T x``, float64 ``[K, K]``, is kept. That
-    is one run of all batches for each layer (one together for layers that are given the very same tensor, as query, key
-    and value projections are), and memory for one such matrix.
+    are quantized already; of the inputs x only the mean of ``x^T x``, float64 ``[K, K]``, is kept, summed from products
+    in float32. That is one run of all batches for each layer (one together for layers that are given the very same
+    tensor, as query, key and value projections are), and memory for one such matrix.
 
     Methods:
         "gptq": each column is rounded so that it makes up for the error of those before it

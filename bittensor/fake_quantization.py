@@ -31,6 +31,7 @@ class Rounding:
         highest = max_code(form.bits)
         self.scales = scales.detach().to(form.scale_dtype)
         self.zeros = self.offsets = None
+        self.shifts_are_finite = True
         zero: torch.Tensor | float = 0.0 if form.zero == "float" else float(1 << (form.bits - 1))
         positions = weight.detach().float()
         if form.zero == "float":
@@ -39,7 +40,8 @@ class Rounding:
             positions = positions - self.by_column(self.offsets)
         elif form.zero == "integer":
             assert shifts is not None
-            self.zeros = shifts.detach().round().clamp(0, highest).to(torch.uint8)
+            self.shifts_are_finite = bool(shifts.isfinite().all())
+            self.zeros = shifts.detach().nan_to_num(0).round().clamp(0, highest).to(torch.uint8)
             zero = self.by_column(self.zeros)
         scale = self.by_column(self.scales)
         self.scale = scale
@@ -65,8 +67,8 @@ class Rounding:
         return values if self.offsets is None else values + self.by_column(self.offsets)
 
     def quantized(self) -> QuantizedWeight:
-        if not bool(self.positions.isfinite().all()):
-            raise ValueError("weight: expected finite values and finite scales, got NaN or infinity; has it diverged?")
+        if not (bool(self.positions.isfinite().all()) and self.shifts_are_finite):
+            raise ValueError("weight: expected finite values, scales and shifts, got NaN or infinity; has it diverged?")
         form = self.form
         return QuantizedWeight.from_codes(
             self.codes.to(torch.uint8),

@@ -64,6 +64,8 @@ class GroupBlock(ABC):
         self.low = self.low / self.unit
         self.high = self.high / self.unit
         self.magnitude = torch.maximum(-self.low, self.high)
+        # One step from 0, so that their scale is the constant itself: a part of it might not be a number of the dtype.
+        self.constant = self.low == self.high
         self._positions = torch.empty_like(groups)
         self._residual = torch.empty_like(groups)
 
@@ -91,19 +93,24 @@ class GroupBlock(ABC):
 
     def residual(self, grid: Grid) -> tuple[torch.Tensor, torch.Tensor]:
         """Codes and residuals in steps of the scale, both ``[R, g]``, in buffers that the next call overwrites."""
-        inverse = torch.where(grid.scale == 0, 0.0, grid.scale.reciprocal())
+        # By division, as `codes`: with a reciprocal, a grid that has a value may seem not to.
+        scale = torch.where(grid.scale == 0, torch.inf, grid.scale)
         codes, residual = self._positions, self._residual
         if grid.offset is None:
-            torch.mul(self.values, inverse, out=residual)
+            torch.div(self.values, scale, out=residual)
         else:
             torch.sub(self.values, grid.offset, out=residual)
-            residual.mul_(inverse)
+            residual.div_(scale)
         if grid.zero is not None:
             residual.add_(grid.zero)
         torch.round(residual, out=codes)
         codes.clamp_(0, max_code(self.bits))
         residual.sub_(codes)
         return codes, residual
+
+    def holds(self, grid: Grid) -> torch.Tensor:
+        """Whether the largest multiple of a scale is finite in float32, as it must be: bool ``[R, 1]``."""
+        return (grid.scale * self.unit * max_code(self.bits)).isfinite()
 
     def rounded(self, value: torch.Tensor) -> torch.Tensor:
         """`value` ``[R, 1]`` as the kept dtype holds it."""
@@ -149,8 +156,9 @@ class SymmetricBlock(GroupBlock):
 
     def full_range(self) -> list[Grid]:
         longer, shorter = self.half, self.half - 1
+        scale = self.covering_scale(self.extreme / -longer, self.magnitude, longer)
         return [
-            Grid(self.covering_scale(self.extreme / -longer, self.magnitude, longer), self.zero, None),
+            Grid(torch.where(self.constant, self.rounded_scale(self.extreme), scale), self.zero, None),
             Grid(self.covering_scale(self.extreme / shorter, self.magnitude, shorter), self.zero, None),
         ]
 
@@ -167,13 +175,11 @@ class IntegerBlock(GroupBlock):
 
     def full_range(self) -> list[Grid]:
         low, high = self.low.clamp(max=0), self.high.clamp(min=0)
-        # A constant is 2**(bits-1) steps from 0, not 2**bits - 1: the division is exact.
-        constant = self.low == self.high
-        steps = torch.where(constant, float(1 << (self.bits - 1)), float(max_code(self.bits)))
-        scale = self.covering_scale((high - low) / steps, high - low, max_code(self.bits))
+        scale = self.covering_scale((high - low) / max_code(self.bits), high - low, max_code(self.bits))
         zero = self.zero_point(-low, scale)
         clipped = high > (max_code(self.bits) + 0.5 - zero) * scale
         scale = torch.where(clipped, self.stepped(scale, 1), scale)
+        scale = torch.where(self.constant, self.rounded_scale(self.magnitude), scale)
         return [Grid(scale, self.zero_point(-low, scale), None)]
 
     def shrunk(self, low: torch.Tensor, high: torch.Tensor) -> Grid:

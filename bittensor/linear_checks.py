@@ -12,7 +12,7 @@ from .checks import check_operation, check_place, describe
 from .errors import UnsupportedOperationError
 from .prepared_weight import ACTIVATION_MODES, EPILOGUES, SCALE_DTYPES, WeightForm
 from .quantized_weight import QuantizedWeight
-from .weight_checks import check_choice, check_scale_dtype, dtype_names
+from .weight_checks import check_choice, check_index_dtype, check_row_numbers, check_scale_dtype, dtype_names
 
 LARGEST_GROUP = 65536
 """127 * 255 times as many columns fits int32: the sums of docs/numerics.md, section 4, are exact."""
@@ -76,16 +76,9 @@ def check_rows(backend: Backend, indices: object, form: WeightForm, device: torc
     """The same for a weight of `form` on `device`."""
     check_scale_dtype(dtype, "dtype")
     _check_declared(backend, form, {})
-    if not isinstance(indices, torch.Tensor):
-        raise TypeError(f"indices: expected an int64 or int32 tensor, got {type(indices).__name__}")
-    if indices.dtype not in (torch.int64, torch.int32):
-        raise TypeError(f"indices: expected int64 or int32, got {describe(indices)}")
-    check_place(backend, "indices", indices)
+    check_place(backend, "indices", check_index_dtype(indices))
     _check_weight_place(backend, device)
-    wrong = (indices < 0) | (indices >= form.shape[0])
-    if bool(wrong.any()):
-        index = int(indices[wrong][0])
-        raise ValueError(f"indices: expected rows of the weight, 0..{form.shape[0] - 1}, got {index}")
+    check_row_numbers(indices, form.shape[0])
 
 
 def check_layer(weight: object, bias: object, activation_mode: object, epilogue: object) -> QuantizedWeight:

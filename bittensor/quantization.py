@@ -9,7 +9,7 @@ import torch
 from .checks import describe, dtype_name
 from .codes import max_code, words_per_row
 from .grids import FloatBlock, Grid, GroupBlock, IntegerBlock, SymmetricBlock
-from .ops import pack_weights
+from .packing import pack_codes
 from .prepared_weight import SCALE_DTYPES, WeightForm
 from .quantized_weight import QuantizedWeight
 from .weight_checks import check_choice, check_group_bits, check_group_size, check_scale_dtype
@@ -17,23 +17,18 @@ from .weight_checks import check_choice, check_group_bits, check_group_size, che
 _BLOCK_ELEMENTS = 1 << 18
 """Weights fitted at once: a few arrays of float32 of this length stay in the caches."""
 
-_FRACTIONS = 16
-"""Fractions of a group's range that "mse" tries, from the whole down to `_SMALLEST_FRACTION`."""
+_UNSHIFTED = 16, (0.0,)
+_SHIFTED = 10, (0.0, 1 / 3, -1 / 3)
+"""How many fractions of a group's range are tried, from the whole down to `_SMALLEST_FRACTION`, and the steps by which
+each is shifted. Kinds whose ends are free have every phase of a grid, to a sixth of a step."""
 
 _SMALLEST_FRACTION = {2: 0.1, 4: 0.3, 8: 0.6}
 """By bits: fewer codes gain more from clipping. Heavy tails over a row of thousands come close to it."""
 
-_END_FACTORS = (0.8, 0.8, 1.25, 0.9, 1.1)
-"""Factors that move one end of the range, then the other, for the kinds whose ends are independent."""
+_END_FACTORS = (0.8, 0.8, 1.25, 0.9, 1.1, 1.04, 0.96, 1.02, 0.98)
+"""Factors that move an end of the best range: first far, then within the distance of two fractions."""
 
 _REFITS = 3
-
-_SHIFTED_FRACTIONS = 10
-_SHIFTS = (0.0, 1 / 3, -1 / 3)
-"""Fractions that "hqq" tries, and steps by which it shifts each: every phase of a grid, to a sixth of a step."""
-
-_FINE_FACTORS = (1.04, 0.96, 1.02, 0.98)
-"""As `_END_FACTORS`, within the distance of two fractions."""
 
 _POWER = 1.5
 _BETA = 2.0
@@ -66,7 +61,8 @@ def quantize(
         "rtn": round to nearest on the grid that spans the group. "integer" and "float" span minimum to maximum, the
             former stretched to hold 0. "symmetric" puts the value of largest magnitude, with its sign, on either end
             of -2**(bits-1) to 2**(bits-1) - 1, whichever has the smaller squared error, so that a scale may be
-            negative; a value of the other sign may be clipped by up to one step.
+            negative; a value of the other sign may be clipped by up to one step, before the scale is rounded to
+            `scale_dtype`. The one step of a constant is the constant.
         "mse": the smallest squared error of a search over grids that span a fraction of the group, refined by
             alternating codes and least squares. Its error is never above that of "rtn".
         "hqq": half-quadratic quantization: minimizes the sum of ``abs(error) ** 1.5``, which forgives outliers more
@@ -128,7 +124,7 @@ def quantize(
                 parts.append(fit(values[:, whole:], columns - whole))
             codes, *parameters = (torch.cat(tensors, dim=1) for tensors in zip(*parts, strict=True))
             _check_representable(parameters[0], parameters[2], bits, start)
-            blocks.append((pack_weights(codes, bits), *parameters))
+            blocks.append((pack_codes(codes, bits), *parameters))
         words, scales, zeros, offsets = (torch.cat(tensors) for tensors in zip(*blocks, strict=True))
     return QuantizedWeight(
         words,
@@ -192,9 +188,7 @@ def _round_to_nearest(block: GroupBlock) -> Grid:
 
 def _least_squares(block: GroupBlock) -> Grid:
     choice = Choice(block, _squared_error)
-    low, high = choice.try_ranges(_FRACTIONS)
-    if block.ends_are_free:
-        choice.move_ends(low, high, _END_FACTORS)
+    choice.search_ranges()
     grid = choice.grid
     for _ in range(_REFITS):
         codes, _ = block.residual(grid)
@@ -230,8 +224,7 @@ def _half_quadratic(block: GroupBlock) -> Grid:
     it clips, and the less of the model is left.
     """
     choice = Choice(block, _power_error)
-    low, high = choice.try_ranges(*((_SHIFTED_FRACTIONS, _SHIFTS) if block.ends_are_free else (_FRACTIONS, (0.0,))))
-    choice.move_ends(low, high, _FINE_FACTORS)
+    choice.search_ranges()
     grid, beta = choice.grid, _BETA
     for _ in range(_TURNS):
         codes, residual = block.residual(grid)
@@ -261,12 +254,17 @@ class Choice:
         spans a group has it where all values are alike, and then it is exact.
         """
         loss = self.loss(self.block, grid)
-        better = (loss < self.least) & (grid.scale != 0)
+        better = (loss < self.least) & (grid.scale != 0) & self.block.holds(grid)
         self.grid = grid.where(better, self.grid)
         self.least = torch.where(better, loss, self.least)
         return better
 
-    def try_ranges(self, count: int, shifts: Sequence[float] = (0.0,)) -> tuple[torch.Tensor, torch.Tensor]:
+    def search_ranges(self) -> None:
+        """Offer grids that span parts of each group."""
+        low, high = self.try_ranges(*(_SHIFTED if self.block.ends_are_free else _UNSHIFTED))
+        self.move_ends(low, high)
+
+    def try_ranges(self, count: int, shifts: Sequence[float]) -> tuple[torch.Tensor, torch.Tensor]:
         """Offer grids that span `count` fractions of each group, each of them shifted by some steps.
 
         Returns the fractions below and above the center that were best: ``[R, 1]`` each.
@@ -284,9 +282,9 @@ class Choice:
                 low, high = torch.where(better, below, low), torch.where(better, above, high)
         return low, high
 
-    def move_ends(self, low: torch.Tensor, high: torch.Tensor, factors: Sequence[float]) -> None:
+    def move_ends(self, low: torch.Tensor, high: torch.Tensor) -> None:
         """Offer grids whose ends are moved by each factor, first the lower one, then the upper; both, if not free."""
-        for factor in factors:
+        for factor in _END_FACTORS:
             low = torch.where(self.offer(self.block.shrunk(low * factor, high)), low * factor, low)
             if self.block.ends_are_free:
                 high = torch.where(self.offer(self.block.shrunk(low, high * factor)), high * factor, high)

@@ -12,12 +12,13 @@ from typing import Any
 import torch
 
 from .backend import Backend
-from .checks import REFUSALS, check_pack, check_unpack, describe, dtype_name
+from .checks import describe, dtype_name
 from .held_weight import CanonicalTensors, HeldByBackend, Restored
+from .packing import pack_codes, unpack_codes
 from .prepared_weight import CANONICAL_LAYOUT, SCALE_DTYPES, PreparedWeight, WeightForm
-from .registry import current_backend, get_backend, name_of
+from .registry import get_backend, name_of
 from .tracing import outside_of_traces, outside_of_transforms, run_now
-from .weight_checks import check_group_bits, check_weight, dtype_names
+from .weight_checks import check_group_bits, check_row_numbers, check_weight, dtype_names
 
 _converting = threading.RLock()
 """Held while a weight changes its layout. One for all weights: a conversion uses every thread by itself."""
@@ -105,14 +106,7 @@ class QuantizedWeight:
         """
         if isinstance(codes, torch.Tensor) and codes.dim() != 2:
             raise ValueError(f"codes: expected uint8 [N, K], got {describe(codes)}")
-        backend, width = current_backend(), check_group_bits(bits)
-        if not backend.capabilities.checks_arguments:
-            check_pack(backend, codes, width)
-        try:
-            words = backend.pack(codes, width)
-        except REFUSALS:
-            check_pack(backend, codes, width)
-            raise
+        words = pack_codes(codes, check_group_bits(bits))
         shape = (codes.shape[0], codes.shape[1])
         return cls(words, scales, zeros, offsets, shape=shape, group_size=group_size, bits=bits)
 
@@ -242,6 +236,10 @@ class QuantizedWeight:
     def rows(self, indices: torch.Tensor) -> QuantizedWeight:
         """The weight of the rows with these numbers, int64 or int32 ``[R]``, in this order; R at least 1.
 
+        Raises:
+            TypeError: `indices` of another type or dtype.
+            ValueError: a number that is not of a row, or none.
+
         >>> import torch, bittensor
         >>> weight = bittensor.quantize(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), bits=8, group_size=None)
         >>> weight.rows(torch.tensor([1, 0, 1])).dequantize().round()
@@ -249,6 +247,7 @@ class QuantizedWeight:
                 [1., 2.],
                 [3., 4.]])
         """
+        check_row_numbers(indices, self.shape[0])
         tensors = {name: tensor[indices] for name, tensor in self.tensors().items()}
         shape = (len(indices), self.shape[1])
         return QuantizedWeight(**tensors, shape=shape, group_size=self.group_size, bits=self.bits)
@@ -342,9 +341,7 @@ class QuantizedWeight:
         return canonical
 
     def _codes(self, canonical: CanonicalTensors) -> torch.Tensor:
-        backend = current_backend()
-        check_unpack(backend, canonical.words, self.shape[1], self.bits)
-        return backend.unpack(canonical.words, self.shape[1], self.bits)
+        return unpack_codes(canonical.words, self.shape[1], self.bits)
 
 
 # Data only, whose tensors are checked again: torch.load(weights_only=True) may restore them.

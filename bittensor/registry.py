@@ -16,7 +16,8 @@ from importlib.metadata import EntryPoint, entry_points
 
 import torch
 
-from .backend import EMBEDDING_OPERATIONS, GRADIENT_OPERATIONS, OPERATIONS, PROTOCOL_VERSION, WEIGHT_OPERATIONS, Backend
+from .backend import Backend
+from .declaration import check_declaration
 from .errors import BackendError, BackendLoadError, UnknownBackendError
 from .tracing import run_now
 
@@ -153,8 +154,13 @@ def _select_from_environment() -> Backend:
     return backend
 
 
-def _entry_points() -> dict[str, EntryPoint]:
-    return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+def _entry_points() -> dict[str, list[EntryPoint]]:
+    """What registers each name. A name with a colon would be a variant of another: it is none of a backend."""
+    found: dict[str, list[EntryPoint]] = {}
+    for point in entry_points(group=ENTRY_POINT_GROUP):
+        if ":" not in point.name:
+            found.setdefault(point.name, []).append(point)
+    return found
 
 
 def _load(name: str) -> Backend:
@@ -168,50 +174,29 @@ def _load(name: str) -> Backend:
             listed = ", ".join(f"{base}:{each}" for each in variants) or "it has none"
             raise UnknownBackendError(f"backend {base!r} has no variant {variant!r}; its variants: {listed}")
         try:
-            return backend.variant(variant)
+            loaded = backend.variant(variant)
         except BackendError:
             raise
         except Exception as error:
             raise BackendLoadError(f"backend {name!r} could not be loaded: {error}") from error
-    point = _entry_points().get(base)
-    if point is None:
+        return check_declaration(name, loaded)
+    points = _entry_points().get(base)
+    if points is None:
         listed = ", ".join(available_backends()) or "none"
         raise UnknownBackendError(
             f"unknown backend {name!r}; installed backends: {listed}. A backend is installed by a package that has an "
             f"entry point in the group {ENTRY_POINT_GROUP!r}"
         )
+    point, *others = points
+    if others:
+        listed = ", ".join(f"{each.value} of {_distribution(each)}" for each in points)
+        raise BackendLoadError(f"backend {base!r} is in several packages: {listed}; uninstall all but one")
     try:
-        backend = point.load()()
-    except Exception as error:
-        raise BackendLoadError(f"backend {base!r} ({point.value}) could not be loaded: {error}") from error
-    _check_protocol(base, backend)
-    loaded: Backend = backend
-    return loaded
+        made = point.load()()
+    except (Exception, SystemExit) as error:
+        raise BackendLoadError(f"backend {base!r} ({point.value}) could not be loaded: {error!r}") from error
+    return check_declaration(base, made)
 
 
-def _check_protocol(name: str, backend: object) -> None:
-    version = getattr(backend, "protocol_version", None)
-    if type(version) is not int:
-        raise BackendLoadError(
-            f"backend {name!r}: protocol_version: expected the number of the protocol's version that it was written "
-            f"for, got {version!r}; see bittensor.Backend"
-        )
-    if version != PROTOCOL_VERSION:
-        older, newer = ("the backend", "BitTensor") if version < PROTOCOL_VERSION else ("BitTensor", "the backend")
-        raise BackendLoadError(
-            f"backend {name!r} follows protocol version {version}, this BitTensor speaks version {PROTOCOL_VERSION}; "
-            f"install a newer version of {older}, or an older one of {newer}"
-        )
-    declared = frozenset(getattr(getattr(backend, "capabilities", None), "operations", ()))
-    if unknown := sorted(declared - set(OPERATIONS)):
-        raise BackendLoadError(f"backend {name!r} declares unknown operations {unknown}; known: {list(OPERATIONS)}")
-    on_weights = sorted(declared & {*WEIGHT_OPERATIONS, *GRADIENT_OPERATIONS, *EMBEDDING_OPERATIONS})
-    if on_weights and not declared >= set(WEIGHT_OPERATIONS):
-        raise BackendLoadError(f"backend {name!r} declares {on_weights}, but {list(WEIGHT_OPERATIONS)} belong together")
-    capabilities = getattr(backend, "capabilities", None)
-    if getattr(capabilities, "operators", False) and not getattr(capabilities, "checks_arguments", False):
-        raise BackendLoadError(f"backend {name!r} declares operators, but not that they check their arguments")
-    operations = [operation for operation in OPERATIONS if operation in declared]
-    required = ("name", "capabilities", *operations, "variant", "describe", "kernel_calls")
-    if missing := [attribute for attribute in required if not hasattr(backend, attribute)]:
-        raise BackendLoadError(f"backend {name!r} lacks {', '.join(missing)}; see bittensor.Backend")
+def _distribution(point: EntryPoint) -> str:
+    return "an unknown package" if point.dist is None else point.dist.name

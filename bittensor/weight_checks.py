@@ -122,3 +122,20 @@ def dtype_names(dtypes: tuple[torch.dtype, ...]) -> str:
     """Dtypes in an error message: ``float16, bfloat16 or float32``."""
     names = [dtype_name(dtype) for dtype in dtypes]
     return " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def check_index_dtype(indices: object) -> torch.Tensor:
+    """Rule of numbers of rows: an int64 or int32 tensor, which it returns."""
+    if not isinstance(indices, torch.Tensor):
+        raise TypeError(f"indices: expected an int64 or int32 tensor, got {type(indices).__name__}")
+    if indices.dtype not in (torch.int64, torch.int32):
+        raise TypeError(f"indices: expected int64 or int32, got {describe(indices)}")
+    return indices
+
+
+def check_row_numbers(indices: object, rows: int) -> None:
+    """Rule of `bittensor.embedding`: numbers of the `rows` of a weight."""
+    numbers = check_index_dtype(indices)
+    wrong = (numbers < 0) | (numbers >= rows)
+    if bool(wrong.any()):
+        raise ValueError(f"indices: expected rows of the weight, 0..{rows - 1}, got {int(numbers[wrong][0])}")

@@ -12,10 +12,11 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from fake_backends import FakeEntryPoint, replace_installed
 from typer.testing import CliRunner
 
 import bittensor
-from bittensor import info, registry
+from bittensor import info
 from bittensor.bench import LinearTiming
 from bittensor.cli import app
 from bittensor.commands import choices
@@ -26,19 +27,16 @@ RunPython = Callable[..., "subprocess.CompletedProcess[str]"]
 runner = CliRunner(env={"COLUMNS": "200", "TERM": "dumb"})
 
 
-class FakeEntryPoint:
-    """An installed backend that loads, or does not."""
-
-    value = "somewhere:Backend"
-
-    def __init__(self, factory: Callable[[], bittensor.Backend]) -> None:
-        self.load = lambda: factory
-
-
 class Loads(bittensor.Backend):
     name = "loads"
     protocol_version = bittensor.PROTOCOL_VERSION
     capabilities = bittensor.Capabilities(bits=frozenset({2, 4}), variants=("wide",))
+
+    def pack(self, *_: Any) -> Any: ...
+
+    def unpack(self, *_: Any) -> Any: ...
+
+    def packed_matmul(self, *_: Any) -> Any: ...
 
     def describe(self) -> dict[str, str]:
         return {"isa": "avx2", "isa reason": "best of [avx2, scalar]", "kernels": "matmul_avx2"}
@@ -54,13 +52,10 @@ def install(monkeypatch: pytest.MonkeyPatch, registry_state: None) -> Callable[.
 
     def replace(**factories: Callable[[], bittensor.Backend]) -> None:
         points = {name: FakeEntryPoint(factory) for name, factory in factories.items()}
-        monkeypatch.setattr(registry, "_entry_points", lambda: points)
-        monkeypatch.setattr(registry, "_loaded", {})
-        monkeypatch.setattr(registry, "_process_wide", None)
-        monkeypatch.setattr(registry, "_from_environment", None)
-        for module in (registry, info, choices):
-            monkeypatch.setattr(module, "DEFAULT_BACKEND", next(iter(factories)))
-        monkeypatch.delenv(registry.ENVIRONMENT_VARIABLE, raising=False)
+        default = next(iter(factories))
+        replace_installed(monkeypatch, points, default)
+        for module in (info, choices):
+            monkeypatch.setattr(module, "DEFAULT_BACKEND", default)
 
     return replace
 

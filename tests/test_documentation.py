@@ -110,7 +110,7 @@ def test_example_backend_can_be_registered(monkeypatch: pytest.MonkeyPatch, regi
 
     weight = torch.arange(16, dtype=torch.uint8).reshape(2, 8)
     words = bittensor.pack_weights(weight)
-    monkeypatch.setattr(registry, "_entry_points", lambda: {"nibbles": Point()})
+    monkeypatch.setattr(registry, "_entry_points", lambda: {"nibbles": [Point()]})
     monkeypatch.setattr(registry, "_loaded", {})
     with bittensor.use_backend("nibbles") as backend:
         assert backend.name == "nibbles"

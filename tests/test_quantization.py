@@ -208,6 +208,39 @@ def test_zero_and_constant_groups(kind: dict[str, Any], method: str, dtype: torc
     assert not quantized.dequantize()[3].signbit().any()
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_constant_groups_are_exact_whatever_the_constant(kind: dict[str, Any], dtype: torch.dtype) -> None:
+    """Normal numbers of float16, down to those of which a part is subnormal, and as many of the others."""
+    if dtype is torch.float16:
+        constants = torch.arange(0x0400, 0x7C00, 61, dtype=torch.int16).view(dtype)
+    else:
+        constants = (gaussian(1, 500)[0] * torch.exp2(torch.randint(-60, 60, (500,)))).to(dtype)
+    weight = torch.cat([constants, -constants]).unsqueeze(1).expand(-1, 8)
+    for method in METHODS:
+        assert torch.equal(quantize(weight, group_size=None, method=method, **kind).dequantize(dtype), weight)
+
+
+def test_mse_has_the_least_squared_error_of_the_methods(kind: dict[str, Any]) -> None:
+    """All but: searches end in different minima."""
+    for weight in (gaussian(32, 256), heavy_tailed(32, 256)):
+        for group_size in (32, 128):
+            errors = [
+                float((quantize(weight, group_size=group_size, method=method, **kind).dequantize() - weight).norm())
+                for method in ("mse", "hqq", "rtn")
+            ]
+            assert errors[0] <= 1.01 * errors[1]
+            assert errors[0] <= errors[2]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_weights_near_the_largest_number(method: str, kind: dict[str, Any]) -> None:
+    """No search may end with a scale of which a multiple is infinite."""
+    weight = gaussian(4, 64)
+    weight = weight / weight.abs().max() * 1.6e38
+    error = (quantize(weight, group_size=32, method=method, **kind).dequantize() / 1.6e38 - weight / 1.6e38).abs()
+    assert float(error.max()) < 0.6
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_large_mean_needs_the_offset(method: str) -> None:
     """The offset is rounded before the scale is chosen, which then makes up for what the rounding moved."""

@@ -6,33 +6,15 @@ import asyncio
 import subprocess
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import pytest
 import torch
+from fake_backends import Fake, FakeEntryPoint, WithVariants, replace_installed
 
 import bittensor
 from bittensor import BackendLoadError, Capabilities, UnknownBackendError, registry
 
 RunPython = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-class Fake(bittensor.Backend):
-    """A backend that computes nothing."""
-
-    protocol_version = bittensor.PROTOCOL_VERSION
-    capabilities = Capabilities(bits=frozenset({4}))
-
-    def __init__(self, name: str = "fake") -> None:
-        self.name = name
-
-
-class WithVariants(Fake):
-    capabilities = Capabilities(variants=("slow", "fast"))
-
-    def variant(self, name: str) -> Fake:
-        return Fake(f"{self.name}:{name}")
 
 
 class UnknownOperation(Fake):
@@ -49,19 +31,6 @@ def broken() -> Fake:
     raise ImportError("libmissing.so: cannot open shared object file")
 
 
-@dataclass
-class FakeEntryPoint:
-    """As much of importlib.metadata.EntryPoint as the registry uses."""
-
-    factory: Callable[[], Any]
-    value: str = "somewhere:Backend"
-    loads: int = 0
-
-    def load(self) -> Callable[[], Any]:
-        self.loads += 1
-        return self.factory
-
-
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch, registry_state: None) -> dict[str, FakeEntryPoint]:
     """A registry with nothing loaded or selected, and these backends installed."""
@@ -74,13 +43,7 @@ def installed(monkeypatch: pytest.MonkeyPatch, registry_state: None) -> dict[str
         "unknown_operation": FakeEntryPoint(UnknownOperation),
         "incomplete": FakeEntryPoint(Incomplete),
     }
-    monkeypatch.setattr(registry, "_entry_points", lambda: points)
-    monkeypatch.setattr(registry, "DEFAULT_BACKEND", "one")
-    monkeypatch.setattr(registry, "_loaded", {})
-    monkeypatch.setattr(registry, "_process_wide", None)
-    monkeypatch.setattr(registry, "_from_environment", None)
-    monkeypatch.setattr(registry, "_from_environment_reason", "")
-    monkeypatch.delenv(registry.ENVIRONMENT_VARIABLE, raising=False)
+    replace_installed(monkeypatch, points, default="one")
     return points
 
 
@@ -412,3 +375,19 @@ def in_thread(function: Callable[[], str]) -> str:
     thread.start()
     thread.join(timeout=30)
     return results[0]
+
+
+def test_a_name_of_two_packages(installed: dict[str, FakeEntryPoint], monkeypatch: pytest.MonkeyPatch) -> None:
+    points = [FakeEntryPoint(Fake, f"package_{letter}:Backend") for letter in "ab"]
+    monkeypatch.setattr(registry, "_entry_points", lambda: {"fake": points})
+    with pytest.raises(BackendLoadError, match=r"several packages: package_a:Backend of .*, package_b:Backend of"):
+        bittensor.get_backend("fake")
+
+
+def test_a_backend_that_exits_when_it_is_loaded(installed: dict[str, FakeEntryPoint]) -> None:
+    def exits() -> Fake:
+        raise SystemExit(3)
+
+    installed["exits"] = FakeEntryPoint(exits)
+    with pytest.raises(BackendLoadError, match=r"'exits' .* could not be loaded: SystemExit\(3\)"):
+        bittensor.get_backend("exits")

@@ -31,7 +31,7 @@ def backend_names(chosen: Sequence[str]) -> list[str]:
     for name in chosen:
         try:
             capabilities = get_backend(name).capabilities
-        except bittensor.UnknownBackendError as error:
+        except bittensor.BackendError as error:
             raise pytest.UsageError(str(error)) from None
         variants = () if ":" in name else capabilities.variants
         names += [f"{name}:{variant}" for variant in variants] or [name]

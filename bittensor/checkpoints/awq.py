@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..ops import pack_weights
+from ..packing import pack_codes
 from ..prepared_weight import SCALE_DTYPES
 from ..quantized_weight import QuantizedWeight
 from ..weight_checks import check_tensor
@@ -50,7 +50,7 @@ class AwqFormat(PackedFormat):
         check_tensor("qzeros", qzeros, (torch.int32,), [groups, word_columns])
         check_tensor("scales", scales, SCALE_DTYPES, [groups, outputs])
         return QuantizedWeight(
-            pack_weights(_in_order(qweight).t(), BITS),
+            pack_codes(_in_order(qweight).t(), BITS),
             scales.t().contiguous(),
             zero_points(_in_order(qzeros), BITS),
             shape=(outputs, columns),

@@ -9,7 +9,7 @@ import torch
 
 from ..codes import words_per_row
 from ..errors import CheckpointError
-from ..ops import pack_weights
+from ..packing import pack_codes
 from ..quantized_weight import QuantizedWeight
 from .checkpoint import Checkpoint, Stored, TensorEntry
 from .gguf_blocks import DECODERS, PLAIN_DTYPES, BlockDecoder
@@ -73,7 +73,7 @@ class GgufCheckpoint(Checkpoint):
             part = slice(start, min(start + step, rows))
             blocks = self._bytes(file, tensor.name, (part.stop - start) * row_bytes)
             groups = decoder.decode(blocks.view(part.stop - start, -1, tensor.type.nbytes))
-            words[part] = pack_weights(groups.codes, decoder.bits)
+            words[part] = pack_codes(groups.codes, decoder.bits)
             scales[part] = groups.scales
             if offsets is not None and groups.offsets is not None:
                 offsets[part] = groups.offsets

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..ops import pack_weights, unpack_weights
+from ..packing import pack_codes, unpack_codes
 
 
 def words_per_int32_row(columns: int, bits: int) -> int:
@@ -40,9 +40,9 @@ def from_words(words: torch.Tensor, columns: int, bits: int) -> torch.Tensor:
 
 def unpack(packed: torch.Tensor, columns: int, bits: int) -> torch.Tensor:
     """int32 ``[..., W]`` to uint8 codes ``[..., columns]``."""
-    return unpack_weights(to_words(packed), columns, bits)
+    return unpack_codes(to_words(packed), columns, bits)
 
 
 def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
     """uint8 codes ``[..., K]`` to int32 ``[..., ceil(K * bits / 32)]``."""
-    return from_words(pack_weights(codes, bits), codes.shape[-1], bits)
+    return from_words(pack_codes(codes, bits), codes.shape[-1], bits)

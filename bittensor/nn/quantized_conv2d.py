@@ -145,7 +145,11 @@ class QuantizedConv2d(torch.nn.Module):
             raise ValueError(f"x: expected [..., {self.in_channels}, H, W] with or without a batch, got {describe(x)}")
         images, padding = x if x.dim() == 4 else x[None], self.padding
         if self.padding_mode != "zeros":
-            images, padding = F.pad(images, padding, self.padding_mode), (0, 0, 0, 0)
+            try:
+                images, padding = F.pad(images, padding, self.padding_mode), (0, 0, 0, 0)
+            except RuntimeError as error:
+                least = f"x: expected an image large enough for {self.padding_mode} padding by {self.padding}"
+                raise ValueError(f"{least}, got {describe(x)}") from error
         images = images.permute(0, 2, 3, 1).contiguous()
         geometry = ConvolutionGeometry(self.kernel_size, self.stride, padding, self.dilation, self.groups)
         if min(geometry.result_size(images.shape[1], images.shape[2])) < 1:

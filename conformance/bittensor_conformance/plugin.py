@@ -187,6 +187,10 @@ class ConformancePlugin:
 def describe_capabilities(target: Target) -> dict[str, Any]:
     """Capabilities as JSON."""
     declared = target.capabilities
+    try:
+        described = dict(target.backend.describe())
+    except Exception as error:  # of the backend; a check says so too
+        described = {"error": f"describe() failed: {error!r}"}
     return {
         "operations": sorted(declared.operations),
         "bits": sorted(declared.bits),
@@ -194,7 +198,7 @@ def describe_capabilities(target: Target) -> dict[str, Any]:
         "numerics": declared.numerics,
         "variants": list(declared.variants),
         "checks_arguments": declared.checks_arguments,
-        "describe": dict(target.backend.describe()),
+        "describe": described,
     }
 
 

@@ -1,4 +1,4 @@
-"""A BitTensor backend in NumPy: every operation, codes of 4 and 8 bits. docs/backends.md explains it."""
+"""A BitTensor backend in NumPy: every operation but embedding, codes of 4 and 8 bits. docs/backends.md explains it."""
 
 from __future__ import annotations
 

@@ -168,8 +168,8 @@ _MODES: dict[str, Mode] = {"int8": "int8", "float": "float"}
 
 
 def _has_gradients(capabilities: Capabilities, epilogue: Any) -> bool:
-    """Whether the gradient of x can be computed: by the backend, or by torch from codes that the backend unpacks."""
-    return epilogue in capabilities.epilogues and bool(capabilities.operations & {"linear_input_grad", "unpack"})
+    """Whether there is a gradient of x: by the backend, or by torch from the dequantized weight."""
+    return epilogue in capabilities.epilogues
 
 
 def _passes_gradients(capabilities: Capabilities, mode: Any) -> bool:
