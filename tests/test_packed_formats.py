@@ -46,10 +46,12 @@ class Layer:
         return self.scales.float()[:, g_idx] * (self.codes - self.zeros[:, g_idx]).float()
 
     def gptq(self, version: int) -> dict[str, torch.Tensor]:
-        stored = self.zeros if version == 2 else (self.zeros - 1) % 2**self.bits
+        qzeros = pack_int32(self.zeros.t(), self.bits)
+        if version == 1:  # as GPTQModel does it: a zero point of 0 borrows from the next
+            qzeros -= {2: 0x55555555, 4: 0x11111111, 8: 0x01010101}[self.bits]
         return {
             "m.qweight": pack_int32(self.codes, self.bits).t().contiguous(),
-            "m.qzeros": pack_int32(stored.t(), self.bits),
+            "m.qzeros": qzeros,
             "m.scales": self.scales.t().contiguous(),
             "m.g_idx": self.g_idx.to(torch.int32),
         }
@@ -110,10 +112,16 @@ def read(folder: Path) -> bittensor.QuantizedWeight | ReorderedWeight:
 @pytest.mark.parametrize("version", [1, 2])
 def test_gptq(version: int, bits: int, columns: int, tmp_path: Path) -> None:
     layer = Layer(bits, columns=columns)
-    layer.zeros[0, 0] = 0  # version 1 stores it as the largest code
+    layer.zeros[::5] = 0
     weight = read(write(tmp_path, layer.gptq(version), gptq_config(layer, version)))
     assert isinstance(weight, bittensor.QuantizedWeight)
     assert torch.equal(weight.codes(), layer.codes.to(torch.uint8))
+    assert torch.equal(weight.dequantize(), layer.values())
+
+
+def test_gptq_with_a_row_narrower_than_a_group(tmp_path: Path) -> None:
+    layer = Layer(columns=32, group_size=32)
+    weight = read(write(tmp_path, layer.gptq(1), gptq_config(layer, group_size=128)))
     assert torch.equal(weight.dequantize(), layer.values())
 
 

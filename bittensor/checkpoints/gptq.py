@@ -1,8 +1,10 @@
 """Weights as AutoGPTQ and GPTQModel store them, versions 1 and 2.
 
 ``qweight`` int32 ``[K * bits / 32, N]`` holds codes along K, lowest bits first; ``qzeros`` int32 ``[G, N * bits / 32]``
-zero points along N, in version 1 less one, modulo 2**bits; ``scales`` ``[G, N]``; ``g_idx`` integers ``[K]``, if
-there, the group of each column, which act-order scatters. A code q is ``scale * (q - zero)``.
+zero points along N; ``scales`` ``[G, N]``; ``g_idx`` integers ``[K]``, if there, the group of each column, which
+act-order scatters. A code q is ``scale * (q - zero)``.
+
+Version 1 takes one from each zero point, in whole words: a 0 borrows from the next one, and adding gives it back.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from .reordered_weight import ReorderedWeight, order_of_groups
 class GptqFormat(PackedFormat):
     """GPTQ with codes of `bits` bits in groups of `group_size` columns, -1 for one group a row.
 
-    `version` is 1 or 2: whether ``qzeros`` are less one, or as they are.
+    `version` is 1 or 2: whether ``qzeros`` are less one, or as they are. A row that is narrower is one group.
     """
 
     bits: int
@@ -52,6 +54,8 @@ class GptqFormat(PackedFormat):
         check_tensor("qweight", qweight, (torch.int32,), [word_rows, outputs])
         check_tensor("qzeros", qzeros, (torch.int32,), [groups, words_per_int32_row(outputs, self.bits)])
         check_tensor("scales", scales, SCALE_DTYPES, [groups, outputs])
+        if self.version == 1:
+            qzeros = qzeros + (2**32 - 1) // max_code(self.bits)  # a 1 in each code; int32 wraps
         words = to_words(qweight.t())  # along K they are packed as ours are
         order = self._order(tensors.get("g_idx"), columns, groups, group_size)
         if order is not None:
@@ -59,7 +63,7 @@ class GptqFormat(PackedFormat):
         weight = QuantizedWeight(
             words,
             scales.t().contiguous(),
-            zero_points(unpack(qzeros, outputs, self.bits) + 2 - self.version & max_code(self.bits), self.bits),
+            zero_points(unpack(qzeros, outputs, self.bits), self.bits),
             shape=(outputs, columns),
             group_size=group_size,
             bits=self.bits,
@@ -73,7 +77,7 @@ class GptqFormat(PackedFormat):
         return order_of_groups(g_idx, groups, group_size)
 
     def _group_size(self, columns: int) -> int:
-        return columns if self.group_size == -1 else self.group_size
+        return columns if self.group_size == -1 else min(self.group_size, columns)
 
 
 def zero_points(zeros: torch.Tensor, bits: int) -> torch.Tensor | None:

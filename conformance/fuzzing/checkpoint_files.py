@@ -346,8 +346,10 @@ def _packed_values(checkpoint: Checkpoint, name: str, config: dict[str, Any], te
     order = None
     if checkpoint.format == "gptq":
         codes = _codes(parts["qweight"].T, bits)[:, :columns]
-        version = 1 if config["quantization_config"].get("checkpoint_format") in (None, "gptq") else 2
-        zeros = ((_codes(parts["qzeros"], bits)[:, :outputs] + 2 - version) % (1 << bits)).T
+        points = parts["qzeros"].view("u4")
+        if config["quantization_config"].get("checkpoint_format") in (None, "gptq"):  # one less, in whole words
+            points = points + np.uint32(sum(1 << place for place in range(0, 32, bits)))
+        zeros = _codes(points, bits)[:, :outputs].T
         scales = parts["scales"].T
         group = parts.get("g_idx", group)
     elif checkpoint.format == "awq":
