@@ -75,7 +75,9 @@ def write_tiny_gguf(path: Path, folder: Path, extra: dict[str, torch.Tensor] | N
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = [*alphabet[:-1], "ab"]  # an array of GGUF has values: one merge
     for key, value in ({"model": "gpt2", "tokens": tokens, "merges": ["a b"]} | metadata).items():
-        add: Any = {str: writer.add_string, int: writer.add_int32, list: writer.add_array}[type(value)]
+        add: Any = {
+            str: writer.add_string, int: writer.add_int32, bool: writer.add_bool, list: writer.add_array
+        }[type(value)]  # fmt: skip
         add(f"tokenizer.ggml.{key}", value)
     for name, tensor in load_file(folder / "model.safetensors").items():
         for part, heads in (("q_proj", HEADS), ("k_proj", KEY_VALUE_HEADS)):

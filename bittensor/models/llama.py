@@ -236,6 +236,7 @@ def load_llama(checkpoint: Checkpoint, *, activation_mode: str = "int8", progres
     config = LlamaConfig.of(checkpoint)
     gguf = checkpoint.format == "gguf"
     used: set[str] = set()
+    shapes: dict[str, tuple[int, ...]] = {}
 
     def stored_name(name: str) -> str:
         return _gguf_name(name) if gguf else name
@@ -250,12 +251,20 @@ def load_llama(checkpoint: Checkpoint, *, activation_mode: str = "int8", progres
         if gguf and name.endswith(("q_proj.weight", "k_proj.weight")):
             heads = config.heads if name.endswith("q_proj.weight") else config.key_value_heads
             tensor = _in_halves(tensor, heads)
-        expected = _expected_shape(name, config)
-        if expected is not None and tuple(tensor.shape) != expected:
-            raise checkpoint.refuse(f"expected shape {list(expected)}, got {list(tensor.shape)}", stored)
+        shape = tuple(tensor.shape)
+        expected = _expected_shape(name, config, shapes)
+        if len(shape) != len(expected) or any(
+            size != wanted if wanted is not None else size < 1 for size, wanted in zip(shape, expected, strict=True)
+        ):
+            listed = ", ".join("any" if wanted is None else str(wanted) for wanted in expected)
+            raise checkpoint.refuse(f"expected shape [{listed}], got {list(shape)}", stored)
+        shapes[name] = shape
         return tensor
 
-    tied = stored_name("lm_head.weight") not in checkpoint
+    head = stored_name("lm_head.weight")
+    tied = head not in checkpoint
+    if tied and not gguf and checkpoint.config.get("tie_word_embeddings") is False:
+        raise checkpoint.refuse("missing, though config.json says that it is not the embedding's", head)
     try:
         with progress_bar("reading", len(checkpoint.entries), progress) as begin:
             model = Llama(config, read, tied=tied, activation_mode=activation_mode)
@@ -329,16 +338,29 @@ def _in_halves(stored: Stored, heads: int) -> Stored:
     return stored.rows(order)
 
 
-def _expected_shape(name: str, config: LlamaConfig) -> tuple[int, ...] | None:
-    """The shape of a tensor, None where the configuration does not tell it."""
+def _expected_shape(name: str, config: LlamaConfig, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int | None, ...]:
+    """The shape of a tensor, by the configuration and the shapes of those before it; None for a size of any number.
+
+    The gate has the size of the feed-forward network, the embedding that of the vocabulary.
+    """
+    if "norm" in name:
+        return (config.width,)
     queries, keys = config.heads * config.head_size, config.key_value_heads * config.head_size
-    shapes: dict[str, tuple[int, ...]] = {
+    layer, _, part = name.removesuffix(".weight").rpartition(".")
+    hidden = shapes.get(f"{layer}.gate_proj.weight", (None,))[0]
+    vocabulary = shapes.get("model.embed_tokens.weight", (None,))[0]
+    expected: dict[str, tuple[int | None, ...]] = {
         "q_proj": (queries, config.width),
         "k_proj": (keys, config.width),
         "v_proj": (keys, config.width),
         "o_proj": (config.width, queries),
+        "gate_proj": (hidden, config.width),
+        "up_proj": (hidden, config.width),
+        "down_proj": (config.width, hidden),
+        "embed_tokens": (vocabulary, config.width),
+        "lm_head": (vocabulary, config.width),
     }
-    return (config.width,) if "norm" in name else shapes.get(name.split(".")[-2])
+    return expected[part]
 
 
 def _vector(stored: Stored) -> torch.Tensor:
@@ -373,9 +395,11 @@ def _from_json(checkpoint: Checkpoint, config: Mapping[str, Any]) -> LlamaConfig
     architecture = config.get("model_type")
     if architecture != ARCHITECTURE:
         raise checkpoint.refuse(f"model_type {architecture!r} is not supported; can run {ARCHITECTURE}")
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if not isinstance(rope, dict) or rope.get("rope_type", rope.get("type", "default")) != "default":
-        raise checkpoint.refuse("scaled rotary embeddings are not supported")
+    rope: dict[str, Any] = {}
+    for key in ("rope_parameters", "rope_scaling"):  # the older one wins, as in transformers
+        rope = config.get(key) or rope
+        if not isinstance(rope, dict) or rope.get("rope_type", rope.get("type", "default")) != "default":
+            raise checkpoint.refuse("scaled rotary embeddings are not supported")
     for key, only in (("attention_bias", False), ("mlp_bias", False), ("hidden_act", "silu")):
         if config.get(key, only) != only:
             raise checkpoint.refuse(f"{key}={config[key]!r} is not supported; can run {only!r}")

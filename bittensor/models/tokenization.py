@@ -85,7 +85,7 @@ def from_gguf(path: Path, metadata: Mapping[str, Any]) -> Tokenization:
         CheckpointError: it is missing, damaged, or of a kind that is not supported.
     """
     with extra("models", "a tokenizer", ("tokenizers",)):
-        from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+        from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
     def value(key: str, kind: type, default: Any = None) -> Any:
         found = metadata.get(f"tokenizer.ggml.{key}", default)
@@ -123,20 +123,33 @@ def from_gguf(path: Path, metadata: Mapping[str, Any]) -> Tokenization:
             known[name] = number = metadata[key]
             if type(number) is not int or not 0 <= number < len(texts):
                 raise CheckpointError(path, f"{key}: expected a token 0..{len(texts) - 1}, got {number!r}")
+    added = [name for name in ("bos", "eos") if value(f"add_{name}_token", bool, False)]
+    for name in added:
+        if name not in known:
+            raise CheckpointError(path, f"tokenizer.ggml.add_{name}_token: expected {name}_token_id too; it is missing")
+    if added:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=[*(["bos"] if "bos" in added else []), "$A", *(["eos"] if "eos" in added else [])],
+            special_tokens=[{"id": name, "ids": [known[name]], "tokens": [texts[known[name]]]} for name in added],
+        )
     stop = {known[name] for name in ("eos", "eot") if name in known}
     if "<|endoftext|>" in texts:
         stop.add(texts.index("<|endoftext|>"))
     template = metadata.get("tokenizer.chat_template")
+    if not isinstance(template, str | None):
+        raise CheckpointError(path, f"tokenizer.chat_template: expected str, got {type(template).__name__}")
     return Tokenization(
         tokenizer,
         frozenset(stop),
-        template if isinstance(template, str) else None,
+        template,
         {f"{name}_token": texts[number] for name, number in known.items() if name != "eot"},
     )
 
 
 def from_directory(folder: Path, config: Mapping[str, Any]) -> Tokenization:
     """The tokenizer in ``tokenizer.json``; chat template and special tokens in ``tokenizer_config.json``.
+
+    An answer ends at the tokens that `config`, ``generation_config.json`` or ``tokenizer_config.json`` say.
 
     Raises:
         CheckpointError: ``tokenizer.json`` is missing, or one of the files cannot be read.
@@ -152,18 +165,37 @@ def from_directory(folder: Path, config: Mapping[str, Any]) -> Tokenization:
         raise CheckpointError(path, f"not a tokenizer: {error}") from None
     settings_path, template_path = folder / "tokenizer_config.json", folder / "chat_template.jinja"
     settings = read_json(settings_path) if settings_path.is_file() else {}
-    template = _read_text(template_path) if template_path.is_file() else settings.get("chat_template")
+    if template_path.is_file():
+        template: str | None = _read_text(template_path)
+    else:
+        template = _default_template(settings_path, settings.get("chat_template"))
     special = {}
     for name in ("bos_token", "eos_token"):
         token = settings.get(name)
         text = token.get("content") if isinstance(token, dict) else token
         if isinstance(text, str):
             special[name] = text
-    ends = config.get("eos_token_id")
-    stop = {end for end in (ends if isinstance(ends, list) else [ends]) if type(end) is int}
+    generation_path = folder / "generation_config.json"
+    stop: set[int] = set()
+    for each in (config, read_json(generation_path) if generation_path.is_file() else {}):
+        ends = each.get("eos_token_id")
+        stop |= {end for end in (ends if isinstance(ends, list) else [ends]) if type(end) is int}
     if "eos_token" in special and (number := tokenizer.token_to_id(special["eos_token"])) is not None:
         stop.add(number)
-    return Tokenization(tokenizer, frozenset(stop), template if isinstance(template, str) else None, special)
+    return Tokenization(tokenizer, frozenset(stop), template, special)
+
+
+def _default_template(path: Path, template: object) -> str | None:
+    """The chat template in `path`: text, or the one named "default" of a list; None if there is none."""
+    if isinstance(template, str | None):
+        return template
+    if isinstance(template, list):
+        for each in template:
+            if isinstance(each, dict) and each.get("name") == "default" and isinstance(each.get("template"), str):
+                return str(each["template"])
+    raise CheckpointError(
+        path, f"chat_template: expected text, or a list with one named 'default', got {type(template).__name__}"
+    )
 
 
 def _read_text(path: Path) -> str:
