@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import struct
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,13 @@ from bittensor.checkpoints.gguf_container import BLOCK_TYPES
 
 QUANTIZED = ("Q4_0", "Q4_1", "Q8_0", "Q4_K", "Q6_K")
 PLAIN = {"F32": torch.float32, "F16": torch.float16, "I32": torch.int32}
+
+
+HEADER = b"GGUF" + struct.pack("<I", 3)
+
+
+def string(text: str) -> bytes:
+    return struct.pack("<Q", len(text.encode())) + text.encode()
 
 
 def random_blocks(type_name: str, rows: int, columns: int, seed: int = 0) -> np.ndarray[Any, Any]:
@@ -123,13 +132,54 @@ def test_metadata(small: Path) -> None:
     assert (list(config["numbers"]), config["ratio"], config["count"]) == ([1, 2, 3], 0.5, 7)
 
 
+ONE_PAIR = HEADER + struct.pack("<QQ", 0, 1)
+
+
+@pytest.mark.parametrize(("type_", "code", "values"), [(7, "B", (0, 1)), (0, "B", (0, 200)), (12, "d", (0.5, -1.0))])
+def test_arrays_take_the_memory_of_their_bytes(
+    type_: int, code: str, values: tuple[float, float], tmp_path: Path
+) -> None:
+    path, count = tmp_path / "x.gguf", 1 << 17
+    content = struct.pack(f"<{2 * count}{code}", *values * count)
+    path.write_bytes(ONE_PAIR + string("k") + struct.pack("<IIQ", 9, type_, 2 * count) + content)
+    tracemalloc.start()
+    read = open_checkpoint(path).config["k"]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (len(read), tuple(read[-2:])) == (2 * count, values)
+    assert peak < 2.5 * len(content) + (1 << 18), "the bytes, and the array"
+
+
+@pytest.mark.parametrize(
+    ("element", "count", "reason"),
+    [
+        (4, 1 << 27, f"k: {1 << 27} of at least 4 bytes each; expected a header of at most {1 << 28} bytes"),
+        (8, (1 << 22) + 1, f"k: expected at most {1 << 22} strings in all arrays, got {(1 << 22) + 1}"),
+    ],
+)
+def test_arrays_that_are_out_of_proportion(element: int, count: int, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.gguf"
+    path.write_bytes(ONE_PAIR + string("k") + struct.pack("<IIQ", 9, element, count))
+    os.truncate(path, 1 << 30)  # a hole, which takes no room on the disk
+    with pytest.raises(bittensor.CheckpointError, match=reason):
+        open_checkpoint(path)
+
+
+def test_a_part_of_a_model(tmp_path: Path) -> None:
+    tensors = {"t": (np.arange(5, dtype=np.float32), "F32")}
+    path = write(tmp_path / "x-00001-of-00003.gguf", tensors, **{"split.no": 0, "split.count": 3})
+    with pytest.raises(bittensor.CheckpointError, match="got one of 3 parts of it; join them with llama-gguf-split"):
+        open_checkpoint(path)
+    assert "t" in open_checkpoint(write(tmp_path / "merged.gguf", tensors, **{"split.count": 0}))
+
+
 def test_sizes_of_types_are_those_of_the_format() -> None:
     for number, type_ in BLOCK_TYPES.items():
         known = gguf.GGMLQuantizationType(number)
         assert (type_.name, type_.values, type_.nbytes) == (known.name, *gguf.GGML_QUANT_SIZES[known])
 
 
-@pytest.mark.parametrize("type_name", ["Q5_0", "Q5_K", "Q2_K", "IQ4_NL"])
+@pytest.mark.parametrize("type_name", ["Q5_0", "Q5_K", "Q2_K", "IQ4_NL", "NVFP4", "Q1_0"])
 def test_types_that_cannot_be_read_are_named(type_name: str, tmp_path: Path) -> None:
     checkpoint = open_checkpoint(write(tmp_path / "x.gguf", {"odd": (random_blocks(type_name, 2, 256), type_name)}))
     assert checkpoint.entries["odd"].type == type_name, "it can be listed"
@@ -183,13 +233,6 @@ def test_every_byte_changed(small: Path) -> None:
             except bittensor.CheckpointError:
                 refused += 1
     assert refused > begin // 2
-
-
-HEADER = b"GGUF" + struct.pack("<I", 3)
-
-
-def string(text: str) -> bytes:
-    return struct.pack("<Q", len(text.encode())) + text.encode()
 
 
 def description(name: str, shape: tuple[int, ...], type_: int, offset: int) -> bytes:

@@ -187,15 +187,26 @@ def test_compressed_tensors_with_act_order(tmp_path: Path) -> None:
     assert torch.equal(weight.dequantize(), layer.values(layer.scattered))
 
 
+@pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("strategy", ["channel", "tensor"])
-def test_compressed_tensors_with_one_scale_a_row_or_for_all(strategy: str, tmp_path: Path) -> None:
+def test_compressed_tensors_with_one_scale_a_row_or_for_all(strategy: str, symmetric: bool, tmp_path: Path) -> None:
     layer = Layer(group_size=64)
-    tensors = layer.compressed(symmetric=True)
+    tensors = layer.compressed(symmetric)
     if strategy == "tensor":
         tensors["m.weight_scale"] = layer.scales[:1, 0].clone()
         layer.scales = layer.scales[:1].expand(16, 1)
+    if strategy == "tensor" and not symmetric:  # one zero point is not packed
+        tensors["m.weight_zero_point"] = (layer.zeros[:1, 0] - 8).to(torch.int8)
+        layer.zeros = layer.zeros[:1].expand(16, 1)
     weight = read(write(tmp_path, tensors, compressed_config(layer, strategy)))
     assert torch.equal(weight.dequantize(), layer.values())
+
+
+def test_compressed_tensors_with_a_group_of_any_name(tmp_path: Path) -> None:
+    layer = Layer()
+    config = compressed_config(layer)
+    config["config_groups"] = {"model/layers": config["config_groups"]["group_0"]}
+    assert read(write(tmp_path, layer.compressed(), config)).dequantize().equal(layer.values())
 
 
 def test_compressed_tensors_chooses_the_scheme_by_shape(tmp_path: Path) -> None:
@@ -298,6 +309,7 @@ def test_gptq_with_parts_that_do_not_fit(reason: str, tmp_path: Path) -> None:
         (compressed_config(LAYER, format="float-quantized"), "format 'float-quantized' is not supported"),
         (compressed_config(LAYER, config_groups=[]), "'config_groups': expected an object, got list"),
         (compressed_config(LAYER, config_groups={"a": 1}), "config_groups 'a': expected an object"),
+        (compressed_config(LAYER, config_groups={"a/b/..": 1}), r"config\.json: config_groups 'a/b/\.\.': expected"),
         (compressed_config(LAYER, strategy="block"), "by 'block' are not supported"),
         ({}, "has tensors .*qweight, quantized as gptq or awq does"),
     ],

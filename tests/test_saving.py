@@ -390,7 +390,9 @@ def test_shards(tmp_path: Path) -> None:
     [
         ({"a": "../one.safetensors"}, "expected the name of a file beside the index, got '../one.safetensors'"),
         ({"a": "/etc/passwd"}, "expected the name of a file beside the index"),
-        ({"a": ".."}, "."),
+        ({"a": ".."}, "expected the name of a file beside the index, got '..'"),
+        ({"a": ""}, "expected the name of a file beside the index, got ''"),
+        ({"a": "\ud800"}, r"expected the name of a file beside the index, got '\\ud800'"),
         ({"a": 3}, "expected the name of a file beside the index, got 3"),
         ({"a": "absent.safetensors"}, "absent.safetensors: no such file"),
         ({"c": "one.safetensors"}, "one.safetensors, tensor 'c': missing"),
@@ -424,6 +426,24 @@ def test_paths_that_are_no_checkpoint(make: Any, reason: str, tmp_path: Path) ->
     make(path)
     with pytest.raises(bittensor.CheckpointError, match=reason):
         open_checkpoint(path)
+
+
+@pytest.mark.parametrize("begin", [b"\x80\x02", b"PK"])
+def test_safetensors_that_begin_as_pickles_do(begin: bytes, tmp_path: Path) -> None:
+    """The first bytes are the size of the header."""
+    path = tmp_path / "x.safetensors"
+    text = json.dumps({"a": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}}).encode()
+    length = int.from_bytes(begin, "little")
+    path.write_bytes(struct.pack("<Q", length) + text.ljust(length) + b"\7")
+    assert torch.equal(read_all(path)["a"], torch.tensor([7], dtype=torch.uint8))
+
+
+def test_dtypes_of_less_than_a_byte(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(header({"a": {"dtype": "F4", "shape": [4, 8], "data_offsets": [0, 16]}}, data=bytes(16)))
+    assert open_checkpoint(path).entries["a"].type == "F4", "it can be listed"
+    with pytest.raises(bittensor.CheckpointError, match="tensor 'a': dtype F4 is not supported"):
+        read_all(path)
 
 
 def test_several_gguf_files_in_a_directory(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def test_a_template_runs_in_a_sandbox(template: str, folder: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("metadata", "reason"),
     [
-        ({"token_type": 3}, "token_type: expected list, got int"),
+        ({"token_type": 3}, "token_type: expected array, got int"),
         ({"token_type": [1, 1]}, "as many token types as tokens"),
         ({"pre": ["gpt-2"]}, "pre: expected str, got list"),
         ({"pre": "other"}, "tokenizer 'gpt2' with 'other' is not supported"),

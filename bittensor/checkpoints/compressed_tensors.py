@@ -3,7 +3,8 @@
 ``weight_packed`` int32 ``[N, ceil(K * bits / 32)]`` holds signed codes plus 2**(bits-1) along K, lowest bits first:
 our words. ``weight_scale`` is ``[N, G]``, ``weight_shape`` the integers N and K, ``weight_zero_point`` if there is one
 int32 ``[ceil(N * bits / 32), G]``, packed along N in the same way, or int8 ``[N, G]``, and ``weight_g_idx`` int32
-``[K]`` the group of each column. A code q is ``scale * (q - zero)``.
+``[K]`` the group of each column. One scale, and one int8 zero point, may stand for the whole weight. A code q is
+``scale * (q - zero)``.
 """
 
 from __future__ import annotations
@@ -164,6 +165,8 @@ def _zeros(zero_point: torch.Tensor | None, outputs: int, groups: int, bits: int
     if zero_point is None:
         return None
     if zero_point.dtype is torch.int8:
+        if zero_point.numel() == 1:  # one for the whole tensor
+            zero_point = zero_point.reshape(1, 1).expand(outputs, 1)
         check_tensor("weight_zero_point", zero_point, (torch.int8,), [outputs, groups])
         shifted = zero_point.to(torch.int16) + (1 << (bits - 1))
         if int(shifted.min()) < 0:

@@ -26,7 +26,7 @@ class GgufCheckpoint(Checkpoint):
         path: the file.
 
     Raises:
-        CheckpointError: not a GGUF file, truncated, or a header that cannot be true.
+        CheckpointError: not a GGUF file, truncated, or a header that cannot be true; or one part of several.
     """
 
     format = "gguf"
@@ -34,6 +34,12 @@ class GgufCheckpoint(Checkpoint):
     def __init__(self, path: Path) -> None:
         self.path = path
         header = read_header(path)
+        parts = header.metadata.get("split.count", 1)
+        if type(parts) is int and parts > 1:
+            raise self.refuse(
+                f"expected a whole model, got one of {parts} parts of it; join them with "
+                "llama-gguf-split --merge FIRST-PART OUT"
+            )
         self.config = header.metadata
         self._tensors = header.tensors
         self.entries = {

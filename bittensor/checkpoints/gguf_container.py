@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
+from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +22,16 @@ VERSIONS = (2, 3)
 DEFAULT_ALIGNMENT = 32
 LARGEST_RANK = 4
 LARGEST_NAME = 65535
+LARGEST_HEADER = 1 << 28
+"""Bytes; metadata and descriptions of the largest models take a tenth. Beyond it a count is wrong."""
+
+MOST_STRINGS = 1 << 22
+"""In the arrays of a file together: in memory a short one takes ten times its bytes. The largest vocabularies, with
+their merges, have 2**20."""
 
 _STRING, _ARRAY, _BOOL = 8, 9, 7
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", _BOOL: "B", 10: "Q", 11: "q", 12: "d"}
-"""Format characters of the module struct, by the number of a value's type."""
+"""Format characters of the modules struct and array, by the number of a value's type."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,8 @@ BLOCK_TYPES = {
         (34, "TQ1_0", 256, 54),
         (35, "TQ2_0", 256, 66),
         (39, "MXFP4", 32, 17),
+        (40, "NVFP4", 64, 36),
+        (41, "Q1_0", 128, 18),
     )
 }
 """Types by their number in the file. `gguf_blocks` has those that can be read."""
@@ -98,7 +107,7 @@ class GgufHeader:
 def read_header(path: Path) -> GgufHeader:
     """Read metadata and tensor descriptions.
 
-    Values are int, float, bool, str, and for arrays lists of these.
+    Values are int, float, bool, str, and for arrays lists of str or an `array.array`, with 0 and 1 for bool.
 
     Raises:
         CheckpointError: not a GGUF file, truncated, or descriptions that cannot be true.
@@ -115,7 +124,7 @@ class _Header:
 
     def __init__(self, path: Path, file: BinaryIO, size: int) -> None:
         self.path, self.file, self.size = path, file, size
-        self.position = 0
+        self.position = self.strings = 0
 
     def read(self) -> GgufHeader:
         magic = self.take(4, "the magic number")
@@ -157,22 +166,24 @@ class _Header:
         if type_number == _STRING:
             return self.string(key)
         if type_number != _ARRAY:
-            values = self.numbers(key, type_number, 1)
-            return values[0]
+            number = self.numbers(key, type_number, 1)[0]
+            return number != 0 if type_number == _BOOL else number
         element, count = self.number("I", key), self.number("Q", key)
         if element == _STRING:
             self.claim(count, 8, key)
+            self.strings += count
+            if self.strings > MOST_STRINGS:
+                raise self.refuse(f"{key}: expected at most {MOST_STRINGS} strings in all arrays, got {self.strings}")
             return [self.string(key) for _ in range(count)]
         return self.numbers(key, element, count)
 
-    def numbers(self, key: str, type_number: int, count: int) -> list[Any]:
+    def numbers(self, key: str, type_number: int, count: int) -> array[Any]:
         if type_number not in _NUMBERS:
             raise self.refuse(f"metadata {key!r} has type {type_number}, which is not a number or a string")
-        character = _NUMBERS[type_number]
-        size = struct.calcsize(f"<{character}")
-        self.claim(count, size, key)
-        values = list(struct.unpack(f"<{count}{character}", self.take(count * size, key)))
-        return [value != 0 for value in values] if type_number == _BOOL else values
+        values: array[Any] = array(_NUMBERS[type_number])
+        self.claim(count, values.itemsize, key)
+        values.frombytes(self.take(count * values.itemsize, key))
+        return values
 
     def description(self) -> tuple[str, tuple[int, ...], int, int]:
         name = self.string("the name of a tensor", LARGEST_NAME)
@@ -229,10 +240,14 @@ class _Header:
             raise self.refuse(f"{what} is not UTF-8") from None
 
     def claim(self, count: int, size: int, what: str) -> None:
-        """Refuse a count that the rest of the file cannot hold."""
+        """Refuse a count that the rest of the file, or of any header, cannot hold."""
         left = self.size - self.position
         if count * size > left:
             raise self.refuse(f"{what}: {count} of at least {size} bytes each, but only {left} bytes are left")
+        if self.position + count * size > LARGEST_HEADER:
+            raise self.refuse(
+                f"{what}: {count} of at least {size} bytes each; expected a header of at most {LARGEST_HEADER} bytes"
+            )
 
     def take(self, count: int, what: str, tensor: str | None = None) -> bytes:
         data = self.file.read(count)

@@ -27,6 +27,10 @@ QUANTIZATION_KEY = "quantization_config"
 OLDER_CONFIG_NAMES = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
 """Files of their own for the quantization, as AutoGPTQ and AutoAWQ wrote them, and the method they mean."""
 
+_PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+"""How they begin: an archive of torch.save, and the versions of the protocol. The size of a safetensors header can be
+the same bytes."""
+
 _FORMAT_OF_MARKER = {"words": native.METHOD, "qweight": "gptq or awq", "weight_packed": compressed_tensors.METHOD}
 
 
@@ -58,12 +62,13 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         return _open_directory(path)
     try:
         with path.open("rb") as file:
-            begin = file.read(8)
+            begin, size = file.read(9), path.stat().st_size
     except OSError as error:
         raise CheckpointError(path, error.strerror or str(error)) from None
     if begin[:4] == MAGIC or path.suffix == ".gguf":
         return GgufCheckpoint(path)
-    if begin[:2] == b"PK" or begin[:1] == b"\x80":
+    is_safetensors = begin[8:] == b"{" and int.from_bytes(begin[:8], "little") <= size - 8
+    if not is_safetensors and begin.startswith(_PICKLES):
         raise CheckpointError(path, "a pickle of PyTorch, which can run code when it is read; save it as safetensors")
     return _open_safetensors(path, path.parent)
 
@@ -164,23 +169,30 @@ def _compressed_tensors(path: Path, config: Mapping[str, Any]) -> PackedFormat:
     default = take(path, config, "format", str, compressed_tensors.FORMAT)
     schemes = []
     for name, group in groups.items():
-        place = path.with_name(f"{path.name}, config_groups {name!r}")
-        if not isinstance(group, dict):
-            raise CheckpointError(place, f"expected an object, got {type(group).__name__}")
-        stored = take(place, group, "format", str, default)
-        if stored != compressed_tensors.FORMAT:
-            raise CheckpointError(place, f"format {stored!r} is not supported; can read {compressed_tensors.FORMAT}")
-        weights = take(place, group, "weights", dict)
-        kind, strategy = take(place, weights, "type", str, "int"), take(place, weights, "strategy", str, "group")
-        if kind != "int" or strategy not in ("group", "channel", "tensor"):
-            raise CheckpointError(
-                place,
-                f"weights of type {kind!r} by {strategy!r} are not supported; can read "
-                "type int by group, channel or tensor",
-            )
-        size = _group_size(place, weights) if strategy == "group" else -1
-        schemes.append(Scheme(_bits(place, weights, "num_bits"), None if size == -1 else size))
+        try:
+            schemes.append(_scheme(path, group, default))
+        except CheckpointError as error:
+            raise CheckpointError(path, f"config_groups {name!r}: {error.reason}") from None
     return CompressedTensorsFormat(tuple(schemes))
+
+
+def _scheme(path: Path, group: object, default: str) -> Scheme:
+    """A group of the configuration in `path`; `default` is the format where it names none."""
+    if not isinstance(group, dict):
+        raise CheckpointError(path, f"expected an object, got {type(group).__name__}")
+    stored = take(path, group, "format", str, default)
+    if stored != compressed_tensors.FORMAT:
+        raise CheckpointError(path, f"format {stored!r} is not supported; can read {compressed_tensors.FORMAT}")
+    weights = take(path, group, "weights", dict)
+    kind, strategy = take(path, weights, "type", str, "int"), take(path, weights, "strategy", str, "group")
+    if kind != "int" or strategy not in ("group", "channel", "tensor"):
+        raise CheckpointError(
+            path,
+            f"weights of type {kind!r} by {strategy!r} are not supported; can read "
+            "type int by group, channel or tensor",
+        )
+    size = _group_size(path, weights) if strategy == "group" else -1
+    return Scheme(_bits(path, weights, "num_bits"), None if size == -1 else size)
 
 
 def _bits(path: Path, config: Mapping[str, Any], key: str = "bits") -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,7 +56,9 @@ class SafetensorsFiles:
 
     def read(self, name: str) -> torch.Tensor:
         """The values of a tensor, in memory of its own."""
-        file = self.tensors[name].file
+        file, dtype = self.tensors[name].file, self.tensors[name].dtype
+        if _bits(file, name, dtype) % 8:
+            raise CheckpointError(file, f"dtype {dtype} is not supported: expected values of whole bytes", name)
         with _errors_of(file, name):
             tensor = self._opened[file].get_tensor(name)
         assert isinstance(tensor, torch.Tensor)
@@ -65,7 +68,7 @@ class SafetensorsFiles:
         placed = take(index, read_json(index), "weight_map", dict)
         files: dict[str, dict[str, FileTensor]] = {}
         for name, file in placed.items():
-            if not isinstance(file, str) or Path(file).name != file:
+            if not isinstance(file, str) or not _is_file_name(file):
                 raise CheckpointError(index, f"expected the name of a file beside the index, got {file!r}", name)
             if file not in files:
                 files[file] = self._describe(self.path / file)
@@ -90,6 +93,18 @@ class SafetensorsFiles:
                 nbytes = math.prod(shape) * _bits(file, name, dtype) // 8
                 tensors[name] = FileTensor(file, dtype, shape, nbytes)
         return tensors
+
+
+def _is_file_name(text: str) -> bool:
+    r"""Whether it can be that of a file in a directory.
+
+    >>> [_is_file_name(text) for text in ("a.safetensors", "", "..", "../a", "\ud800")]
+    [True, False, False, False, False]
+    """
+    try:
+        return text not in ("", "..") and Path(text).name == text and bool(os.fsencode(text))
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can hold
+        return False
 
 
 def _open(file: Path) -> Any:

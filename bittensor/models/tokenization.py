@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,7 +105,7 @@ def from_gguf(path: Path, metadata: Mapping[str, Any]) -> Tokenization:
             path, f"tokenizer {model!r} with {splitter!r} is not supported; can use 'gpt2' with {', '.join(splitters)}"
         )
     texts, merges = value("tokens", list), value("merges", list)
-    kinds = value("token_type", list, [1] * len(texts))
+    kinds = value("token_type", array, array("i", [1]) * len(texts))
     if not all(isinstance(text, str) for text in (*texts, *merges)) or len(kinds) != len(texts):
         raise CheckpointError(path, "tokenizer.ggml: expected lists of strings, and as many token types as tokens")
     try:

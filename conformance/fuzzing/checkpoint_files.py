@@ -366,6 +366,7 @@ def _packed_values(checkpoint: Checkpoint, name: str, config: dict[str, Any], te
         if "weight_zero_point" in parts:
             point = parts["weight_zero_point"]
             zeros = point.astype(int) + (1 << bits - 1) if point.dtype == "i1" else _codes(point.T, bits)[:, :outputs].T
+            zeros = np.broadcast_to(zeros.reshape(1, 1), (outputs, 1)) if zeros.size == 1 else zeros
         index = parts.get("weight_g_idx")
         group = group if index is None or (index == -1).all() else index
     else:
