@@ -28,6 +28,9 @@ for command in (info, conformance, inspect, quantize, bench, generate):
 
 def main() -> None:
     """Entry point of the script ``bittensor`` and of ``python -m bittensor``."""
+    if sys.stdout is None:
+        typer.echo("bittensor: the output cannot be written: standard output is closed", err=True)
+        sys.exit(2)
     try:
         app(prog_name="bittensor")
     except OSError as error:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from .printable import printable
+
 
 def with_progress(names: Sequence[str], title: str, wanted: bool) -> Iterator[str]:
     """Yield `names` and show on stderr which one is worked on; silent unless `wanted`, and stderr is a terminal."""
@@ -21,15 +23,16 @@ def progress_bar(title: str, total: int, wanted: bool) -> Iterator[Callable[[str
         yield lambda _: None
         return
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import Progress, TextColumn
 
     console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+    columns = (TextColumn("{task.description}", markup=False), *Progress.get_default_columns()[1:])
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task, begun = progress.add_task(title, total=total), 0
 
         def begin(name: str) -> None:
             nonlocal begun
-            progress.update(task, description=f"{title} {name}", completed=begun)
+            progress.update(task, description=f"{title} {printable(name)}", completed=begun)
             begun += 1
 
         yield begin

@@ -1,19 +1,15 @@
-"""The commands inspect, quantize and generate."""
+"""The commands inspect and quantize."""
 
 from __future__ import annotations
 
 import json
 import os
-import pty
-import select
 import shutil
 import signal
+import struct
 import subprocess
-import sys
-import termios
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -22,7 +18,6 @@ from tiny_llama import LAYERS, write_tiny_gguf, write_tiny_llama
 from typer.testing import CliRunner
 
 import bittensor
-from bittensor import models
 from bittensor.checkpoints import open_checkpoint
 from bittensor.cli import app
 
@@ -81,6 +76,23 @@ def test_inspect_escapes_names(tmp_path: Path) -> None:
     assert "[bold]" in result.output, "names are no markup"
 
 
+def test_inspect_folds_no_name_where_it_is_piped(tmp_path: Path) -> None:
+    name = "layer." * 50 + "weight"
+    save_file({name: torch.ones(1)}, tmp_path / "x.safetensors")
+    result = runner.invoke(app, ["inspect", str(tmp_path / "x.safetensors")], env={"COLUMNS": "80"})
+    assert name in result.output
+
+
+def test_errors_escape_what_a_file_holds(tmp_path: Path) -> None:
+    path = tmp_path / "x.gguf"
+    key = b"\x1b[31mred\x1b]0;title\x07"
+    path.write_bytes(b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, len(key)) + key + struct.pack("<IIQ", 9, 4, 10**9))
+    result = runner.invoke(app, ["inspect", str(path)])
+    assert result.exit_code == 2
+    assert r"\x1b[31mred\x1b]0;title\x07: 1000000000 of at least 4 bytes" in result.output
+    assert "\x1b" not in result.output
+
+
 @pytest.mark.parametrize("command", [["inspect", "PATH"], ["quantize", "PATH", "OUT"]])
 @pytest.mark.parametrize("content", [None, b"", b"GGUF\3\0\0\0", b"garbage that is no file"])
 def test_files_that_cannot_be_read(command: list[str], content: bytes | None, tmp_path: Path) -> None:
@@ -130,7 +142,7 @@ def test_quantize_to_compressed_tensors(folder: Path, tmp_path: Path) -> None:
 
 def test_quantize_says_what_else_stays_floats(tmp_path: Path) -> None:
     tensors = {"experts.up": torch.ones(2, 64, 32), "conv.weight": torch.ones(4, 4, 1, 32), "bias": torch.ones(64)}
-    save_file(tensors, tmp_path / "float.safetensors")
+    save_file(tensors | {"up.weight": torch.ones(4, 128)}, tmp_path / "float.safetensors")
     result = runner.invoke(app, ["quantize", str(tmp_path / "float.safetensors"), str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
     assert "kept experts.up: expected a matrix *.weight, got [2, 64, 32]" in result.output
@@ -143,16 +155,72 @@ def test_quantize_copies_what_belongs_to_the_model(folder: Path, tmp_path: Path)
     kept = ["LICENSE", "vocab.tiktoken", "modules.json", "1_Pooling/config.json", "2_Dense/model.safetensors"]
     kept.append("additional_chat_templates/tool_use.jinja")
     left = ["model.safetensors.index.json", "pytorch_model.bin", "onnx/model.onnx", ".git/config"]
+    left += ["pytorch_model.bin.index.json", "adapter_config.json"]
     for name in (*kept, *left):
         (source / name).parent.mkdir(exist_ok=True)
         (source / name).write_text(name)
-    parts = [{"path": path} for path in ("", "1_Pooling", "2_Dense", "..", "/", "absent")]
+    (tmp_path / "3_Linked").mkdir()
+    (tmp_path / "3_Linked" / "config.json").touch()
+    (source / "3_Linked").symlink_to(tmp_path / "3_Linked")
+    kept.append("3_Linked/config.json")
+    parts = [{"path": path} for path in ("", "1_Pooling", "2_Dense", "3_Linked", "..", "/", "absent")]
     (source / "modules.json").write_text(json.dumps(parts))
-    result = runner.invoke(app, ["quantize", str(source), str(tmp_path / "out"), "--bits", "8"])
+    result = runner.invoke(app, ["quantize", str(source), str(tmp_path / "out"), "--group-size", "32"])
     assert result.exit_code == 0, result.output
     found = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert found.issuperset(kept)
     assert found.isdisjoint(left)
+
+
+@pytest.mark.parametrize("name", ["LICENSE", "1_Pooling", "additional_chat_templates/x.jinja"])
+def test_quantize_refuses_links_that_lead_nowhere(name: str, folder: Path, tmp_path: Path) -> None:
+    """Without what they stand for, the result would be another model."""
+    source = shutil.copytree(folder, tmp_path / "source")
+    (source / "modules.json").write_text(json.dumps([{"path": "1_Pooling"}]))
+    (source / name).parent.mkdir(exist_ok=True)
+    (source / name).symlink_to("absent")
+    result = runner.invoke(app, ["quantize", str(source), str(tmp_path / "out"), "--group-size", "32"])
+    assert result.exit_code == 2
+    assert f"{name}: is a link to what is not there" in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_quantize_with_names_of_any_kind(tmp_path: Path) -> None:
+    """Of tensors, on a terminal with its progress bar, and of the output."""
+    names = ["blocks[/0].weight", "\x1b[31mred.weight", "embed\x07.weight"]
+    save_file({name: torch.ones(4, 32) for name in names}, tmp_path / "x.safetensors")
+    target = os.fsdecode(os.fsencode(tmp_path) + b"/out\xff")
+    arguments = ["quantize", str(tmp_path / "x.safetensors"), target, "--group-size", "32"]
+    result = runner.invoke(app, arguments, env={"FORCE_COLOR": "1", "TERM": "xterm"})
+    assert result.exit_code == 0, result.output
+    assert r"out\udcff: 2 of 3 tensors quantized" in result.stdout
+    assert r"kept embed\x07.weight: matches '*embed*'" in result.stdout
+    assert "quantizing embed" in result.stderr
+    assert "\x1b[31m" not in result.stderr
+    assert "\x07" not in result.output
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_quantize_leaves_nothing_when_it_is_ended(
+    number: signal.Signals, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless the signal is ignored, as nohup has it; afterwards signals do what they did before."""
+
+    def fail(*_: object) -> None:
+        raise AssertionError("the signal had its former effect")
+
+    monkeypatch.setattr("safetensors.torch.save_file", lambda *_, **__: os.kill(os.getpid(), number))
+    arguments = ["quantize", str(folder), str(tmp_path / "out"), "--group-size", "32"]
+    former = signal.signal(number, fail)
+    try:
+        result = runner.invoke(app, arguments)
+        assert signal.getsignal(number) is fail
+        assert (result.exit_code, list(tmp_path.iterdir())) == (128 + number, [])
+        signal.signal(number, signal.SIG_IGN)
+        monkeypatch.setattr("shutil.copymode", lambda *_: None)  # there is no file of weights
+        assert runner.invoke(app, arguments).exit_code == 0
+    finally:
+        signal.signal(number, former)
 
 
 def test_quantize_keeps_what_is_too_narrow(folder: Path, tmp_path: Path) -> None:
@@ -167,6 +235,10 @@ def test_quantize_keeps_what_is_too_narrow(folder: Path, tmp_path: Path) -> None
         (["--bits", "3"], "bits: expected one of"),
         (["--group-size", "-8"], "group_size: expected"),
         (["--method", "magic"], "magic"),
+        (["--group-size", "7"], "group_size: expected a multiple of 8, or None for one group a row, got 7"),
+        (["--group-size", "100"], "group_size: expected a multiple of 8, or None for one group a row, got 100"),
+        (["--group-size", "128"], "nothing to quantize: model.embed_tokens.weight: matches '*embed*'; model.layers.0"),
+        (["--skip", "*"], "and 12 more"),
     ],
 )
 def test_quantize_refuses(options: list[str], reason: str, folder: Path, tmp_path: Path) -> None:
@@ -207,165 +279,9 @@ def test_quantize_to_the_current_directory(folder: Path, tmp_path: Path, monkeyp
     assert ".: cannot be replaced: it is the current directory" in result.output
 
 
-def test_generate(packed: Path) -> None:
-    arguments = ["generate", "--model", str(packed), "--prompt", "Hello", "--max-new-tokens", "8"]
-    results = [runner.invoke(app, [*arguments, *more]) for more in ([], [], ["--temperature", "2", "--seed", "3"])]
-    for result in results:
-        assert result.exit_code == 0, result.output
-        assert result.stderr.startswith("prompt: 19 tokens, ")
-        assert "generation: 8 tokens, " in result.stderr
-        assert result.stderr.count("tokens/s") == 2
-    assert results[0].stdout == results[1].stdout != results[2].stdout
-    expected = "".join(models.load_language_model(packed).generate("Hello", 8))
-    assert results[0].stdout == expected + "\n"
-    piped = runner.invoke(app, [each if each != "Hello" else "-" for each in arguments], input="Hello")
-    assert piped.stdout == results[0].stdout
-
-
-def test_generate_interrupted(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: Any, **__: Any) -> Iterator[tuple[int, int]]:
-        yield from ((0, 65), (0, 66))
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(models, "generate_together", interrupted)
-    result = runner.invoke(app, ["generate", "--model", str(packed), "--prompt", "x"])
-    assert result.exit_code == 130
-    assert result.stdout.endswith("\n")
-    assert "generation: 2 tokens" in result.stderr
-
-
-@pytest.mark.parametrize(
-    ("options", "reason"),
-    [
-        (["--max-new-tokens", "500"], "more than the 128"),
-        (["--top-p", "0"], "top_p: expected above 0"),
-        (["--temperature", "-1"], "temperature"),
-        (["--stop", ""], "stop: expected texts of at least one character"),
-    ],
-)
-def test_generate_refuses(options: list[str], reason: str, packed: Path) -> None:
-    result = runner.invoke(app, ["generate", "--model", str(packed), "--prompt", "x", *options])
-    assert result.exit_code == 2
-    assert reason in result.output
-
-
-def test_generate_shows_what_is_read(packed: Path) -> None:
-    """On a terminal, and the line is erased when the model is there."""
-    command = ["generate", "--model", str(packed), "--prompt", "x", "--max-new-tokens", "1"]
-    result = runner.invoke(app, command, env={"FORCE_COLOR": "1", "TERM": "xterm"})
-    assert result.exit_code == 0
-    shown, _, _ = result.stderr.rpartition("prompt: ")
-    assert "reading model.norm.weight" in shown, "the last one"
-    assert shown.rstrip().endswith("\x1b[2K")
-    assert "reading" not in runner.invoke(app, command).stderr
-
-
-def test_generate_without_the_extra(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "tokenizers", None)
-    result = runner.invoke(app, ["generate", "--model", str(packed), "--prompt", "x"])
-    assert result.exit_code == 2
-    assert "needs tokenizers, which is not installed: pip install 'packed-bittensor[models]'" in result.output
-
-
 def test_checkpoints_and_models_load_on_demand(run_python: RunPython) -> None:
     code = "import sys, bittensor, bittensor.cli; print([n for n in sys.modules if n.startswith('bittensor.')])"
     process = run_python("-c", code)
     assert process.returncode == 0, process.stderr
     assert "bittensor.checkpoints" not in process.stdout
     assert "bittensor.models" not in process.stdout
-
-
-def test_generate_several(packed: Path) -> None:
-    prompts = ["Hello", "A longer question?", "x"]
-    arguments = ["generate", "--model", str(packed), "--max-new-tokens", "6", "--temperature", "2", "--seed", "5"]
-    alone = [runner.invoke(app, [*arguments, "--prompt", prompt]).stdout for prompt in prompts]
-    given = [each for prompt in prompts for each in ("--prompt", prompt)]
-    together = runner.invoke(app, [*arguments, *given])
-    assert together.exit_code == 0, together.output
-    assert together.stdout == "".join(alone)
-    assert "generation: 18 tokens" in together.stderr
-    facts = json.loads(runner.invoke(app, [*arguments, *given, "--json"]).stdout)
-    assert facts["prompts"] == prompts
-    assert "".join(f"{answer}\n" for answer in facts["answers"]) == together.stdout
-    assert [len(tokens) for tokens in facts["tokens"]] == [6, 6, 6]
-    assert (facts["new_tokens"], facts["interrupted"]) == (18, False)
-    assert facts["new_tokens_per_second"] > 0
-
-
-def test_generate_up_to_a_text(packed: Path) -> None:
-    prompts = ["Hello", "A longer question?"]
-    options = ["--model", str(packed), "--max-new-tokens", "12", "--temperature", "2", "--seed", "1", "--json"]
-    given = [each for prompt in prompts for each in ("--prompt", prompt)]
-    whole = json.loads(runner.invoke(app, ["generate", *options, *given]).stdout)
-    stop = next(each for each in whole["answers"][0][1:] if each.isprintable() and each not in whole["answers"][1])
-    facts = json.loads(runner.invoke(app, ["generate", *options, *given, "--stop", stop, "--stop", "never"]).stdout)
-    assert facts["answers"] == [whole["answers"][0].partition(stop)[0], whole["answers"][1]]
-    assert len(facts["tokens"][0]) < 12
-    assert facts["tokens"][0] == whole["tokens"][0][: len(facts["tokens"][0])]
-    assert facts["tokens"][1] == whole["tokens"][1]
-    alone = runner.invoke(app, ["generate", *options[:-1], "--prompt", prompts[0], "--stop", stop])
-    assert alone.stdout == facts["answers"][0] + "\n"
-    assert f"generation: {len(facts['tokens'][0])} tokens" in alone.stderr
-
-
-SLOWLY = """
-import signal, sys, time
-import bittensor.models.generation as generation
-from bittensor.cli import main
-
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that runs tests in the background has it ignored
-
-def forever(*arguments, **settings):
-    while True:
-        time.sleep(0.01)
-        yield 0, token
-
-import bittensor.models
-bittensor.models.generate_together = forever
-token = int(sys.argv[2])
-sys.argv = ["bittensor", "generate", "--model", sys.argv[1], "--prompt", "x"]
-main()
-"""
-
-
-def test_an_interrupt_leaves_the_terminal_as_it_was(packed: Path) -> None:
-    """In a terminal of its own: settings are restored, no escape sequence is left open, the cursor is on a new line."""
-    (token,) = models.load_language_model(packed).tokenization.encode("A", chat=False)
-    master, slave = pty.openpty()
-    before = termios.tcgetattr(slave)
-    process = subprocess.Popen(
-        [sys.executable, "-c", SLOWLY, str(packed), str(token)],
-        stdin=slave,
-        stdout=slave,
-        stderr=slave,
-        start_new_session=True,
-    )
-    shown = b""
-    while b"AAA" not in shown:
-        assert select.select([master], [], [], 60)[0], f"nothing came; so far {shown!r}"
-        shown += os.read(master, 1000)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 130
-    while select.select([master], [], [], 0.2)[0]:
-        shown += os.read(master, 1000)
-    assert termios.tcgetattr(slave) == before
-    os.close(master)
-    os.close(slave)
-    bar, _, shown = shown.rpartition(b"\x1b[2K")  # erases the line
-    assert bar.count(b"\x1b[?25l") == bar.count(b"\x1b[?25h") == 1, "the cursor is hidden, and shown again"
-    answer, _, summary = shown.partition(b"\r\n")
-    assert set(answer) == {ord("A")}
-    assert summary.startswith(b"prompt: ")
-    assert summary.endswith(b"\r\n")
-    assert b"\x1b" not in shown
-    assert b"Traceback" not in shown
-
-
-def test_an_interrupt_while_the_model_is_loaded(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(models, "load_language_model", interrupted)
-    result = runner.invoke(app, ["generate", "--model", str(packed), "--prompt", "x"])
-    assert result.exit_code == 130
-    assert result.stdout == ""

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 import bittensor
 from bittensor import info
 from bittensor.bench import LinearTiming
-from bittensor.cli import app
+from bittensor.cli import app, main
 from bittensor.commands import choices
 from bittensor.extras import extra
 
@@ -288,6 +288,14 @@ def test_an_output_that_cannot_be_written(options: list[str]) -> None:
     assert (process.returncode, process.stderr) == (
         2, "bittensor: the output cannot be written: No space left on device\n"
     )  # fmt: skip
+
+
+def test_an_output_that_is_closed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == "bittensor: the output cannot be written: standard output is closed\n"
 
 
 def test_bench_json() -> None:

@@ -23,7 +23,8 @@ def new_directory(path: Path) -> Iterator[Path]:
     """
     check_free(path)
     final = _place(path)
-    temporary = final.with_name(f".{final.name}.{secrets.token_hex(8)}.part")
+    begin = final.name[:50]  # of a name that may be as long as the file system allows
+    temporary = final.with_name(f".{begin}.{secrets.token_hex(8)}.part")
     try:
         temporary.mkdir()  # with the permissions that the umask of the process leaves
     except OSError as error:

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 import torch
 
 from ..errors import CheckpointError
-from ..prepared_weight import SCALE_DTYPES
+from ..prepared_weight import GROUP_SIZE_MULTIPLE, SCALE_DTYPES
 from ..progress import with_progress
 from ..quantize_config import QuantizeConfig
 from .checkpoint import Checkpoint, Stored
@@ -49,6 +49,7 @@ def quantize_checkpoint(
 
     Raises:
         CheckpointError: the checkpoint is GGUF, is quantized already, or cannot be read.
+        ValueError: a group size that is no multiple of 8, nor the columns of a matrix.
 
     >>> import tempfile
     >>> from pathlib import Path
@@ -66,6 +67,7 @@ def quantize_checkpoint(
             "is a GGUF file; expected safetensors. A quantized checkpoint is run by the names and the configuration of "
             "safetensors; take the float model in that format"
         )
+    _check_group_size(checkpoint, config.group_size)
     if any(".experts." in name for name in checkpoint.entries):
         skip = (*skip, *_ROUTERS)
     tensors: dict[str, Stored] = {}
@@ -89,6 +91,17 @@ def quantize_checkpoint(
         except ValueError as error:
             kept[name] = str(error)
     return QuantizedTensors(tensors, kept)
+
+
+def _check_group_size(checkpoint: Checkpoint, group_size: int | None) -> None:
+    """Refuse a group size that fits no matrix, however wide."""
+    if group_size is None or group_size % GROUP_SIZE_MULTIPLE == 0:
+        return
+    matrices = {name: entry.shape for name, entry in checkpoint.entries.items() if len(entry.shape) == 2}
+    if group_size not in {shape[0 if is_transposed(checkpoint, name) else 1] for name, shape in matrices.items()}:
+        raise ValueError(
+            f"group_size: expected a multiple of {GROUP_SIZE_MULTIPLE}, or None for one group a row, got {group_size}"
+        )
 
 
 def is_transposed(checkpoint: Checkpoint, name: str) -> bool:

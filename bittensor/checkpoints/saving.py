@@ -139,6 +139,7 @@ def _save(
             save_file(_in_memory_of_its_own(tensors), folder / WEIGHTS_NAME, metadata={"format": "pt"})
         except SafetensorError as error:
             raise CheckpointError(path, f"cannot be written: {error}") from None
+        shutil.copymode(folder / CONFIG_NAME, folder / WEIGHTS_NAME)  # safetensors does not mind the umask
 
 
 def _layer(name: str) -> str:

@@ -7,12 +7,11 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.measure import Measurement
 from rich.table import Table
 
 from .choices import WITHOUT_A_BACKEND, ActivationMode, Zero, selected_backend
 from .refusals import refusals
+from .tables import print_table
 
 
 def bench(
@@ -92,10 +91,7 @@ def bench(
             f"{timing.float32_microseconds:.1f}",
             f"{timing.times_float32:.2f}",
         )
-    console = Console()
-    if not console.is_terminal:  # of no width that a figure could be cut for
-        console.width = Measurement.get(console, console.options.update(width=1000), table).maximum
-    console.print(table)
+    print_table(table)
 
 
 def _parse_shape(text: str) -> tuple[int, int]:

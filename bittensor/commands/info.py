@@ -7,11 +7,11 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from ..info import Info, InstalledBackend, collect
+from .tables import print_table
 
 
 def info(
@@ -29,7 +29,7 @@ def info(
     if as_json:
         typer.echo(json.dumps(asdict(facts), indent=2))
     else:
-        Console().print(_info_table(facts))
+        print_table(_info_table(facts))
     raise typer.Exit(1 if facts.errors else 0)
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..printable import printable
 from .refusals import refusals
+from .tables import print_table
 
 
 def inspect(
@@ -43,8 +44,9 @@ def inspect(
         table.add_column(heading, justify="right", no_wrap=True)
     for entry in entries:
         shape = " x ".join(map(str, entry.shape))
-        name = entry.name if entry.name.isprintable() else ascii(entry.name)
-        table.add_row(Text(name), entry.type, shape, f"{entry.bits_per_weight:.4g}", f"{entry.nbytes:,}")
+        table.add_row(
+            Text(printable(entry.name)), entry.type, shape, f"{entry.bits_per_weight:.4g}", f"{entry.nbytes:,}"
+        )
     table.add_section()
     table.add_row("all", "", f"{values:,} weights", f"{bits:.4g}", f"{nbytes:,}")
-    Console().print(table)
+    print_table(table)

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ..errors import CheckpointError
+from ..printable import printable
 from .choices import Method, ScaleType, Zero
 from .refusals import refusals
+from .signals import ending_signals
+
+_OF_WEIGHTS = ("config.json", "adapter_config.json")
+"""Written anew, and that of weights which are not those of the model. Indices of shards are such files too."""
 
 
 class OutputFormat(str, Enum):
@@ -45,15 +52,15 @@ def quantize(
     and what --skip names stay floats. The tokenizer, licenses, other JSON files of IN, and the other parts of a model
     of sentence-transformers are copied. OUT appears when it is complete, or not at all.
 
-    Exit status: 0, or 2 if the arguments are wrong, IN cannot be read, or OUT cannot be written.
+    Exit status: 0, or 2 if the arguments are wrong, IN cannot be read, nothing in it can be quantized, or OUT cannot be
+    written; 130, 143 or 129 if interrupted, terminated or hung up.
     """
-    with refusals():
+    with refusals(), ending_signals():
         import torch
 
         from ..checkpoints import open_checkpoint, quantize_checkpoint, save_checkpoint, save_compressed_tensors
         from ..checkpoints.new_directory import check_free
         from ..checkpoints.quantizing import EMBEDDINGS, is_transposed
-        from ..errors import CheckpointError
         from ..quantize_config import QuantizeConfig
 
         check_free(target)
@@ -64,39 +71,57 @@ def quantize(
         if transposed and output_format is OutputFormat.COMPRESSED_TENSORS:
             reason = "is of a layer Conv1D, which compressed-tensors does not know; choose --format bittensor"
             raise CheckpointError(source, reason, transposed[0])
+        companions = _companions(source)
         result = quantize_checkpoint(checkpoint, config, (*EMBEDDINGS, *(skip or ())), progress=True)
+        quantized = [name for name, tensor in result.tensors.items() if not isinstance(tensor, torch.Tensor)]
+        if not quantized:
+            raise CheckpointError(source, f"nothing to quantize: {_why(result.kept)}")
         save = save_checkpoint if output_format is OutputFormat.BITTENSOR else save_compressed_tensors
-        save(target, result.tensors, checkpoint.config, files=_companions(source))
+        save(target, result.tensors, checkpoint.config, files=companions)
     before = sum(entry.nbytes for entry in checkpoint.entries.values())
     after = sum(tensor.nbytes for tensor in result.tensors.values())
-    quantized = [name for name, tensor in result.tensors.items() if not isinstance(tensor, torch.Tensor)]
     if as_json:
         facts = {"path": str(target), "quantized": quantized, "kept": result.kept}
         typer.echo(json.dumps(facts | {"bytes_before": before, "bytes_after": after}, indent=2))
         return
     for name, reason in result.kept.items():
-        typer.echo(f"kept {name}: {reason}")
-    typer.echo(f"{target}: {len(quantized)} of {len(result.tensors)} tensors quantized, {before:,} -> {after:,} bytes")
+        typer.echo(printable(f"kept {name}: {reason}"))
+    counts = f"{len(quantized)} of {len(result.tensors)} tensors quantized, {before:,} -> {after:,} bytes"
+    typer.echo(printable(f"{target}: {counts}"))
+
+
+def _why(kept: Mapping[str, str]) -> str:
+    """Why all matrices stay floats, for the first of them."""
+    if not kept:
+        return "there is no matrix in it"
+    more = f"; and {len(kept) - 3} more" if len(kept) > 3 else ""
+    return "; ".join(f"{name}: {reason}" for name, reason in list(kept.items())[:3]) + more
 
 
 def _companions(source: Path) -> dict[str, Path]:
-    """Files of a model that are neither weights nor its configuration, by the names that they keep below OUT."""
+    """Files of a model that are neither weights nor its configuration, by the names that they keep below OUT.
+
+    Raises:
+        CheckpointError: one of them is a link to what is not there.
+    """
     if not source.is_dir():
         return {}
-    own = {"config.json", "model.safetensors.index.json"}
     kinds = {".json", ".jinja", ".txt", ".model", ".tiktoken", ".py"}
     files = [each for each in source.iterdir() if each.suffix in kinds or each.name.startswith(("LICENSE", "NOTICE"))]
+    files = [each for each in files if each.name not in _OF_WEIGHTS and not each.name.endswith(".index.json")]
     for folder in ["additional_chat_templates", *_modules(source / "modules.json")]:
-        files += (source / folder).rglob("*")
-    found = {str(file.relative_to(source)): file for file in sorted(files) if file.is_file()}
-    return {name: file for name, file in found.items() if name not in own}
+        files += [source / folder, *(source / folder).rglob("*")]
+    for file in files:
+        if file.is_symlink() and not file.exists():
+            raise CheckpointError(file, "is a link to what is not there; download it, or remove the link")
+    return {str(file.relative_to(source)): file for file in sorted(files) if file.is_file()}
 
 
 def _modules(path: Path) -> list[str]:
     """Folders of the parts of a model of sentence-transformers beside the one at the top."""
     try:
         parts = json.loads(path.read_text(encoding="utf-8"))
-        folders = [str(part["path"]) for part in parts]
+        folders = [Path(part["path"]) for part in parts]
     except (OSError, ValueError, TypeError, KeyError):  # there is none, or it is of something else
         return []
-    return [folder for folder in folders if (path.parent / folder).resolve().parent == path.parent.resolve()]
+    return [folder.name for folder in folders if folder == Path(folder.name) and folder.name not in ("", "..")]

@@ -9,6 +9,7 @@ from typing import NoReturn
 import typer
 
 from ..errors import BackendError, CheckpointError
+from ..printable import printable
 
 
 @contextmanager
@@ -24,5 +25,5 @@ def refusals() -> Iterator[None]:
 
 def fail(message: str) -> NoReturn:
     """End the program with this line and status 2."""
-    typer.echo(f"bittensor: {message}", err=True)
+    typer.echo(f"bittensor: {printable(message)}", err=True)
     raise typer.Exit(2)

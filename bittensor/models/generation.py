@@ -22,7 +22,7 @@ class Sampling:
         temperature: 0 takes the most likely token; above, logits are divided by it and a token is drawn.
         top_k: draw from this many of the likeliest tokens; 0 means all.
         top_p: draw from the likeliest tokens that together have this probability.
-        seed: of the draws.
+        seed: of the draws; 64 bits.
 
     Raises:
         ValueError: a value out of range.
@@ -43,6 +43,8 @@ class Sampling:
             raise ValueError(f"top_k: expected at least 0, got {self.top_k}")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p: expected above 0 and up to 1, got {self.top_p}")
+        if not -(2**63) <= self.seed < 2**64:
+            raise ValueError(f"seed: expected -2**63 to 2**64 - 1, got {self.seed}")
 
     def choose(self, logits: torch.Tensor, generator: torch.Generator) -> int:
         """A token for logits ``[vocabulary]`` of any float dtype.

@@ -37,9 +37,17 @@ class Tokenization:
     special: Mapping[str, str]
 
     def encode(self, prompt: str, *, chat: bool = True) -> list[int]:
-        """Tokens of a prompt; with `chat` of the chat template with the prompt in it, if there is one."""
+        """Tokens of a prompt; with `chat` of the chat template with the prompt in it, if there is one.
+
+        Raises:
+            ValueError: `prompt` is no text that UTF-8 holds; or as `apply_template`.
+        """
         if chat and self.template is not None:
             prompt = self.apply_template([{"role": "user", "content": prompt}])
+        try:
+            prompt.encode("utf-8")
+        except UnicodeEncodeError as error:  # a surrogate, which stands for bytes that are not UTF-8
+            raise ValueError(f"prompt: expected text that UTF-8 holds, got {prompt[error.start]!r} in it") from None
         return list(self.tokenizer.encode(prompt, add_special_tokens=not (chat and self.template is not None)).ids)
 
     def apply_template(self, messages: list[dict[str, str]]) -> str:
