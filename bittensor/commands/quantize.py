@@ -16,8 +16,8 @@ from .choices import Method, ScaleType, Zero
 from .refusals import refusals
 from .signals import ending_signals
 
-_OF_WEIGHTS = ("config.json", "adapter_config.json")
-"""Written anew, and that of weights which are not those of the model. Indices of shards are such files too."""
+_NOT_COPIED = ("config.json", "adapter_config.json")
+"""The configuration is written anew; that of an adapter needs its weights, as an index of shards needs them."""
 
 
 class OutputFormat(str, Enum):
@@ -108,7 +108,7 @@ def _companions(source: Path) -> dict[str, Path]:
         return {}
     kinds = {".json", ".jinja", ".txt", ".model", ".tiktoken", ".py"}
     files = [each for each in source.iterdir() if each.suffix in kinds or each.name.startswith(("LICENSE", "NOTICE"))]
-    files = [each for each in files if each.name not in _OF_WEIGHTS and not each.name.endswith(".index.json")]
+    files = [each for each in files if each.name not in _NOT_COPIED and not each.name.endswith(".index.json")]
     for folder in ["additional_chat_templates", *_modules(source / "modules.json")]:
         files += [source / folder, *(source / folder).rglob("*")]
     for file in files:
