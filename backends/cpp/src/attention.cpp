@@ -7,7 +7,7 @@
 #include <cstring>
 
 #include "attention_rows.hpp"
-#include "bittensor/kernel_table.hpp"
+#include "count_call.hpp"
 #include "rounding.hpp"
 #include "scratch.hpp"
 
@@ -28,8 +28,8 @@ class Attend {
         panels_(ceil_divide(a_.capacity, key_panel)) {}
 
   void run(const ParallelFor& parallel) {
-    queries_ = reinterpret_cast<float*>(
-        scratch(ScratchUse::operation, static_cast<std::size_t>(a_.tokens * a_.heads * a_.head_size * 4)));
+    const Scratch queries(ScratchUse::operation, a_.tokens * a_.heads * a_.head_size * 4);
+    queries_ = queries.floats();
     constexpr std::int64_t serial_tokens = 16;
     const ParallelFor alone;
     (parallel.pays(a_.tokens, serial_tokens) ? parallel : alone)(
@@ -66,8 +66,9 @@ class Attend {
   /// cache.
   void take_in(std::int64_t head) const {
     const float scale = 1.0F / std::sqrt(static_cast<float>(a_.head_size));
-    const auto head_bytes = static_cast<std::size_t>(a_.head_size) * sizeof(float);
-    auto* turned = reinterpret_cast<float*>(scratch(ScratchUse::task, head_bytes));
+    const std::int64_t head_bytes = a_.head_size * 4;
+    const Scratch memory(ScratchUse::task, head_bytes);
+    float* turned = memory.floats();
     for (std::int64_t t = 0; t < a_.tokens; ++t) {
       const float* row = a_.projections + t * a_.projection_stride;
       for (std::int64_t i = 0; i < shared_; ++i) {
@@ -79,7 +80,7 @@ class Attend {
       for (std::int64_t i = 0; i < a_.head_size; ++i) key[i * key_panel] = turned[i];
       std::memcpy(
           a_.values + (head * a_.capacity + at) * value_stride_,
-          row + (a_.heads + a_.key_value_heads + head) * a_.head_size, head_bytes);
+          row + (a_.heads + a_.key_value_heads + head) * a_.head_size, static_cast<std::size_t>(head_bytes));
     }
   }
 
@@ -92,8 +93,8 @@ class Attend {
     const std::int64_t count = std::min(query_block, a_.tokens - first);
     const std::int64_t rows = count * shared_;
     const std::int64_t seen = a_.position + first + count;  // by the last of them
-    auto* scores = reinterpret_cast<float*>(
-        scratch(ScratchUse::task, static_cast<std::size_t>((score_floats(rows, seen) + rows * value_stride_) * 4)));
+    const Scratch memory(ScratchUse::task, (score_floats(rows, seen) + rows * value_stride_) * 4);
+    float* scores = memory.floats();
     float* mixed = scores + score_floats(rows, seen);
     const HeadOperands operands = {
         query(head, first),
@@ -124,6 +125,7 @@ class Attend {
 }  // namespace
 
 void attend(const Attention& attention, const KernelSet& kernels, const ParallelFor& parallel) {
+  check_key_value_heads(attention.key_value_heads);
   count_call(KernelKind::panel_product, 0, kernels.isa);
   count_call(KernelKind::softmax_row, 0, kernels.isa);
   Attend(attention, kernels).run(parallel);

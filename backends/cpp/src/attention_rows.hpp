@@ -5,12 +5,18 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <stdexcept>
+#include <string>
 
 #include "bittensor/attention.hpp"
 #include "bittensor/kernel_set.hpp"
 #include "rounding.hpp"
 
 namespace bittensor {
+
+inline void check_key_value_heads(std::int64_t count) {
+  if (count < 1) throw std::invalid_argument("key_value_heads: expected at least 1, got " + std::to_string(count));
+}
 
 /// Queries, keys and values of one head, and where the results belong.
 struct HeadOperands {

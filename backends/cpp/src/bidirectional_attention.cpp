@@ -7,7 +7,7 @@
 
 #include "attention_rows.hpp"
 #include "bittensor/attention.hpp"
-#include "bittensor/kernel_table.hpp"
+#include "count_call.hpp"
 #include "rounding.hpp"
 #include "scratch.hpp"
 
@@ -64,9 +64,8 @@ class AttendBidirectional {
     const std::int64_t key_floats = round_up(count, key_panel) * a_.head_size;
     const std::int64_t value_floats = in_place ? 0 : count * value_stride_;
     const std::int64_t out_floats = has_whole_units() ? 0 : block_ * value_stride_;
-    auto* keys = reinterpret_cast<float*>(scratch(
-        ScratchUse::task,
-        static_cast<std::size_t>((key_floats + value_floats + out_floats + score_floats(block_, count)) * 4)));
+    const Scratch memory(ScratchUse::task, (key_floats + value_floats + out_floats + score_floats(block_, count)) * 4);
+    float* const keys = memory.floats();
     float* const values = keys + key_floats;
     float* const mixed = values + value_floats;
     float* const scores = mixed + out_floats;
@@ -138,6 +137,7 @@ class AttendBidirectional {
 
 void attend_bidirectional(
     const BidirectionalAttention& attention, const KernelSet& kernels, const ParallelFor& parallel) {
+  check_key_value_heads(attention.key_value_heads);
   count_call(KernelKind::panel_product, 0, kernels.isa);
   count_call(KernelKind::softmax_row, 0, kernels.isa);
   AttendBidirectional(attention, kernels).run(parallel);

@@ -6,8 +6,8 @@
 #include <algorithm>
 #include <cstring>
 
-#include "bittensor/kernel_table.hpp"
 #include "bittensor/linear.hpp"
+#include "count_call.hpp"
 #include "rounding.hpp"
 #include "scratch.hpp"
 
@@ -76,7 +76,8 @@ class LanesConvolution {
   }
 
   void run(const ParallelFor& parallel) {
-    widen(parallel);
+    const Scratch widened(ScratchUse::operation, widened_floats() * 4);
+    take_images(widened.floats(), parallel);
     // As many rows at once as leave several parts to each thread, and what they need in the second-level cache.
     constexpr std::int64_t part_bytes = std::int64_t{384} << 10;
     const std::int64_t row_bytes =
@@ -94,17 +95,20 @@ class LanesConvolution {
   }
 
  private:
-  /// The images as float32: as they are, or widened. Without columns there is nothing to widen, and only zeros around.
-  void widen(const ParallelFor& parallel) {
-    if (c_.float_type == FloatType::f32 || p_.width == 0) {
+  /// Without columns there is nothing to widen, and only zeros around.
+  bool widens() const { return c_.float_type != FloatType::f32 && p_.width > 0; }
+
+  std::int64_t widened_floats() const { return widens() ? c_.count * p_.height * line_ : 0; }
+
+  /// The images as float32: as they are, or widened.
+  void take_images(float* widened, const ParallelFor& parallel) {
+    if (!widens()) {
       images_ = static_cast<const float*>(c_.images);
       line_ = p_.width * p_.channels;
       return;
     }
     const std::int64_t lines = c_.count * p_.height;
     const std::int64_t values = p_.width * p_.channels;
-    auto* widened =
-        reinterpret_cast<float*>(scratch(ScratchUse::operation, static_cast<std::size_t>(lines * line_ * 4)));
     const PreparedLayout line{1, values, values, 8, FloatType::f32, ZeroKind::symmetric};
     count_call(KernelKind::widen_row, 0, kernels_.isa);
     parallel(lines, [&](std::int64_t begin, std::int64_t end) {
@@ -124,9 +128,8 @@ class LanesConvolution {
     const std::int64_t y_stride = layout_.tiles() * tile_rows;
     const std::int64_t y_values = rows * p_.out_width * y_stride;
     const std::int64_t weight_values = (features + tile_rows) * tile_rows;
-    auto* x = reinterpret_cast<float*>(scratch(
-        ScratchUse::task,
-        static_cast<std::size_t>((x_values + y_values + weight_values) * 4 + (features + pixel) * 8)));
+    const Scratch memory(ScratchUse::task, (x_values + y_values + weight_values) * 4 + (features + pixel) * 8);
+    float* x = memory.floats();
     float* y = x + x_values;
     LanesBlock block{};
     block.layout = &layout_;

@@ -31,8 +31,8 @@ class Layers {
       if (joins_in_mlp(layer.gate_up.layout, layer.down.layout)) continue;
       row = std::max(row, layer.gate_up.layout.out_features);  // when queries, keys and values are done with
     }
-    auto* values = reinterpret_cast<float*>(
-        scratch(ScratchUse::sequence, static_cast<std::size_t>(tokens_ * row) * sizeof(float)));
+    const Scratch memory(ScratchUse::sequence, tokens_ * row * 4);
+    float* values = memory.floats();
     attention.projections = values;
     attention.projection_stride = projected;
     attention.out = values + tokens_ * projected;

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <atomic>
 
-#include "bittensor/kernel_table.hpp"
+#include "count_call.hpp"
 #include "scratch.hpp"
 
 namespace bittensor {
@@ -27,8 +27,8 @@ std::optional<std::int64_t> embedding(
   const bool serial = embedding.count * columns < serial_values;
   std::atomic<std::int64_t> wrong{-1};  // where an index is none any more, because another thread writes there
   (serial ? ParallelFor() : parallel)(embedding.count, [&](std::int64_t begin, std::int64_t end) {
-    auto* values = reinterpret_cast<float*>(
-        scratch(ScratchUse::task, static_cast<std::size_t>(columns + row_padding) * sizeof(float)));
+    const Scratch memory(ScratchUse::task, (columns + row_padding) * 4);
+    float* values = memory.floats();
     for (std::int64_t i = begin; i < end; ++i) {
       // Looked at once more, in the copy that is used.
       const std::int64_t index = *static_cast<const volatile std::int64_t*>(embedding.indices + i);

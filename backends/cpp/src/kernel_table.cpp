@@ -6,6 +6,7 @@
 #include <atomic>
 
 #include "bittensor/isa.hpp"
+#include "count_call.hpp"
 
 namespace bittensor {
 namespace {

@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "bittensor/kernel_table.hpp"
+#include "count_call.hpp"
 #include "rounding.hpp"
 #include "scratch.hpp"
 #include "shares.hpp"
@@ -80,7 +80,8 @@ class Gradient {
 
   void run() {
     const std::int64_t values = ceil_divide(layout_.out_features, panel_) * panel_ * rows_;
-    dy_ = reinterpret_cast<float*>(scratch(ScratchUse::operation, static_cast<std::size_t>(values * 4)));
+    const Scratch dy(ScratchUse::operation, values * 4);
+    dy_ = dy.floats();
     for (std::int64_t first = 0; first < g_.rows; first += rows_) {
       const std::int64_t rows = std::min(rows_, g_.rows - first);
       widen(first, rows);
@@ -112,11 +113,10 @@ class Gradient {
     const std::int64_t ranges = even_ranges(spans_.count(), loop_.thread_count(), ceil_divide(rows, fewest_rows));
     const std::int64_t range_rows = ceil_divide(rows, ranges);
     loop_(spans_.count() * ranges, [&](std::int64_t begin, std::int64_t end) {
-      const std::int64_t floats = (panel_ + range_rows) * stride_;
-      auto* memory = reinterpret_cast<float*>(scratch(ScratchUse::task, static_cast<std::size_t>(floats * 4)));
+      const Scratch memory(ScratchUse::task, (panel_ + range_rows) * stride_ * 4);
       for (std::int64_t task = begin; task < end; ++task) {
         const std::int64_t m = task % ranges * range_rows;
-        multiply_span(task / ranges, first, rows, m, std::min(range_rows, rows - m), memory);
+        multiply_span(task / ranges, first, rows, m, std::min(range_rows, rows - m), memory.floats());
       }
     });
   }
@@ -176,8 +176,8 @@ class Gradient {
 void multiply_codes(const LinearInputGrad& gradient, const KernelSet& kernels, const ParallelFor& loop) {
   const PreparedLayout& layout = gradient.layout;
   const std::int64_t dy_stride = round_up(layout.out_features, panel_unit);
-  auto* dy =
-      reinterpret_cast<float*>(scratch(ScratchUse::operation, static_cast<std::size_t>(gradient.rows * dy_stride * 4)));
+  const Scratch widened(ScratchUse::operation, gradient.rows * dy_stride * 4);
+  float* dy = widened.floats();
   const PreparedLayout one_group = {1, layout.out_features, layout.out_features,
                                     8, FloatType::f32,      ZeroKind::symmetric};
   for (std::int64_t m = 0; m < gradient.rows; ++m) {
@@ -197,11 +197,11 @@ void multiply_codes(const LinearInputGrad& gradient, const KernelSet& kernels, c
     const std::int64_t columns = (last == layout.blocks() ? layout.in_features : column_of(last)) - column;
     const std::int64_t sums = gradient.rows * (end - begin) * strip * layout.block_columns();
     const std::int64_t out_stride = round_up(columns, panel_unit);
-    auto* memory = reinterpret_cast<float*>(
-        scratch(ScratchUse::task, static_cast<std::size_t>((sums + gradient.rows * out_stride) * 4)));
-    float* out = memory + sums;
+    const Scratch memory(ScratchUse::task, (sums + gradient.rows * out_stride) * 4);
+    float* out = memory.floats() + sums;
     kernels.gradient.codes_product_for(layout.bits)(
-        {&layout, gradient.prepared, dy, dy_stride, gradient.rows, first, last - first, memory, out, out_stride});
+        {&layout, gradient.prepared, dy, dy_stride, gradient.rows, first, last - first, memory.floats(), out,
+         out_stride});
     const std::int64_t size = bytes_of(gradient.float_type);
     for (std::int64_t m = 0; m < gradient.rows; ++m) {
       kernels.linear.store_outputs(

@@ -7,7 +7,6 @@
 #include <numeric>
 
 #include "bittensor/isa.hpp"
-#include "bittensor/kernel_table.hpp"
 #include "bittensor/linear.hpp"
 #include "rounding.hpp"
 #include "scratch.hpp"
@@ -62,7 +61,7 @@ class Product {
         digits_(digits),
         groups_(linear.layout.groups()),
         activation_groups_(linear.layout.activation_groups()),
-        outputs_(linear.outputs != 0 ? linear.outputs : linear.layout.out_features),
+        outputs_(linear.outputs != 0 ? linear.outputs : linear.layout.out_features - linear.first_output),
         first_tile_(linear.first_output / tile_rows),
         tiles_(ceil_divide(linear.first_output + outputs_, tile_rows) - first_tile_),
         // 64 bytes more than needed keep rows from meeting in the same sets of the cache.
@@ -139,7 +138,8 @@ class Product {
 
   void run_rows(std::int64_t begin, std::int64_t end, const ParallelFor& loop) {
     take_panels(end - begin, most_rows_);
-    take_memory(scratch(ScratchUse::operation, memory()));
+    const Scratch panel(ScratchUse::operation, memory());
+    take_memory(panel.bytes());
     for (std::int64_t first = begin; first < end; first += panel_rows_) {
       const std::int64_t rows = std::min(panel_rows_, end - first);
       prepare_rows(first, rows, loop);
@@ -150,10 +150,9 @@ class Product {
   void run_rows_through(std::int64_t begin, std::int64_t end, Product& down, const ParallelFor& loop) {
     take_panels(end - begin, most_rows_with(down));
     down.panel_rows_ = panel_rows_;
-    const std::size_t own = memory();
-    std::byte* both = scratch(ScratchUse::operation, own + down.memory());
-    take_memory(both);
-    down.take_memory(both + own);
+    const Scratch panels(ScratchUse::operation, memory() + down.memory());
+    take_memory(panels.bytes());
+    down.take_memory(panels.bytes() + memory());
     for (std::int64_t first = begin; first < end; first += panel_rows_) {
       const std::int64_t rows = std::min(panel_rows_, end - first);
       prepare_rows(first, rows, loop);
@@ -177,7 +176,7 @@ class Product {
   std::int64_t factor_bytes() const { return round_up(panel_rows_ * digits_ * groups_ * 4, 64); }
 
   /// Bytes for a panel of activations.
-  std::size_t memory() const { return static_cast<std::size_t>(round_up(code_bytes(), 64) + 2 * factor_bytes()); }
+  std::int64_t memory() const { return round_up(code_bytes(), 64) + 2 * factor_bytes(); }
   void take_memory(std::byte* memory) {
     x_ = reinterpret_cast<std::int8_t*>(memory);
     memory += round_up(code_bytes(), 64);
@@ -190,10 +189,8 @@ class Product {
     const bool pays = loop.pays(rows * layout_.in_features, serial_values);
     (pays ? loop : ParallelFor())(rows, [&](std::int64_t begin, std::int64_t end) {
       const bool is_made = l_.prologue != Prologue::none || l_.patches != nullptr;
-      auto* values =
-          is_made
-              ? reinterpret_cast<float*>(scratch(ScratchUse::task, static_cast<std::size_t>(layout_.in_features) * 4))
-              : nullptr;
+      const Scratch memory(ScratchUse::task, is_made ? layout_.in_features * 4 : 0);
+      float* values = memory.floats();
       for (std::int64_t m = begin; m < end; ++m) {
         const void* x = static_cast<const std::uint8_t*>(l_.x) + (first + m) * l_.x_row_bytes;
         FloatType type = l_.float_type;
@@ -295,7 +292,8 @@ class Product {
     share_out(loop, count, helps ? shared.helped : 0, [&](const auto& next) {
       const std::int64_t values = (shared.range_rows + 1) * shared.values * std::min(shared.most, units);
       const std::int64_t floats = values + gathered(shared.range_rows);
-      auto* memory = reinterpret_cast<float*>(scratch(ScratchUse::task, static_cast<std::size_t>(floats) * 4));
+      const Scratch scratch(ScratchUse::task, floats * 4);
+      float* memory = scratch.floats();
       Rows range{};
       for (Taken own; next(own);) {
         for (std::int64_t begin = own.begin; begin < own.end;) {

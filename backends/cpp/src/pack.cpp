@@ -4,9 +4,11 @@
 
 #include <algorithm>
 #include <atomic>
+#include <stdexcept>
+#include <string>
 
 #include "bittensor/codes.hpp"
-#include "bittensor/kernel_table.hpp"
+#include "count_call.hpp"
 #include "out_of_range.hpp"
 
 namespace bittensor {
@@ -14,6 +16,10 @@ namespace {
 
 /// Below this many codes a second thread costs more than it saves.
 constexpr std::int64_t serial_codes = std::int64_t{1} << 16;
+
+void check_width(int bits) {
+  if (!is_code_width(bits)) throw std::invalid_argument("bits: expected 1, 2, 4 or 8, got " + std::to_string(bits));
+}
 
 /// A matrix as rows that the kernels and the threads can share out well. Where no row ends inside a word, the matrix
 /// is one long row, and that is cut into pieces of whole words.
@@ -37,6 +43,7 @@ struct Rows {
 std::optional<CodeOutOfRange> pack(
     const std::uint8_t* codes, std::int64_t rows, std::int64_t columns, int bits, std::uint64_t* words,
     const KernelSet& kernels, const ParallelFor& parallel) {
+  check_width(bits);
   count_call(KernelKind::pack_row, bits, kernels.isa);
   if (rows == 0 || columns == 0) return std::nullopt;
   const PackRow pack_row = kernels.for_bits(bits).pack_row;
@@ -58,6 +65,7 @@ std::optional<CodeOutOfRange> pack(
 void unpack(
     const std::uint64_t* words, std::int64_t rows, std::int64_t columns, int bits, std::uint8_t* codes,
     const KernelSet& kernels, const ParallelFor& parallel) {
+  check_width(bits);
   count_call(KernelKind::unpack_row, bits, kernels.isa);
   if (rows == 0 || columns == 0) return;
   const UnpackRow unpack_row = kernels.for_bits(bits).unpack_row;

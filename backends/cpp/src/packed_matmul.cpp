@@ -6,7 +6,7 @@
 #include <atomic>
 
 #include "bittensor/codes.hpp"
-#include "bittensor/kernel_table.hpp"
+#include "count_call.hpp"
 #include "out_of_range.hpp"
 #include "rounding.hpp"
 #include "scratch.hpp"
@@ -77,6 +77,11 @@ class Product {
     return codes_.decodes_once ? ceil_divide(rows, ceil_divide(rows, decoded_sum_rows)) : std::min(rows, sum_rows);
   }
 
+  /// At most, of so many rows or less.
+  std::int64_t most_sum_rows(std::int64_t rows) const {
+    return std::min(rows, codes_.decodes_once ? decoded_sum_rows : sum_rows);
+  }
+
   void count_calls() const {
     count_call(KernelKind::integer_dot, p_.bits, kernels_.isa);
     count_call(KernelKind::expand_planes, p_.bits, kernels_.isa);
@@ -110,7 +115,8 @@ class Product {
 
   bool multiply_rows(std::int64_t begin, std::int64_t end, const ParallelFor& loop) {
     panel_rows_ = std::min(panel_rows_, end - begin);
-    allocate();
+    const Scratch panel(ScratchUse::operation, memory());
+    take_memory(panel.bytes());
     if (excess_ != 0) expand_ones();
     for (std::int64_t first = begin; first < end; first += panel_rows_) {
       const std::int64_t rows = std::min(panel_rows_, end - first);
@@ -120,16 +126,16 @@ class Product {
     return true;
   }
 
-  /// Working memory of a panel: planes of its rows and of the row of ones, packed rows, row sums.
-  void allocate() {
-    const std::int64_t planes = (panel_rows_ + 1) * plane_stride_;
-    const std::int64_t words = p_.x_codes != nullptr ? (panel_rows_ + 1) * row_words_ * 8 : row_words_ * 8;
-    const std::int64_t sums = panel_rows_ * 4;
-    std::byte* memory = scratch(ScratchUse::operation, static_cast<std::size_t>(planes + words + sums));
+  std::int64_t plane_bytes() const { return (panel_rows_ + 1) * plane_stride_; }
+  std::int64_t word_bytes() const { return (p_.x_codes != nullptr ? panel_rows_ + 1 : 1) * row_words_ * 8; }
+
+  /// Bytes for a panel: planes of its rows and of the row of ones, packed rows, row sums.
+  std::int64_t memory() const { return plane_bytes() + word_bytes() + panel_rows_ * 4; }
+  void take_memory(std::byte* memory) {
     planes_ = reinterpret_cast<std::int8_t*>(memory);
     ones_ = planes_ + panel_rows_ * plane_stride_;
-    packed_ = reinterpret_cast<std::uint64_t*>(memory + planes);
-    row_sums_ = reinterpret_cast<std::int32_t*>(memory + planes + words);
+    packed_ = reinterpret_cast<std::uint64_t*>(memory + plane_bytes());
+    row_sums_ = reinterpret_cast<std::int32_t*>(memory + plane_bytes() + word_bytes());
   }
 
   void expand_ones() {
@@ -172,20 +178,21 @@ class Product {
     const std::int64_t ranges = ceil_divide(rows, range_rows);
     const bool helps = help_pays(loop, rows * p_.in_features * p_.out_features);
     share_out(loop, column_blocks * ranges, helps ? 1 : 0, [&](const auto& next) {
+      const Scratch sums(ScratchUse::task, most_sum_rows(std::min(range_rows, rows)) * block_columns * 4);
+      auto* acc = reinterpret_cast<std::int32_t*>(sums.bytes());
       for (Taken taken; next(taken);) {
         for (std::int64_t task = taken.begin; task < taken.end; ++task) {
           const std::int64_t m = task % ranges * range_rows;
-          multiply_block(first, m, std::min(range_rows, rows - m), task / ranges * block_columns);
+          multiply_block(first, m, std::min(range_rows, rows - m), task / ranges * block_columns, acc);
         }
       }
     });
   }
 
   /// Rows [m, m + rows) of the panel that starts at `first`, and one block of columns.
-  void multiply_block(std::int64_t first, std::int64_t m, std::int64_t rows, std::int64_t column) const {
-    const std::int64_t most_sum_rows = sum_rows_of(rows);
-    auto* acc = reinterpret_cast<std::int32_t*>(
-        scratch(ScratchUse::task, static_cast<std::size_t>(most_sum_rows * block_columns * 4)));
+  void multiply_block(
+      std::int64_t first, std::int64_t m, std::int64_t rows, std::int64_t column, std::int32_t* acc) const {
+    const std::int64_t sum_rows_at_once = sum_rows_of(rows);
     alignas(64) std::int32_t column_add[block_columns] = {};
     alignas(64) float scale[block_columns] = {};
     IntegerDotBlock block{};
@@ -197,15 +204,15 @@ class Product {
     block.acc = acc;
     if (block.columns < block_columns) {
       // The epilogue reads whole blocks; sums of absent columns are zero.
-      std::fill_n(acc, most_sum_rows * block_columns, 0);
+      std::fill_n(acc, sum_rows_at_once * block_columns, 0);
     }
     block.fetch = first_fetch(rows);
     block.ahead = tuning().words_ahead;
     fill_columns(block, column, column_add, scale);
     if (excess_ != 0) block.fetch = WordFetch::none;  // the row of ones has met the weight
-    for (std::int64_t done = 0; done < rows; done += most_sum_rows) {
+    for (std::int64_t done = 0; done < rows; done += sum_rows_at_once) {
       const std::int64_t row = m + done;
-      block.rows = std::min(most_sum_rows, rows - done);
+      block.rows = std::min(sum_rows_at_once, rows - done);
       block.planes = planes_ + row * plane_stride_;
       codes_.integer_dot(block);
       block.fetch = WordFetch::none;

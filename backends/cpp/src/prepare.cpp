@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "bittensor/codes.hpp"
-#include "bittensor/kernel_table.hpp"
+#include "count_call.hpp"
 
 namespace bittensor {
 namespace {
@@ -35,6 +35,53 @@ ParallelFor threads_for(const PreparedLayout& layout, const ParallelFor& paralle
 }
 
 constexpr char magic[8] = {'B', 'T', 'T', 'I', 'L', 'E', 'S', '1'};
+
+/// Where the first value of a tile's rows of a [N, groups] array that does not fit is in the array; -1 if all fit.
+template <class Value, class Fits>
+std::int64_t find_unfit(const PreparedLayout& layout, std::int64_t tile, const void* values, const Fits& fits) {
+  const auto value = [values](std::int64_t i) {
+    Value bits{};
+    std::memcpy(&bits, static_cast<const std::uint8_t*>(values) + i * std::int64_t{sizeof bits}, sizeof bits);
+    return bits;
+  };
+  const std::int64_t begin = tile * tile_rows * layout.groups();
+  const std::int64_t end = std::min((tile + 1) * tile_rows, layout.out_features) * layout.groups();
+  bool all_fit = true;  // without a way out, so that vectors can look at them
+  for (std::int64_t i = begin; i < end; ++i) all_fit &= fits(value(i));
+  if (all_fit) return -1;
+  std::int64_t i = begin;
+  while (fits(value(i))) ++i;
+  return i;
+}
+
+std::string place_of(std::int64_t value, const PreparedLayout& layout) {
+  return " in row " + std::to_string(value / layout.groups()) + ", group " + std::to_string(value % layout.groups());
+}
+
+void check_zeros(const std::uint8_t* zeros, const PreparedLayout& layout, std::int64_t tile) {
+  const int most = max_code(layout.bits);
+  const auto is_code = [most](std::uint8_t zero) { return zero <= most; };
+  const std::int64_t wrong = find_unfit<std::uint8_t>(layout, tile, zeros, is_code);
+  if (wrong < 0) return;
+  throw std::invalid_argument(
+      "zeros: expected 0 to " + std::to_string(most) + " (" + std::to_string(layout.bits) + " bits), got " +
+      std::to_string(zeros[wrong]) + place_of(wrong, layout));
+}
+
+void check_finite(const char* name, const void* values, const PreparedLayout& layout, std::int64_t tile) {
+  // The exponent of NaN and infinity is all ones.
+  const auto is_finite = [](auto exponent) { return [exponent](auto bits) { return (bits & exponent) != exponent; }; };
+  std::int64_t wrong = -1;
+  if (layout.scale_type == FloatType::f32) {
+    wrong = find_unfit<std::uint32_t>(layout, tile, values, is_finite(0x7F800000U));
+  } else {
+    wrong = find_unfit<std::uint16_t>(
+        layout, tile, values, is_finite(layout.scale_type == FloatType::f16 ? 0x7C00U : 0x7F80U));
+  }
+  if (wrong < 0) return;
+  throw std::invalid_argument(
+      std::string(name) + ": expected finite values, got NaN or infinity" + place_of(wrong, layout));
+}
 
 /// Copies the rows [first, first + rows) of a [N, groups] array of `size` bytes each to or from [group][row of tile].
 template <class Copy>
@@ -120,6 +167,9 @@ void prepare(
   threads_for(layout, parallel)(layout.tiles(), [&](std::int64_t begin, std::int64_t end) {
     std::vector<std::uint8_t> codes(static_cast<std::size_t>(tile_rows * layout.in_features));
     for (std::int64_t tile = begin; tile < end; ++tile) {
+      check_finite("scales", weight.scales, layout, tile);
+      if (layout.zero_kind == ZeroKind::integer) check_zeros(weight.zeros, layout, tile);
+      if (layout.zero_kind == ZeroKind::offset) check_finite("offsets", weight.offsets, layout, tile);
       std::ranges::fill(codes, std::uint8_t{0});
       const std::int64_t rows = std::min<std::int64_t>(tile_rows, layout.out_features - tile * tile_rows);
       for (std::int64_t r = 0; r < rows; ++r) {

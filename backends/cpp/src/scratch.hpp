@@ -9,9 +9,31 @@ namespace bittensor {
 /// or a task for its own.
 enum class ScratchUse : std::uint8_t { sequence, operation, task };
 
-/// `bytes` of working memory of the calling thread, aligned to 64 bytes, uninitialized. It is valid until the thread
-/// asks again for the same use: each asks once and divides what it gets. Kept between calls, because small operations
-/// would otherwise spend their time in the allocator. Throws std::bad_alloc.
-std::byte* scratch(ScratchUse use, std::size_t bytes);
+/// Working memory to the end of the scope, aligned to 64 bytes, uninitialized. The thread keeps one buffer for each use
+/// between calls, because small operations would otherwise spend their time in the allocator. While that is taken,
+/// because the thread runs another operation in the middle of one, there are others.
+class Scratch {
+ public:
+  /// Throws std::bad_alloc. No memory is taken for 0 bytes.
+  Scratch(ScratchUse use, std::int64_t bytes) : use_(use) {
+    if (bytes > 0) take(static_cast<std::size_t>(bytes));
+  }
+  ~Scratch() {
+    if (memory_ != nullptr) give_back();
+  }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+
+  std::byte* bytes() const { return memory_; }
+  float* floats() const { return reinterpret_cast<float*>(memory_); }
+
+ private:
+  void take(std::size_t bytes);
+  void give_back() noexcept;
+
+  std::byte* memory_ = nullptr;
+  std::size_t capacity_ = 0;
+  ScratchUse use_;
+};
 
 }  // namespace bittensor

@@ -151,3 +151,14 @@ TEST(pack_names_the_first_code_that_does_not_fit) {
     }
   }
 }
+
+TEST(other_widths_are_refused) {
+  const KernelSet& kernels = bittensor::kernels_for(bittensor::Isa::scalar);
+  std::vector<std::uint8_t> codes(10);
+  std::vector<std::uint64_t> words(10);
+  for (const int bits : {-1, 0, 3, 5, 6, 7, 9, 16, 64}) {
+    const std::string what = "bits: expected 1, 2, 4 or 8, got " + std::to_string(bits);
+    CHECK_THROWS(std::invalid_argument, what, bittensor::pack(codes.data(), 1, 10, bits, words.data(), kernels));
+    CHECK_THROWS(std::invalid_argument, what, bittensor::unpack(words.data(), 1, 10, bits, codes.data(), kernels));
+  }
+}

@@ -62,6 +62,16 @@ TEST(every_index_is_visited_once) {
   }
 }
 
+TEST(no_threads_are_one) {
+  for (const int threads : {0, -1}) {
+    const auto run = [](void*, std::int64_t count, ParallelFor::Body body, void* context) { body(0, count, context); };
+    const ParallelFor loop(run, nullptr, threads);
+    CHECK_EQUAL(loop.thread_count(), 1);
+    CHECK_EQUAL(ParallelFor(run, nullptr, nullptr, threads).thread_count(), 1);
+    check_program(loop);
+  }
+}
+
 TEST(threads_that_come_when_all_is_done_are_not_waited_for) {
   for (const int threads : {2, 3, 7}) {
     CONTEXT("%d threads", threads);

@@ -30,7 +30,8 @@ struct Conv2d {
 /// The bits of `linear_int8` of the patches.
 BITTENSOR_API void conv2d_int8(const Conv2d& convolution, const KernelSet& kernels, const ParallelFor& parallel = {});
 
-/// The bits of `linear_float` of the patches.
+/// Within the bounds of `linear_float` of the patches; where groups have few channels it has other bits than that. They
+/// are the same on every instruction set and for every number of threads.
 BITTENSOR_API void conv2d_float(const Conv2d& convolution, const KernelSet& kernels, const ParallelFor& parallel = {});
 
 }  // namespace bittensor

@@ -51,7 +51,4 @@ struct KernelEntry {
 /// Every kernel of the library, on every instruction set.
 BITTENSOR_API std::vector<KernelEntry> kernel_table();
 
-/// Notes that an operation uses a kernel. Called once per operation, not per row.
-void count_call(KernelKind kind, int bits, Isa isa);
-
 }  // namespace bittensor

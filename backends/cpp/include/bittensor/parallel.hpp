@@ -12,6 +12,9 @@ namespace bittensor {
 
 /// A parallel loop over [0, count), split into consecutive ranges, each run once on some thread. The library never
 /// starts threads of its own: inside torch it runs on torch's threads, in other programs on a `ThreadPool`.
+///
+/// All these threads have the floating-point environment that a program starts with: rounding to nearest, and subnormal
+/// numbers neither flushed to zero nor read as zero. Otherwise results depend on which thread computes them.
 class ParallelFor {
  public:
   using Body = void (*)(std::int64_t begin, std::int64_t end, void* context);
@@ -27,12 +30,18 @@ class ParallelFor {
   ParallelFor() = default;
 
   /// `run` calls `body(begin, end, context)`, which does not throw, for ranges that cover [0, count) and returns when
-  /// all are done.
-  ParallelFor(Run run, void* threads, int thread_count) : run_(run), threads_(threads), thread_count_(thread_count) {}
+  /// all are done. A thread that waits for others in it may meanwhile run other operations of the library. A
+  /// `thread_count` below 1 counts as 1: std::thread::hardware_concurrency() is 0 where it knows none.
+  ParallelFor(Run run, void* threads, int thread_count)
+      : run_(run), threads_(threads), thread_count_(thread_count < 1 ? 1 : thread_count) {}
 
   /// The same on threads that wait for loops, and meanwhile may fetch what `expect` names.
   ParallelFor(Run run, Expect expects, void* threads, int thread_count)
-      : run_(run), expect_(expects), threads_(threads), thread_count_(thread_count), state_(Threads::awake) {}
+      : run_(run),
+        expect_(expects),
+        threads_(threads),
+        thread_count_(thread_count < 1 ? 1 : thread_count),
+        state_(Threads::awake) {}
 
   int thread_count() const { return thread_count_; }
 
