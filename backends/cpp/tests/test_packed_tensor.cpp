@@ -1,6 +1,7 @@
 // The matrix that owns its words, and the product of two.
 
 #include <limits>
+#include <utility>
 
 #include "bittensor/bittensor.hpp"
 #include "bittensor/packed_tensor.hpp"
@@ -166,4 +167,26 @@ TEST(matmul_refuses_what_does_not_fit_together) {
   CHECK_THROWS(std::invalid_argument, "out_zero: has no meaning without scale", product({.out_zero = 1}));
   CHECK_THROWS(std::invalid_argument, "out_zero: expected 0 to 15, got 20", product({.scale = one, .out_zero = 20}));
   CHECK_THROWS(std::invalid_argument, "beyond int32", matmul(PackedTensor<8>(1, 40'000), PackedTensor<8>(1, 40'000)));
+}
+
+TEST(matmul_refuses_results_that_are_too_large) {
+  const PackedTensor<4> x(std::int64_t{1} << 32, 0);  // without columns there are no words
+  const PackedTensor<4> weight(std::int64_t{1} << 32, 0);
+  CHECK_THROWS(std::length_error, "shape: too large: 4294967296 x 4294967296", matmul(x, weight));
+  CHECK_THROWS(std::length_error, "shape: too large: 4294967296 x 4294967296", matmul_sums(x, weight));
+}
+
+TEST(what_is_moved_from_is_empty) {
+  PackedTensor<4> first(2, 3, std::vector<std::uint8_t>{1, 2, 3, 4, 5, 6});
+  const PackedTensor<4> copy = first;
+  PackedTensor<4> second = std::move(first);
+  CHECK(second == copy);
+  CHECK(first == PackedTensor<4>(0, 0));  // NOLINT(bugprone-use-after-move)
+  CHECK_THROWS(std::out_of_range, "position", first.at(1, 1));
+  first = std::move(second);
+  CHECK(first == copy);
+  CHECK(second == PackedTensor<4>(0, 0));  // NOLINT(bugprone-use-after-move)
+  PackedTensor<4>& same = first;
+  first = std::move(same);
+  CHECK(first == copy);
 }

@@ -32,6 +32,21 @@ inline const KernelSet& chosen_kernels() {
       std::to_string(code) + " in row " + std::to_string(row) + ", column " + std::to_string(column));
 }
 
+namespace detail {
+
+/// Throws std::invalid_argument if a size of a matrix is negative, std::length_error if they are too large: nothing
+/// that is computed from a shape that passes overflows.
+inline void check_shape(std::int64_t rows, std::int64_t columns) {
+  const auto shape = [&] { return std::to_string(rows) + " x " + std::to_string(columns); };
+  if (rows < 0 || columns < 0) throw std::invalid_argument("shape: expected sizes of at least 0, got " + shape());
+  constexpr std::int64_t max_codes = std::numeric_limits<std::int64_t>::max() / word_bits;
+  if (columns > max_codes || (columns > 0 && rows > max_codes / columns)) {
+    throw std::length_error("shape: too large: " + shape());
+  }
+}
+
+}  // namespace detail
+
 /// A matrix [rows, columns] of codes of `Bits` bits, packed along its rows (docs/numerics.md, section 1). The unused
 /// high bits of a row's last word are always 0, so equal matrices have equal words.
 template <int Bits>
@@ -44,6 +59,22 @@ class PackedTensor {
   /// Every code is 0. Throws std::invalid_argument if a size is negative, std::length_error if they are too large.
   PackedTensor(std::int64_t rows, std::int64_t columns)
       : rows_(rows), columns_(columns), words_(word_count(rows, columns)) {}
+
+  ~PackedTensor() = default;
+  PackedTensor(const PackedTensor&) = default;
+  PackedTensor& operator=(const PackedTensor&) = default;
+
+  /// What is moved from is 0 x 0.
+  PackedTensor(PackedTensor&& other) noexcept
+      : rows_(std::exchange(other.rows_, 0)),
+        columns_(std::exchange(other.columns_, 0)),
+        words_(std::exchange(other.words_, {})) {}
+  PackedTensor& operator=(PackedTensor&& other) noexcept {
+    rows_ = std::exchange(other.rows_, 0);
+    columns_ = std::exchange(other.columns_, 0);
+    words_ = std::exchange(other.words_, {});
+    return *this;
+  }
 
   /// Packs codes [rows, columns], row by row. Throws std::invalid_argument if their number differs from rows * columns
   /// or if one does not fit, naming the first.
@@ -111,13 +142,7 @@ class PackedTensor {
   PackedTensor() = default;
 
   static std::size_t word_count(std::int64_t rows, std::int64_t columns) {
-    const auto shape = [&] { return std::to_string(rows) + " x " + std::to_string(columns); };
-    if (rows < 0 || columns < 0) throw std::invalid_argument("shape: expected sizes of at least 0, got " + shape());
-    // Nothing that is computed from the shape overflows below this limit.
-    constexpr std::int64_t max_codes = std::numeric_limits<std::int64_t>::max() / word_bits;
-    if (columns > max_codes || (columns > 0 && rows > max_codes / columns)) {
-      throw std::length_error("shape: too large: " + shape());
-    }
+    detail::check_shape(rows, columns);
     return static_cast<std::size_t>(rows * words_per_row(columns, Bits));
   }
 
@@ -182,7 +207,8 @@ inline void check_terms(const MatmulTerms& terms, std::int64_t in_features, std:
   }
 }
 
-/// The product without its result. Throws std::invalid_argument for whatever does not fit together.
+/// The product without its result. Throws std::invalid_argument for whatever does not fit together, std::length_error
+/// if the result is too large.
 template <int Bits>
 PackedMatmul checked_product(const PackedTensor<Bits>& x, const PackedTensor<Bits>& weight, const MatmulTerms& terms) {
   if (x.columns() != weight.columns()) {
@@ -191,6 +217,7 @@ PackedMatmul checked_product(const PackedTensor<Bits>& x, const PackedTensor<Bit
         std::to_string(weight.columns()));
   }
   check_terms(terms, x.columns(), weight.rows(), Bits);
+  check_shape(x.rows(), weight.rows());
   PackedMatmul product;
   product.rows = x.rows();
   product.in_features = x.columns();
@@ -210,7 +237,7 @@ PackedMatmul checked_product(const PackedTensor<Bits>& x, const PackedTensor<Bit
 }  // namespace detail
 
 /// x [M, K] times weight [N, K] transposed, as codes [M, N]. Throws std::invalid_argument if shapes, zero points, bias
-/// or scale do not fit, and if the sums could reach beyond int32.
+/// or scale do not fit, and if the sums could reach beyond int32; std::length_error if [M, N] is too large.
 template <int Bits>
 PackedTensor<Bits> matmul(
     const PackedTensor<Bits>& x, const PackedTensor<Bits>& weight, const MatmulTerms& terms = {},
