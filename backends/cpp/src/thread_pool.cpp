@@ -1,5 +1,7 @@
 #include "bittensor/thread_pool.hpp"
 
+#include <unistd.h>
+
 #include <condition_variable>
 #include <mutex>
 #include <stdexcept>
@@ -24,6 +26,7 @@ struct ThreadPool::State {
   ParallelFor::Body body = nullptr;
   void* context = nullptr;
   std::vector<std::thread> workers;
+  const pid_t process = getpid();
 
   State() = default;
   State(const State&) = delete;
@@ -92,7 +95,10 @@ ThreadPool::ThreadPool(int thread_count) : state_(std::make_unique<State>()) {
   }
 }
 
-ThreadPool::~ThreadPool() = default;
+/// In another process there is nobody to join, and threads that wait no more hold the mutexes that they held.
+ThreadPool::~ThreadPool() {
+  if (state_->process != getpid()) std::ignore = state_.release();
+}
 
 ParallelFor ThreadPool::parallel_for() {
   const auto run = [](void* pool, std::int64_t count, ParallelFor::Body body, void* context) {

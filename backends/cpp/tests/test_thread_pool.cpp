@@ -1,7 +1,11 @@
 // Loops on a pool: every index once, whatever the number of threads and of loops.
 
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <atomic>
+#include <memory>
 #include <stdexcept>
 #include <thread>
 
@@ -107,6 +111,21 @@ TEST(pools_come_and_go) {
     bittensor::ThreadPool pool(1 + i % 4);
     if (i % 2 == 0) check_coverage(pool.parallel_for(), i);
   }
+}
+
+TEST(a_forked_process_may_destroy_the_pool) {
+  auto pool = std::make_unique<bittensor::ThreadPool>(3);
+  check_coverage(pool->parallel_for(), 100);
+  const pid_t child = fork();
+  if (child == 0) {
+    alarm(10);  // in place of a hang
+    pool.reset();
+    _exit(0);
+  }
+  int status = -1;
+  CHECK_EQUAL(waitpid(child, &status, 0), child);
+  CHECK_EQUAL(status, 0);
+  check_coverage(pool->parallel_for(), 100);
 }
 
 TEST(a_pool_needs_a_thread) {

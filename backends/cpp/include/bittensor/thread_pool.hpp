@@ -11,6 +11,8 @@ namespace bittensor {
 
 /// A fixed number of threads that run `ParallelFor` loops; the thread that starts a loop works on it too.
 /// Several threads may start loops at once: they take turns. A loop must not start another one on the same pool.
+/// A process that fork() makes has a copy of the pool without its threads: a loop on it would never end. It can only be
+/// destroyed there, which frees nothing.
 class BITTENSOR_API ThreadPool {
  public:
   /// `thread_count` counts the calling thread. Throws std::invalid_argument if it is below 1, and
