@@ -21,8 +21,10 @@ const CodeKernels& code_kernels(const KernelEntry& entry) {
 }
 
 std::int64_t plane_bytes(std::int64_t columns, int bits) {
+  if (columns < 0) throw std::invalid_argument("columns: expected at least 0");
+  constexpr std::int64_t block_words = block_bytes / 8;
   const std::int64_t words = words_per_row(columns, bits);
-  return (words * 8 + block_bytes - 1) / block_bytes * block_bytes * (8 / bits);
+  return count_of(words / block_words + (words % block_words > 0 ? 1 : 0), block_bytes, 8 / bits);
 }
 
 int pack_row(const std::string& kernel, const py::buffer& codes, std::int64_t columns, const py::buffer& words) {
@@ -72,10 +74,10 @@ void integer_dot(
   block.rows = rows;
   block.columns = columns;
   block.fetch = word_fetch_named(fetch);
-  block.planes =
-      view<const std::int8_t>("planes", planes, (rows - 1) * plane_stride + plane_bytes(in_features, entry.bits));
-  block.words = view<const std::uint64_t>("words", words, columns * block.row_words);
-  block.acc = view<std::int32_t>("acc", acc, rows * block_columns);
+  block.planes = view<const std::int8_t>(
+      "planes", planes, count_of(rows, plane_stride) - plane_stride + plane_bytes(in_features, entry.bits));
+  block.words = view<const std::uint64_t>("words", words, count_of(columns, block.row_words));
+  block.acc = view<std::int32_t>("acc", acc, count_of(rows, block_columns));
   code_kernels(entry).integer_dot(block);
 }
 

@@ -28,6 +28,15 @@ inline KernelEntry find_kernel(const std::string& name, KernelKind kind) {
   throw std::invalid_argument("unknown kernel '" + name + "'; kernel_table() lists them");
 }
 
+/// The product of sizes, which come from Python. No buffer holds as much as one that leaves int64.
+template <class... Sizes>
+std::int64_t count_of(Sizes... sizes) {
+  std::int64_t count = 1;
+  const auto multiply = [&count](std::int64_t size) { return !__builtin_mul_overflow(count, size, &count); };
+  if ((multiply(sizes) && ...)) return count;
+  throw std::invalid_argument("sizes: expected a product below 2^63");
+}
+
 /// A flat view of a buffer that holds at least `count` values of T.
 template <class T>
 T* view(const char* name, const py::buffer& buffer, std::int64_t count) {

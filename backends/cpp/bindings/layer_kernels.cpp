@@ -32,7 +32,7 @@ void normalize_row(
   const KernelEntry entry = find_kernel(kernel, KernelKind::normalize_row);
   const FloatType x_type = float_type(type);
   kernels_for(entry.isa).transformer.normalize_row(
-      view<const std::uint8_t>("x", x, columns * bytes_of(x_type)), x_type, columns,
+      view<const std::uint8_t>("x", x, count_of(columns, bytes_of(x_type))), x_type, columns,
       view<const float>("weight", weight, columns), epsilon, view<float>("out", out, columns));
 }
 
@@ -42,14 +42,15 @@ void gate_row(
   const KernelEntry entry = find_kernel(kernel, KernelKind::gate_row);
   const FloatType x_type = float_type(type);
   kernels_for(entry.isa).transformer.gate_row(
-      view<const std::uint8_t>("x", x, 2 * columns * bytes_of(x_type)), x_type, columns,
+      view<const std::uint8_t>("x", x, count_of(2, columns, bytes_of(x_type))), x_type, columns,
       view<float>("out", out, columns));
 }
 
 void softmax_row(const std::string& kernel, const py::buffer& scores, std::int64_t columns) {
   const KernelEntry entry = find_kernel(kernel, KernelKind::softmax_row);
   if (columns < 1) throw std::invalid_argument("columns: expected at least 1");
-  kernels_for(entry.isa).transformer.softmax_row(view<float>("scores", scores, (columns + 15) / 16 * 16), columns);
+  kernels_for(entry.isa).transformer.softmax_row(
+      view<float>("scores", scores, count_of((columns - 1) / 16 + 1, 16)), columns);
 }
 
 /// Patches that follow each other, [positions, in_features, tile_rows], against the first tile of the weight.
@@ -73,13 +74,13 @@ void multiply_lanes(
   block.codes = weight.bytes + layout.codes_begin();
   block.scales = weight.bytes + layout.scales_begin();
   block.zeros = weight.bytes + layout.zeros_begin();
-  block.x = view<const float>("x", x, positions * layout.in_features * vector);
+  block.x = view<const float>("x", x, count_of(positions, layout.in_features, vector));
   block.offsets = offsets.data();
   block.rows = positions > 0 ? 1 : 0;
   block.positions = positions;
   block.position_stride = layout.in_features * vector;
   block.weights = weights.data();
-  block.y = view<float>("y", y, positions * vector);
+  block.y = view<float>("y", y, count_of(positions, vector));
   block.y_stride = vector;
   const ConvolutionKernels& kernels = kernels_for(entry.isa).convolution;
   (int8 ? kernels.int8_lanes_for(entry.bits) : kernels.float_lanes_for(entry.bits))(block);

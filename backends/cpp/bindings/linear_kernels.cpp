@@ -86,7 +86,8 @@ void add_digits(const std::string& kernel, const py::buffer& y, std::int64_t row
   if (rows < 1 || columns < 1 || columns % tile_rows != 0) {
     throw std::invalid_argument("rows, columns: expected at least one row, and whole tiles of columns");
   }
-  linear_kernels(entry).add_digits(view<float>("y", y, activation_digits * rows * columns), rows, columns, columns);
+  linear_kernels(entry).add_digits(
+      view<float>("y", y, count_of(activation_digits, rows, columns)), rows, columns, columns);
 }
 
 void int8_linear(
@@ -108,11 +109,11 @@ void int8_linear(
   block.x_stride = layout.padded_columns();
   block.rows = rows;
   block.y_stride = layout.tiles() * tile_rows;
-  block.y = view<float>("y", y, rows * block.y_stride);
-  block.x = view<const std::int8_t>("x", x, rows * block.x_stride);
+  block.y = view<float>("y", y, count_of(rows, block.y_stride));
+  block.x = view<const std::int8_t>("x", x, count_of(rows, block.x_stride));
   block.x_group_stride = rows;
-  block.x_scales = view<const float>("scales", scales, rows * layout.activation_groups());
-  block.x_sums = view<const std::int32_t>("sums", sums, rows * layout.groups());
+  block.x_scales = view<const float>("scales", scales, count_of(rows, layout.activation_groups()));
+  block.x_sums = view<const std::int32_t>("sums", sums, count_of(rows, layout.groups()));
   const std::vector<float> totals(block.x_sums, block.x_sums + rows * layout.groups());
   block.x_totals = totals.data();
   block.tiles_to_come = block.tiles;
@@ -130,7 +131,8 @@ void store_outputs(
   const FloatType out_type = float_type(type);
   linear_kernels(entry).store_outputs(
       view<const float>("y", y, columns), columns, bias ? view<const float>("bias", *bias, columns) : nullptr,
-      activation_named(activation), nullptr, out_type, view<std::uint8_t>("out", out, columns * bytes_of(out_type)));
+      activation_named(activation), nullptr, out_type,
+      view<std::uint8_t>("out", out, count_of(columns, bytes_of(out_type))));
 }
 
 void dequantize_panel(
@@ -155,10 +157,11 @@ void panel_product(
     const py::buffer& panel, bool continues, const py::buffer& sums) {
   const KernelEntry entry = find_kernel(kernel, KernelKind::panel_product);
   if (rows < 1 || depth < 1 || tiles < 1) throw std::invalid_argument("rows, depth, tiles: expected at least 1");
-  const std::int64_t columns = tiles * panel_unit;
+  const std::int64_t columns = count_of(tiles, panel_unit);
   kernels_for(entry.isa).gradient.panel_product(
-      {view<const float>("dy", dy, rows * depth), depth, rows, view<const float>("panel", panel, depth * columns),
-       columns, depth, tiles, view<float>("sums", sums, rows * columns), columns, continues});
+      {view<const float>("dy", dy, count_of(rows, depth)), depth, rows,
+       view<const float>("panel", panel, count_of(depth, columns)), columns, depth, tiles,
+       view<float>("sums", sums, count_of(rows, columns)), columns, continues});
 }
 
 void codes_product(
@@ -171,10 +174,13 @@ void codes_product(
   if (rows < 1) throw std::invalid_argument("rows: expected at least 1");
   const GradientKernels& kernels = kernels_for(entry.isa).gradient;
   const std::int64_t strips = (layout.blocks() + kernels.strip_blocks - 1) / kernels.strip_blocks;
-  std::vector<float> sums(static_cast<std::size_t>(rows * strips * kernels.strip_blocks * layout.block_columns()));
+  const auto* dy_values = view<const float>("dy", dy, count_of(rows, layout.out_features));
+  auto* out_values = view<float>("out", out, count_of(rows, layout.in_features));
+  std::vector<float> sums(
+      static_cast<std::size_t>(count_of(rows, strips, kernels.strip_blocks, layout.block_columns())));
   kernels.codes_product_for(entry.bits)(
-      {&layout, weight.bytes, view<const float>("dy", dy, rows * layout.out_features), layout.out_features, rows, 0,
-       layout.blocks(), sums.data(), view<float>("out", out, rows * layout.in_features), layout.in_features});
+      {&layout, weight.bytes, dy_values, layout.out_features, rows, 0, layout.blocks(), sums.data(), out_values,
+       layout.in_features});
 }
 
 }  // namespace
