@@ -202,7 +202,7 @@ Isa parse_isa(std::string_view name) {
 
 IsaChoice choose_isa() {
   const char* cap = std::getenv("BITTENSOR_ISA");
-  if (cap != nullptr) {
+  if (cap != nullptr && *cap != '\0') {
     try {
       return {parse_isa(cap), std::string("BITTENSOR_ISA=") + cap};
     } catch (const std::invalid_argument& error) {

@@ -49,7 +49,7 @@ struct IsaChoice {
   std::string reason;
 };
 
-/// The best supported instruction set, capped by the environment variable BITTENSOR_ISA.
+/// The best supported instruction set, capped by the environment variable BITTENSOR_ISA unless that is empty.
 /// Throws std::invalid_argument if the variable names one that is unknown or cannot run here.
 BITTENSOR_API IsaChoice choose_isa();
 
