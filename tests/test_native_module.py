@@ -33,3 +33,11 @@ def test_an_unknown_kernel_and_a_short_buffer_are_refused() -> None:
         _native.pack_row("unpack_row_b4_scalar", codes, 16, words)
     with pytest.raises(ValueError, match="words: expected at least 2 values"):
         _native.pack_row("pack_row_b4_scalar", np.zeros(17, dtype=np.uint8), 17, words)
+
+
+def test_sizes_whose_product_leaves_64_bits_are_refused() -> None:
+    nothing = np.zeros(0, dtype=np.float32)
+    with pytest.raises(ValueError, match="sizes: expected a product below"):
+        _native.panel_product("panel_product_scalar", 2**32, 2**32, 2**28, nothing, nothing, False, nothing)
+    with pytest.raises(ValueError, match="sizes: expected a product below"):
+        _native.add_digits("add_digits_scalar", nothing, 2**61, 16)

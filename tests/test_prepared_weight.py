@@ -153,6 +153,22 @@ def test_the_largest_group(zero: int | None) -> None:
             assert bittensor.linear(x, weight).tolist() == [[expected, expected]], name
 
 
+def test_the_operator_refuses_what_the_contract_refuses() -> None:
+    prepare = torch.ops.bittensor_cpp.prepare
+    words, scales = torch.zeros(20, 4, dtype=torch.int64), torch.ones(20, 4)
+    zeros = torch.full((20, 4), 15, dtype=torch.uint8)
+    prepare(words, scales, zeros, None, 64, 4, 16)
+    zeros[17, 2] = 16
+    with pytest.raises(ValueError, match=r"zeros: expected 0 to 15 \(4 bits\), got 16 in row 17, group 2"):
+        prepare(words, scales, zeros, None, 64, 4, 16)
+    offsets = torch.zeros(20, 4)
+    offsets[18, 1] = float("inf")
+    with pytest.raises(ValueError, match="offsets: expected finite values, got NaN or infinity in row 18, group 1"):
+        prepare(words, scales, None, offsets, 64, 4, 16)
+    with pytest.raises(ValueError, match="scales: expected finite values, got NaN or infinity in row 18, group 1"):
+        prepare(words, offsets, None, None, 64, 4, 16)
+
+
 @pytest.mark.parametrize("rows", [2043, 2056])
 def test_a_large_weight_begins_with_a_huge_page(rows: int) -> None:
     weight = quantize(normal(rows, 4096), 4, 128)

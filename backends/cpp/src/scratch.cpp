@@ -17,7 +17,7 @@ struct Buffer {
 /// those of the thread's objects have run.
 struct Kept {
   Buffer buffers[3];
-  bool has_ended;  // the thread: nothing is kept any more
+  bool has_ended;  // the thread, which keeps nothing any more
 };
 constinit thread_local Kept kept{};
 
@@ -35,23 +35,21 @@ struct Cleaner {
   Cleaner& operator=(const Cleaner&) = delete;
 };
 
-std::byte* allocate(std::size_t bytes) {
-  if (!kept.has_ended) {
-    [[maybe_unused]] thread_local const Cleaner cleaner;
-  }
-  return static_cast<std::byte*>(::operator new(bytes, std::align_val_t{alignment}));
-}
-
 }  // namespace
 
 void Scratch::take(std::size_t bytes) {
   const Buffer buffer = std::exchange(kept.buffers[static_cast<std::size_t>(use_)], {});
   memory_ = buffer.memory;
   capacity_ = buffer.capacity;
-  if (bytes <= capacity_) return;
+  if (bytes > capacity_) grow(bytes);
+}
+
+[[gnu::noinline]] void Scratch::grow(std::size_t bytes) {
+  if (!kept.has_ended) {
+    [[maybe_unused]] thread_local const Cleaner cleaner;
+  }
   free_memory(memory_);
-  memory_ = nullptr;  // if there is no more
-  memory_ = allocate(bytes);
+  memory_ = static_cast<std::byte*>(::operator new(bytes, std::align_val_t{alignment}));
   capacity_ = bytes;
 }
 

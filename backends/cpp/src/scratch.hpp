@@ -29,6 +29,7 @@ class Scratch {
 
  private:
   void take(std::size_t bytes);
+  void grow(std::size_t bytes);
   void give_back() noexcept;
 
   std::byte* memory_ = nullptr;
