@@ -115,5 +115,7 @@ def test_example_backend_can_be_registered(monkeypatch: pytest.MonkeyPatch, regi
     with bittensor.use_backend("nibbles") as backend:
         assert backend.name == "nibbles"
         assert torch.equal(bittensor.unpack_weights(words, 8), weight)
+        strided = torch.cat([words, words], dim=1)[:, ::2]  # one word a row, yet two apart
+        assert torch.equal(bittensor.unpack_weights(strided, 8), weight)
         with pytest.raises(bittensor.UnsupportedOperationError, match="pack"):
             bittensor.pack_weights(weight)

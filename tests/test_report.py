@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.report import page, peers, readme, records
+from benchmarks.report import page, peers, program, readme, records
 
 ABOUT = {
     "date": "2026-01-02T03:04:05+00:00",
@@ -105,8 +105,8 @@ def test_page_stands_alone(built: Path) -> None:
     assert "9 of 9" in text
     for line in ("M=8, one, 4 CPUs", "M=8, one, 8 CPUs"):
         assert f">{line}<" in text
-    for program in ("linear", "threads"):
-        assert f"{program}, beside each other" in text
+    for name in ("linear", "threads"):
+        assert f"{name}, beside each other" in text
     table = text[text.index("linear, beside each other") :]
     assert '<td class="text">int8 M=8 (GOP/s)</td><td class="number">60</td><td class="number">66</td>' in table
     assert "asv has stored results of fewer than two commits" in text
@@ -219,3 +219,31 @@ def test_programs_that_measure_need_no_tools_of_the_page() -> None:
     modules = ("threads", "linear", "integer_matmul", "kernels")
     imports = "; ".join(f"import benchmarks.report.{name}" for name in modules)
     subprocess.run([sys.executable, "-c", f"{blocked}; {imports}"], check=True, cwd=Path(__file__).parent.parent)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"rows": [], "machine": {}, "limits": {}}'])
+def test_a_file_that_is_no_record_is_named(content: str, tmp_path: Path) -> None:
+    (tmp_path / "linear-mine.json").write_text(content, encoding="utf-8")
+    with pytest.raises(SystemExit, match=r"linear-mine\.json: expected a record"):
+        records.load(tmp_path)
+    with pytest.raises(SystemExit, match="expected a folder of records"):
+        records.load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--name", "linear-mine"], "expected threads, or threads-MACHINE, got 'linear-mine'"),
+        (["--name", "threads/x"], "expected threads, or threads-MACHINE"),
+        (["--rounds", "1"], "expected a number of at least 2, got '1'"),
+        (["--threads", "0"], "expected a number of at least 1"),
+    ],
+)
+def test_arguments_are_refused_before_anything_is_measured(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parser = program.sampling_arguments("Threads.", name="threads", rounds=5)
+    assert parser.parse_args(["--name", "threads-some-machine", "--rounds", "2"]).rounds == 2
+    with pytest.raises(SystemExit):
+        parser.parse_args(arguments)
+    assert message in " ".join(capsys.readouterr().err.split())

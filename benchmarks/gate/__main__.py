@@ -73,6 +73,7 @@ def show(changes: list[Change]) -> None:
 
 
 def gate(revision: str, *, with_times: bool) -> int:
+    counts.find_valgrind()  # before minutes of building
     base_revision = builds.merge_base(revision)
     print(f"base: {base_revision[:12]}, the merge base with {revision}", flush=True)
     head = builds.build(ROOT, ROOT / builds.CASES, ROOT / builds.FOLDER)
@@ -99,6 +100,10 @@ def check_times(runs: int) -> int:
     """Whether equal code compares as equal, and a planted slowdown as slower."""
     head = builds.build(ROOT, ROOT / builds.CASES, ROOT / builds.FOLDER)
     names = [case.name for case in head.listing()[1] if case.isa not in counts.ISAS and case.timed]
+    if not names:
+        raise GateError(
+            f"no instruction set of this machine is compared by times: {', '.join(counts.ISAS)} are counted"
+        )
     failed = False
     with tempfile.TemporaryDirectory() as folder:
         copy = Build(Path(folder) / "copy")

@@ -17,11 +17,21 @@ ISAS = ("scalar", "avx2")
 TOTALS = re.compile(r"^totals: (\d+)$", re.MULTILINE)
 
 
-def instructions(build: Build, isas: Sequence[str] = ISAS) -> dict[str, int]:
-    """Instructions of each case, by name."""
+def find_valgrind() -> str:
+    """The path of the program.
+
+    Raises:
+        GateError: it is not installed.
+    """
     valgrind = shutil.which("valgrind")
     if valgrind is None:
-        raise GateError("valgrind is not installed, which counts the instructions: install the package valgrind")
+        raise GateError("valgrind is not installed, which counts the instructions: make system-packages installs it")
+    return valgrind
+
+
+def instructions(build: Build, isas: Sequence[str] = ISAS) -> dict[str, int]:
+    """Instructions of each case, by name."""
+    valgrind = find_valgrind()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "callgrind"
         names = output(

@@ -195,8 +195,8 @@ def shape(text: str) -> tuple[int, int]:
 def main() -> None:
     parser = program.sampling_arguments("The linear beside its peers.", name="peers", rounds=9)
     parser.add_argument("--shapes", nargs="+", type=shape, default=SHAPES, metavar="NxK")
-    parser.add_argument("--rows", nargs="+", type=int, default=ROWS, metavar="M")
-    parser.add_argument("--group-sizes", nargs="+", type=int, default=GROUP_SIZES, metavar="G")
+    parser.add_argument("--rows", nargs="+", type=program.at_least(1), default=ROWS, metavar="M")
+    parser.add_argument("--group-sizes", nargs="+", type=program.at_least(8), default=GROUP_SIZES, metavar="G")
     parser.add_argument("--peers", nargs="+", metavar="NAME", help="only these; nothing is written then")
     parser.add_argument("--fresh", action="store_true", help="start a new result file")
     run(parser.parse_args())

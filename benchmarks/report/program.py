@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -19,18 +20,40 @@ from .measure import Rounds
 from .record import Row
 
 
-def arguments(description: str, *, name: str, rounds: int) -> argparse.ArgumentParser:
+def arguments(description: str, *, name: str, rounds: int, least_rounds: int = 1) -> argparse.ArgumentParser:
     """The arguments of every program, with its own defaults."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--name", default=name, help="of the result file in benchmarks/results")
-    parser.add_argument("--rounds", type=int, default=rounds, help="rounds of interleaved samples")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--name", type=result_name(name), default=name, help="of the result file in benchmarks/results")
+    parser.add_argument("--rounds", type=at_least(least_rounds), default=rounds, help="rounds of interleaved samples")
+    parser.add_argument("--threads", type=at_least(1), default=2)
     return parser
+
+
+def result_name(program: str) -> Callable[[str], str]:
+    """The type of an argument: a name of a result file of `program`, which begins with the name of that."""
+
+    def parse(text: str) -> str:
+        if not re.fullmatch(rf"{re.escape(program)}(-[\w.-]+)?", text):
+            raise argparse.ArgumentTypeError(f"expected {program}, or {program}-MACHINE, got {text!r}")
+        return text
+
+    return parse
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """The type of an argument: a number that is not below `least`."""
+
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"expected a number of at least {least}, got {text!r}")
+        return int(text)
+
+    return parse
 
 
 def sampling_arguments(description: str, *, name: str, rounds: int) -> argparse.ArgumentParser:
     """Those of a program that samples in turn: its time can be bounded."""
-    parser = arguments(description, name=name, rounds=rounds)
+    parser = arguments(description, name=name, rounds=rounds, least_rounds=2)  # quartiles need two
     parser.add_argument(
         "--seconds", type=float, default=math.inf, help="of each comparison, about; fewer rounds then, but three"
     )

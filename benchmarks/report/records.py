@@ -57,14 +57,18 @@ def program_of(path: Path) -> str:
 
 def load(folder: Path = record.RESULTS) -> list[Record]:
     """Every record of a folder, by program and name."""
+    if not folder.is_dir():
+        raise SystemExit(f"{folder}: expected a folder of records")
     found = []
     for path in sorted(folder.glob("*.json")):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        rows = pd.DataFrame(content["rows"])
-        about = content["machine"]
-        if "cpu" not in about:  # a record of several parts, each with its own; they share the machine
-            about = next(iter(about.values()))
-        found.append(Record(path, program_of(path), about, content["limits"], rows))
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            rows, about, limits = pd.DataFrame(content["rows"]), content["machine"], content["limits"]
+            if "cpu" not in about:  # a record of several parts, each with its own; they share the machine
+                about = next(iter(about.values()))
+        except (ValueError, TypeError, KeyError, AttributeError, StopIteration) as error:
+            raise SystemExit(f"{path}: expected a record of a program of benchmarks/report, got {error!r}") from error
+        found.append(Record(path, program_of(path), about, limits, rows))
     return sorted(found, key=lambda each: (each.program, each.path.name))
 
 

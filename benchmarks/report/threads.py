@@ -39,7 +39,7 @@ def measure(counts: list[int], rounds: Rounds) -> list[Row]:
 
 def main() -> None:
     parser = program.sampling_arguments("The linear on more and more threads.", name="threads", rounds=12)
-    parser.add_argument("--counts", nargs="+", type=int, default=default_counts(), metavar="N")
+    parser.add_argument("--counts", nargs="+", type=program.at_least(1), default=default_counts(), metavar="N")
     given = parser.parse_args()
     counts = sorted(given.counts)
     with program.set_up(counts[-1], given.rounds) as about:

@@ -69,6 +69,8 @@ def run_session(
     )
     if code is pytest.ExitCode.NO_TESTS_COLLECTED and not plugin.errors:
         plugin.error(f"-k {request.keyword!r} selects no check" if request.keyword else "no check was found")
+    elif code is pytest.ExitCode.USAGE_ERROR and request.keyword and not plugin.errors:
+        plugin.error(f"-k {request.keyword!r} is no expression that pytest reads")
     elif code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) and not plugin.errors:
         plugin.error(f"pytest ended with {pytest.ExitCode(code).name}")
     return plugin.reports()[0]
