@@ -15,11 +15,6 @@ from .module_traces import runs_its_class
 from .nn import ExpertLayers
 from .nn.expert_layers import stacks_of
 
-_ATTRIBUTES = (
-    "has_gate", "has_bias", "has_post_expert_norm", "is_concatenated", "is_transposed", "_is_expert_parallel",
-)  # fmt: skip
-"""What the decorator ``use_experts_implementation`` of transformers gives to a module."""
-
 
 def is_stacked(module: Any) -> bool:
     """Whether a module has weights of experts, stacked as transformers does.
@@ -27,7 +22,7 @@ def is_stacked(module: Any) -> bool:
     >>> is_stacked(torch.nn.Linear(2, 3))
     False
     """
-    if not all(hasattr(module, name) for name in _ATTRIBUTES):
+    if not all(hasattr(module, name) for name in ("is_transposed", "has_bias", "_apply_gate")):
         return False
     stacks = [module._parameters.get(name) for name in stacks_of(module)]
     return all(stack is not None and stack.dim() == 3 for stack in stacks)

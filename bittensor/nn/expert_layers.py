@@ -33,10 +33,10 @@ class ExpertLayers(torch.nn.Module):
         super().__init__()
         source: Any = stacked
         stacks = stacks_of(source)
-        known = {*stacks, *(f"{stack}_bias" for stack in stacks if source.has_bias)}
+        known = {*stacks, *(f"{stack}_bias" for stack in stacks if trait_of(source, "has_bias"))}
         if others := sorted({name for name, _ in stacked.named_parameters(recurse=False)} - known):
             raise ValueError(f"it has parameters besides its weights: {', '.join(others)}")
-        if source._is_expert_parallel:
+        if trait_of(source, "_is_expert_parallel"):
             raise ValueError("it has some of the experts only")
         self.num_experts = len(source.down_proj)
         for name, child in stacked.named_children():
@@ -85,9 +85,9 @@ class ExpertLayers(torch.nn.Module):
         rules: Any = self._rules[0]
         first, last = stacks_of(rules).values()
         inner = torch.cat(self._each(first, calls, hidden_states[rows]), dim=-1)
-        inner = rules._apply_gate(inner) if rules.has_gate else rules.act_fn(inner)
+        inner = rules._apply_gate(inner) if trait_of(rules, "has_gate") else rules.act_fn(inner)
         (y,) = self._each(last, calls, inner)
-        if rules.has_post_expert_norm:
+        if trait_of(rules, "has_post_expert_norm"):
             y = rules.post_expert_norm(y)
         weighted = y * top_k_weights.reshape(-1)[order].unsqueeze(-1)
         return weighted.new_zeros(hidden_states.shape).index_add(0, rows, weighted).to(hidden_states.dtype)
@@ -117,19 +117,37 @@ class ExpertLayers(torch.nn.Module):
         for stack, names in stacks_of(rules).items():
             layers = [[self.get_submodule(f"{expert}.{name}") for name in names] for expert in range(self.num_experts)]
             weights = [torch.cat([layer.get_parameter("weight").detach() for layer in each]) for each in layers]
-            weights = [weight.t() for weight in weights] if rules.is_transposed else weights
+            weights = [weight.t() for weight in weights] if trait_of(rules, "is_transposed") else weights
             stacked.register_parameter(stack, torch.nn.Parameter(torch.stack(weights)))
-            if rules.has_bias:
+            if trait_of(rules, "has_bias"):
                 biases = [torch.cat([layer.get_parameter("bias").detach() for layer in each]) for each in layers]
                 stacked.register_parameter(f"{stack}_bias", torch.nn.Parameter(torch.stack(biases)))
         return stacked.train(self.training)  # type: ignore[no-any-return]
 
 
+_TRAITS = {
+    "has_gate": True,
+    "has_bias": False,
+    "has_post_expert_norm": False,
+    "is_concatenated": True,
+    "is_transposed": False,
+    "_is_expert_parallel": False,
+}
+"""What the decorator ``use_experts_implementation`` of transformers says of a module, and what holds where a version of
+it does not say so. That gate and up projection are one after the other is then true of names at most: the outputs of
+both are put together again in the order of the stack."""
+
+
+def trait_of(stacked: Any, name: str) -> bool:
+    """One of what transformers says of a module with stacked weights."""
+    return bool(getattr(stacked, name, _TRAITS[name]))
+
+
 def stacks_of(stacked: Any) -> Mapping[str, tuple[str, ...]]:
     """The stacks of weights of a module, with the layers that one expert has of each, in the order of their outputs."""
-    if not stacked.has_gate:
+    if not trait_of(stacked, "has_gate"):
         return {"up_proj": ("up_proj",), "down_proj": ("down_proj",)}
-    inner = ("gate_proj", "up_proj") if stacked.is_concatenated else ("gate_up_proj",)
+    inner = ("gate_proj", "up_proj") if trait_of(stacked, "is_concatenated") else ("gate_up_proj",)
     return {"gate_up_proj": inner, "down_proj": ("down_proj",)}
 
 
@@ -140,8 +158,8 @@ class _Expert(torch.nn.Module):
 def _linear(stacked: Any, stack: str, expert: int, part: int, parts: int) -> torch.nn.Linear:
     """A layer on views of the stacks: on one of as many parts of the outputs of an expert."""
     weights = getattr(stacked, stack)
-    tensors = [weights.detach()[expert].t() if stacked.is_transposed else weights.detach()[expert]]
-    if stacked.has_bias:
+    tensors = [weights.detach()[expert].t() if trait_of(stacked, "is_transposed") else weights.detach()[expert]]
+    if trait_of(stacked, "has_bias"):
         tensors.append(getattr(stacked, f"{stack}_bias").detach()[expert])
     weight, *bias = (torch.nn.Parameter(tensor.chunk(parts)[part], weights.requires_grad) for tensor in tensors)
     linear = torch.nn.Linear(1, 1, bias=False)

@@ -134,9 +134,13 @@ class BitTensorQuantizer(HfQuantizer):
         config.weights = _forms(model)
         return model
 
-    def update_weight_conversions(self, weight_conversions: list[Any], model: PreTrainedModel) -> list[Any]:
-        """Let packed weights of experts keep a name for each: transformers stacks float ones."""
-        updated = list(super().update_weight_conversions(weight_conversions, model))  # type: ignore[no-untyped-call]
+    def update_weight_conversions(self, weight_conversions: list[Any], *model: PreTrainedModel) -> list[Any]:
+        """Let packed weights of experts keep a name for each: transformers stacks float ones.
+
+        Args:
+            model: transformers 5.17 does not pass it, 5.23 does.
+        """
+        updated = list(super().update_weight_conversions(weight_conversions, *model))  # type: ignore[no-untyped-call]
         return updated + expert_renamings(updated)
 
     def get_state_dict_and_metadata(self, model: PreTrainedModel, *_: Any, **__: Any) -> tuple[None, dict[str, Any]]:
