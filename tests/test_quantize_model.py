@@ -340,3 +340,14 @@ def test_default_config(backend: Backend) -> None:
     expected = bittensor.quantize(network[0].weight)
     quantize_(network)
     assert network[0].weight.equal(expected)
+
+
+def test_matrices_of_other_modules_are_told_of_where_they_are_most() -> None:
+    """What is packed counts for as much as it did before."""
+    network = nn.ModuleDict({"layer": nn.Linear(64, 64), "other": nn.Bilinear(8, 8, 8)})
+    quantize_(network, CONFIG)
+    quantize_(network, CONFIG, lambda *_: False)
+    network["other"] = nn.Bilinear(32, 32, 8)
+    with pytest.warns(UserWarning, match=r"quantize_: ModuleDict: 67% of .*\(instead: Bilinear\)") as caught:
+        quantize_(network, CONFIG, lambda *_: False)
+    assert [each.filename for each in caught] == [__file__]

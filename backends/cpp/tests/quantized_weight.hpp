@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "bittensor/linear.hpp"
 #include "bittensor/prepare.hpp"
 #include "check.hpp"
 #include "kernels_under_test.hpp"
@@ -92,4 +93,15 @@ inline std::vector<PreparedLayout> layouts() {
     }
   }
   return all;
+}
+
+/// Rows x times a weight; where the results go is for the caller to say.
+inline bittensor::Linear product_of(const Weight& weight, const std::vector<float>& x) {
+  bittensor::Linear linear;
+  linear.x = x.data();
+  linear.x_row_bytes = weight.layout.in_features * 4;
+  linear.rows = static_cast<std::int64_t>(x.size()) / weight.layout.in_features;
+  linear.prepared = weight.prepared.data();
+  linear.layout = weight.layout;
+  return linear;
 }

@@ -25,12 +25,7 @@ const KernelSet& scalar() {
 std::vector<float> linear(
     const Weight& w, const std::vector<float>& x, bool int8, const float* bias = nullptr,
     bittensor::Activation activation = bittensor::Activation::none) {
-  bittensor::Linear product;
-  product.x = x.data();
-  product.x_row_bytes = w.layout.in_features * 4;
-  product.rows = static_cast<std::int64_t>(x.size()) / w.layout.in_features;
-  product.prepared = w.prepared.data();
-  product.layout = w.layout;
+  bittensor::Linear product = product_of(w, x);
   product.bias = bias;
   product.activation = activation;
   std::vector<float> out(static_cast<std::size_t>(product.rows * w.layout.out_features));

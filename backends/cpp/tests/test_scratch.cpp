@@ -54,12 +54,7 @@ const Weight& square_weight() {
 }
 
 bittensor::Linear linear_of(const Weight& weight, const std::vector<float>& x, std::vector<float>& out) {
-  bittensor::Linear linear;
-  linear.x = x.data();
-  linear.x_row_bytes = weight.layout.in_features * 4;
-  linear.rows = static_cast<std::int64_t>(x.size()) / weight.layout.in_features;
-  linear.prepared = weight.prepared.data();
-  linear.layout = weight.layout;
+  bittensor::Linear linear = product_of(weight, x);
   out.resize(static_cast<std::size_t>(linear.rows * weight.layout.out_features));
   linear.out = out.data();
   return linear;
